@@ -1,1 +1,215 @@
-//! (in the making)
+//! The live drive: inodes, handles, locks, and the operations, over the newest committed version.
+//!
+//! The core knows nothing of FUSE, of threads or of real time: tests, a simulator and tools drive it as the
+//! mount does. An operation looks up what it needs (which may wait), locks every inode that it changes,
+//! checks, reserves its journal number, and applies itself ([`apply`]). At replay the journal's records are
+//! applied by the same code.
+//!
+//! Lock order: committing → renames → gate (shared; a commit closes a generation with it exclusive) →
+//! inodes, by number → `placed` → table shard, `dirty` → the journal. No lock is held while the store is
+//! waited for, save `committing`.
+
+pub mod acl;
+mod apply;
+mod attrs;
+mod bytes;
+mod committer;
+mod find;
+pub mod inode;
+mod layer;
+mod list;
+mod names;
+mod open;
+mod pressure;
+pub mod record;
+mod table;
+pub mod types;
+mod written;
+
+pub use committer::Progress;
+pub use open::{Parts, Settings};
+
+use crate::chunk::Chunks;
+use crate::crypt::RealmKeys;
+use crate::error::{Error, Result};
+use crate::journal::Journal;
+use crate::sys::Clock;
+use crate::tree::Map;
+use crate::types::{Ino, Lsn};
+use inode::{Generation, Inode, Node};
+use parking_lot::lock_api::ArcRwLockWriteGuard;
+use parking_lot::{Mutex, RawRwLock, RwLock, RwLockReadGuard};
+use record::{Op, Record};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use table::{Place, Table};
+use types::{Stat, Wait};
+
+/// The drive, open.
+pub struct Drive {
+    table: Table,
+    root: Arc<Inode>,
+    gate: RwLock<Gens>,
+    /// The inodes that changed in the current generation.
+    dirty: Mutex<Vec<Arc<Inode>>>,
+    /// The inodes whose place some record of the current generation tells.
+    placed: Mutex<Vec<Ino>>,
+    renames: Mutex<()>,
+    /// Grows before and after the inodes take over a committed version: what was found in the old version in
+    /// between may no longer be true.
+    epoch: AtomicU64,
+    /// The committed version's Map of shells.
+    shells: RwLock<Map>,
+    journal: Arc<Journal>,
+    keys: Arc<RealmKeys>,
+    /// Opened chunks, waiting for the store where need be; and without waiting.
+    chunks: Arc<dyn Chunks>,
+    quick: Arc<dyn Chunks>,
+    clock: Arc<dyn Clock>,
+    next_ino: AtomicU64,
+    resident: written::Resident,
+    committing: Mutex<committer::Committing>,
+    pressure: pressure::Pressure,
+    settings: Settings,
+    facts: committer::Facts,
+    /// Set where nothing may be changed: a read-only mount, or damage.
+    read_only: AtomicBool,
+    space: Box<dyn Fn() -> types::Space + Send + Sync>,
+    control: std::sync::OnceLock<Vec<u8>>,
+}
+
+/// Which generations there are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gens {
+    /// The one that changes belong to.
+    now: Generation,
+    /// The one before it, closed and being committed.
+    closed: Option<Generation>,
+}
+
+type NodeGuard = ArcRwLockWriteGuard<RawRwLock, Node>;
+
+/// The inodes that an operation changes, locked, behind the gate.
+pub(crate) struct Held<'a> {
+    gate: RwLockReadGuard<'a, Gens>,
+    nodes: Vec<(Arc<Inode>, NodeGuard)>,
+}
+
+impl Held<'_> {
+    fn gens(&self) -> Gens {
+        *self.gate
+    }
+
+    fn entry(&mut self, ino: Ino) -> Result<(&Arc<Inode>, &mut Node)> {
+        let found = self.nodes.iter_mut().find(|(i, _)| i.ino == ino);
+        let (inode, guard) = found.ok_or_else(|| Error::failed(format!("inode {ino} is changed but not locked")))?;
+        Ok((inode, &mut **guard))
+    }
+
+    fn node(&mut self, ino: Ino) -> Result<&mut Node> {
+        Ok(self.entry(ino)?.1)
+    }
+}
+
+impl Drive {
+    /// The 63-bit hash that orders a directory; 0 to 2 are kept for the start, `.` and `..`.
+    pub(crate) fn name_hash(&self, name: &[u8]) -> u64 {
+        self.keys.name_hash(name).max(3)
+    }
+
+    fn chunks(&self, wait: Wait) -> &dyn Chunks {
+        match wait {
+            Wait::Yes => &*self.chunks,
+            Wait::No => &*self.quick,
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Refuses changes where there must be none.
+    fn check_writable(&self) -> Result<()> {
+        if self.read_only.load(Ordering::Relaxed) { Err(Error::errno_of(libc::EROFS)) } else { Ok(()) }
+    }
+
+    /// Locks inodes to change them.
+    fn lock(&self, inodes: &[&Arc<Inode>]) -> Held<'_> {
+        let mut nodes: Vec<Arc<Inode>> = inodes.iter().map(|i| (*i).clone()).collect();
+        nodes.sort_by_key(|i| i.ino);
+        nodes.dedup_by_key(|i| i.ino);
+        let gate = self.gate.read();
+        let nodes = nodes
+            .into_iter()
+            .map(|i| {
+                let guard = RwLock::write_arc(&i.node);
+                (i, guard)
+            })
+            .collect();
+        Held { gate, nodes }
+    }
+
+    /// Logs an operation and applies it. `frees`: it may use the journal's reserve.
+    fn perform(&self, held: &mut Held, op: &Op, frees: bool) -> Result<Lsn> {
+        let now = held.gens().now;
+        let time = self.clock.now();
+        let inodes = op.inodes();
+        let placed = |ino: Ino| ino == crate::commit::ROOT || self.table.with(ino, |s| s.placed == now) == Some(true);
+        let mut record = Record { places: Vec::new(), time, op: op.clone() };
+        let lsn;
+        let data_at;
+        if inodes.iter().all(|i| placed(*i)) {
+            let head = record.head();
+            data_at = head.len();
+            lsn = self.append(head.as_slice(), record.data(), frees)?;
+        } else {
+            // The places are told in the journal before any other record can rely on them.
+            let mut list = self.placed.lock();
+            for ino in inodes {
+                let mut at = ino;
+                while !placed(at) && !record.places.iter().any(|(i, _)| *i == at) {
+                    let place = self.table.with(at, |s| s.place).ok_or(Error::errno_of(libc::ESTALE))?;
+                    record.places.push((at, place));
+                    if place == Place::SHELLS || place == Place::NOWHERE {
+                        break;
+                    }
+                    at = place.parent;
+                }
+            }
+            // Directories first, so that a replay knows where to look.
+            record.places.reverse();
+            let head = record.head();
+            data_at = head.len();
+            lsn = self.append(head.as_slice(), record.data(), frees)?;
+            for (ino, _) in &record.places {
+                self.table.with(*ino, |s| s.placed = now);
+                list.push(*ino);
+            }
+        }
+        self.apply(held, lsn, time, op, data_at)?;
+        Ok(lsn)
+    }
+
+    fn append(&self, head: &[u8], data: &[u8], frees: bool) -> Result<Lsn> {
+        let parts = [head, data];
+        if frees { self.journal.append_reserve(&parts) } else { self.journal.append(&parts) }
+    }
+
+    /// Makes durable all that was acknowledged before the call.
+    pub fn sync(&self) -> Result<()> {
+        self.journal.sync(self.journal.last())
+    }
+
+    /// The journal, for those who keep it going.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
+    }
+
+    fn stat_of(&self, inode: &Inode) -> Stat {
+        Stat { ino: inode.ino, attr: inode.node.read().attr() }
+    }
+
+    pub fn space(&self) -> Result<types::Space> {
+        Ok((self.space)())
+    }
+}

@@ -1,0 +1,149 @@
+//! Operations on attributes: set, extended attributes.
+
+use super::Drive;
+use super::acl::{self, Acl};
+use super::apply::without_suid;
+use super::bytes::MAX_SIZE;
+use super::record::Op;
+use super::types::{Caller, SetAttr, SetTime, Stat, Wait};
+use crate::commit::inode::{MAX_XATTRS, Xattrs};
+use crate::error::{Error, Result};
+use crate::types::Ino;
+use std::sync::Arc;
+
+/// The longest value of an extended attribute (XATTR_SIZE_MAX).
+const MAX_VALUE: usize = 64 << 10;
+/// Our own attributes: they answer, and are never listed, so that no tool copies them.
+const OURS: &[u8] = b"nacre.";
+
+impl Drive {
+    pub fn set_attr(&self, wait: Wait, _caller: &Caller, ino: Ino, how: &SetAttr) -> Result<Stat> {
+        self.check_writable()?;
+        if how.size.is_some_and(|s| s > MAX_SIZE) {
+            return Err(Error::errno_of(libc::EFBIG));
+        }
+        let inode = self.load(ino, wait)?;
+        if how.size.is_some() {
+            self.admit(wait)?;
+        }
+        let mut held = self.lock(&[&inode]);
+        let node = held.node(ino)?;
+        if how.size.is_some() && node.file().is_none() {
+            return Err(Error::errno_of(if node.is_dir() { libc::EISDIR } else { libc::EINVAL }));
+        }
+        let old = &node.meta.attr;
+        let mut perm = how.perm.map(|p| p & 0o7777);
+        let chown = how.uid.is_some() || how.gid.is_some();
+        if how.kill_suid || chown && !node.is_dir() {
+            let now = perm.unwrap_or(old.perm);
+            let without = without_suid(now);
+            perm = if without != now { Some(without) } else { perm };
+        }
+        let now = self.clock.now();
+        let time = |t: SetTime| if let SetTime::To(t) = t { t } else { now };
+        let op = Op::SetAttr {
+            ino,
+            perm,
+            uid: how.uid,
+            gid: how.gid,
+            size: how.size,
+            atime: how.atime.map(time),
+            mtime: how.mtime.map(time),
+        };
+        self.perform(&mut held, &op, how.size.is_some())?;
+        drop(held);
+        Ok(self.stat_of(&inode))
+    }
+
+    /// The path of the control socket, which the attribute `nacre.control` answers with.
+    pub fn set_control(&self, path: Vec<u8>) {
+        let _ = self.control.set(path);
+    }
+
+    pub fn get_xattr(&self, wait: Wait, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        let missing = Error::errno_of(libc::ENODATA);
+        if let Some(ours) = name.strip_prefix(OURS) {
+            let inode = self.load(ino, wait)?;
+            return match ours {
+                b"control" => self.control.get().cloned().ok_or(missing),
+                b"version" => Ok(self.version().to_string().into_bytes()),
+                b"state" => Ok(if inode.node.read().is_stored() { &b"stored"[..] } else { b"dirty" }.to_vec()),
+                _ => Err(missing),
+            };
+        }
+        let inode = self.load(ino, wait)?;
+        let node = inode.node.read();
+        node.meta.xattrs.as_ref().and_then(|x| x.get(name)).cloned().ok_or(missing)
+    }
+
+    /// The names, each ended by NUL.
+    pub fn list_xattr(&self, wait: Wait, ino: Ino) -> Result<Vec<u8>> {
+        let inode = self.load(ino, wait)?;
+        let node = inode.node.read();
+        let names = node.meta.xattrs.iter().flat_map(|x| x.keys());
+        Ok(names.flat_map(|n| n.iter().copied().chain([0])).collect())
+    }
+
+    pub fn set_xattr(
+        &self,
+        wait: Wait,
+        caller: &Caller,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+    ) -> Result<()> {
+        self.check_writable()?;
+        if name.is_empty() || name.len() > 255 {
+            return Err(Error::errno_of(libc::ERANGE));
+        }
+        if name.starts_with(OURS) {
+            return Err(Error::errno_of(libc::EPERM));
+        }
+        if value.len() > MAX_VALUE {
+            return Err(Error::errno_of(libc::E2BIG));
+        }
+        let is_acl = name == acl::ACCESS || name == acl::DEFAULT;
+        let list = if is_acl { Some(Acl::parse(value).ok_or(Error::errno_of(libc::EINVAL))?) } else { None };
+        let inode = self.load(ino, wait)?;
+        self.admit(wait)?;
+        let mut held = self.lock(&[&inode]);
+        let node = held.node(ino)?;
+        if name == acl::DEFAULT && !node.is_dir() {
+            return Err(Error::errno_of(libc::EACCES));
+        }
+        let has = node.meta.xattrs.as_ref().is_some_and(|x| x.contains_key(name));
+        match flags {
+            libc::XATTR_CREATE if has => return Err(Error::errno_of(libc::EEXIST)),
+            libc::XATTR_REPLACE if !has => return Err(Error::errno_of(libc::ENODATA)),
+            _ => {}
+        }
+        let used: usize = node.meta.xattrs.iter().flat_map(|x| x.iter()).map(|(n, v)| n.len() + v.len() + 12).sum();
+        if used + name.len() + value.len() + 12 > MAX_XATTRS {
+            return Err(Error::errno_of(libc::ENOSPC));
+        }
+        // Who may not keep sgid loses it with a new access list, as with chmod.
+        let (perm, gid) = (node.meta.attr.perm, node.meta.attr.gid);
+        let drop_sgid =
+            name == acl::ACCESS && list.is_some() && caller.uid != 0 && caller.gid != gid && perm & 0o2000 != 0;
+        self.perform(&mut held, &Op::SetXattr { ino, name, value }, false)?;
+        if drop_sgid {
+            let perm = Some(held.node(ino)?.meta.attr.perm & !0o2000);
+            let op = Op::SetAttr { ino, perm, uid: None, gid: None, size: None, atime: None, mtime: None };
+            self.perform(&mut held, &op, false)?;
+        }
+        Ok(())
+    }
+
+    pub fn remove_xattr(&self, wait: Wait, ino: Ino, name: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        let inode = self.load(ino, wait)?;
+        let mut held = self.lock(&[&inode]);
+        let xattrs: Option<&Arc<Xattrs>> = held.node(ino)?.meta.xattrs.as_ref();
+        if !xattrs.is_some_and(|x| x.contains_key(name)) {
+            return Err(Error::errno_of(libc::ENODATA));
+        }
+        self.perform(&mut held, &Op::RemoveXattr { ino, name }, true)?;
+        Ok(())
+    }
+}

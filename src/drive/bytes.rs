@@ -1,0 +1,230 @@
+//! Operations on the bytes of files: open, read, write, allocate, seek, copy.
+
+use super::Drive;
+use super::inode::{Body, FileBody, Inode};
+use super::layer::{FileLayer, Piece, Run};
+use super::record::Op;
+use super::types::{Allocate, Caller, Opened, Seek, SetAttr, Wait};
+use crate::content::Blob;
+use crate::error::{Error, Result};
+use crate::types::Ino;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// The largest offset that a file may reach (loff_t).
+pub const MAX_SIZE: u64 = i64::MAX as u64;
+
+/// A range of a file as it was at one moment: what lies where, to be read without a lock.
+struct Slice {
+    size: u64,
+    base: Blob,
+    pieces: Vec<Piece>,
+}
+
+fn layers(f: &FileBody) -> impl Iterator<Item = &FileLayer> {
+    std::iter::once(&f.top).chain(f.frozen.as_deref())
+}
+
+impl Slice {
+    /// The range `at..at + len`, cut at the end of the file.
+    fn of(inode: &Inode, at: u64, len: u64) -> Result<Slice> {
+        let node = inode.node.read();
+        let Body::File(f) = &node.body else {
+            return Err(Error::errno_of(if node.is_dir() { libc::EISDIR } else { libc::EINVAL }));
+        };
+        let size = node.meta.attr.size;
+        let end = at.saturating_add(len).min(size);
+        let mut pieces = vec![Piece::Below { at, len: end.saturating_sub(at) }];
+        for layer in layers(f) {
+            pieces = pieces
+                .into_iter()
+                .flat_map(|p| match p {
+                    Piece::Below { at, len } => layer.look(at, at + len),
+                    run => vec![run],
+                })
+                .collect();
+        }
+        Ok(Slice { size, base: f.base.clone(), pieces })
+    }
+}
+
+impl Drive {
+    /// Opens a file; empties it first where `truncate` says who asks for that.
+    pub fn open(&self, wait: Wait, ino: Ino, truncate: Option<&Caller>) -> Result<Opened> {
+        let inode = self.load(ino, wait)?;
+        if let Some(caller) = truncate {
+            let how = SetAttr { size: Some(0), kill_suid: caller.uid != 0, ..SetAttr::default() };
+            self.set_attr(wait, caller, ino, &how)?;
+        }
+        inode.opens.fetch_add(1, Relaxed);
+        Ok(Opened { keep_cache: true })
+    }
+
+    /// Closes a file once.
+    pub fn release(&self, ino: Ino) {
+        let Some(inode) = self.table.loaded_inode(ino) else { return };
+        if inode.opens.fetch_sub(1, Relaxed) == 1 {
+            let mut node = inode.node.write();
+            if node.is_gone()
+                && let Some(f) = node.file()
+            {
+                // Nobody can reach these bytes any more.
+                (f.top, f.base) = Default::default();
+            }
+            drop(node);
+        }
+        drop(inode);
+    }
+
+    /// Reads up to `len` bytes; fewer only at the end of the file.
+    pub fn read(&self, wait: Wait, ino: Ino, at: u64, len: usize) -> Result<Vec<u8>> {
+        let inode = self.load(ino, wait)?;
+        let slice = Slice::of(&inode, at, len as u64)?;
+        let mut out = vec![0; slice.size.min(at.saturating_add(len as u64)).saturating_sub(at) as usize];
+        self.fill(&slice, at, &mut out, wait)?;
+        self.touch_atime(&inode);
+        Ok(out)
+    }
+
+    fn fill(&self, slice: &Slice, from: u64, out: &mut [u8], wait: Wait) -> Result<()> {
+        let short = || Error::failed("a piece of a read lies outside of it");
+        for piece in &slice.pieces {
+            match piece {
+                Piece::Run { run: Run::Hole, .. } => {}
+                Piece::Run { at, len, run: Run::Data(w, skip) } => {
+                    let bytes = w.bytes(wait == Wait::Yes)?;
+                    let part = bytes.get(*skip..*skip + *len as usize).ok_or_else(short)?;
+                    let start = (at - from) as usize;
+                    out.get_mut(start..start + part.len()).ok_or_else(short)?.copy_from_slice(part);
+                }
+                Piece::Below { at, len } => {
+                    let start = (at - from) as usize;
+                    let part = out.get_mut(start..start + *len as usize).ok_or_else(short)?;
+                    slice.base.read(self.chunks(wait), *at, part)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// relatime: the access time moves when the file has changed since, or after a day. Kept in memory.
+    fn touch_atime(&self, inode: &Inode) {
+        let now = self.clock.now();
+        let stale = |a: &crate::commit::inode::Attr| {
+            a.atime <= a.mtime || a.atime <= a.ctime || now.sec - a.atime.sec >= 86_400
+        };
+        if stale(&inode.node.read().meta.attr)
+            && let Some(mut node) = inode.node.try_write()
+        {
+            node.meta.attr.atime = now;
+        }
+    }
+
+    /// Writes all of `data`; `append`: at the end, whatever `at` says.
+    pub fn write(&self, wait: Wait, ino: Ino, at: u64, data: &[u8], append: bool, kill_suid: bool) -> Result<()> {
+        self.check_writable()?;
+        let inode = self.load(ino, wait)?;
+        self.admit(wait)?;
+        let mut held = self.lock(&[&inode]);
+        let node = held.node(ino)?;
+        let at = if append { node.meta.attr.size } else { at };
+        if at.checked_add(data.len() as u64).is_none_or(|end| end > MAX_SIZE) {
+            return Err(Error::errno_of(libc::EFBIG));
+        }
+        if node.file().is_none() {
+            return Err(Error::errno_of(libc::EINVAL));
+        }
+        if data.is_empty() {
+            return Ok(());
+        }
+        let kill_suid = kill_suid && super::apply::without_suid(node.meta.attr.perm) != node.meta.attr.perm;
+        self.perform(&mut held, &Op::Write { ino, at, kill_suid, data }, false)?;
+        Ok(())
+    }
+
+    /// See fallocate(2). Nothing is reserved ahead: where there is no space, the write says so.
+    pub fn fallocate(&self, wait: Wait, ino: Ino, at: u64, len: u64, what: Allocate) -> Result<()> {
+        self.check_writable()?;
+        let end = at.checked_add(len).filter(|e| *e <= MAX_SIZE).ok_or(Error::errno_of(libc::EFBIG))?;
+        if len == 0 {
+            return Err(Error::errno_of(libc::EINVAL));
+        }
+        let inode = self.load(ino, wait)?;
+        self.admit(wait)?;
+        let mut held = self.lock(&[&inode]);
+        let node = held.node(ino)?;
+        if node.file().is_none() {
+            return Err(Error::errno_of(if node.is_dir() { libc::EISDIR } else { libc::ENODEV }));
+        }
+        let old = node.meta.attr.size;
+        let grown = old.max(end);
+        let op = match what {
+            Allocate::Reserve { keep_size: true } => return Ok(()),
+            Allocate::Reserve { keep_size: false } if grown == old => return Ok(()),
+            Allocate::Reserve { keep_size: false } => Op::Hole { ino, at: old, len: 0, size: grown, kill_suid: false },
+            Allocate::Punch | Allocate::Zero { keep_size: true } => {
+                let len = end.min(old).saturating_sub(at);
+                Op::Hole { ino, at, len, size: old, kill_suid: false }
+            }
+            Allocate::Zero { keep_size: false } => Op::Hole { ino, at, len, size: grown, kill_suid: false },
+        };
+        self.perform(&mut held, &op, what == Allocate::Punch)?;
+        Ok(())
+    }
+
+    /// The next data or hole at or after an offset; see lseek(2).
+    pub fn seek(&self, wait: Wait, ino: Ino, at: u64, what: Seek) -> Result<u64> {
+        let inode = self.load(ino, wait)?;
+        let slice = Slice::of(&inode, at, u64::MAX)?;
+        if at >= slice.size {
+            return Err(Error::errno_of(libc::ENXIO));
+        }
+        for piece in &slice.pieces {
+            let found = match (piece, what) {
+                (Piece::Run { at, run: Run::Hole, .. }, Seek::Hole) => Some(*at),
+                (Piece::Run { at, run: Run::Data(..), .. }, Seek::Data) => Some(*at),
+                (Piece::Run { .. }, _) => None,
+                (Piece::Below { at, len }, _) => {
+                    let found = slice.base.seek(self.chunks(wait), *at, what == Seek::Data)?;
+                    found.filter(|f| *f < at + len)
+                }
+            };
+            if let Some(found) = found {
+                return Ok(found);
+            }
+        }
+        match what {
+            Seek::Hole => Ok(slice.size),
+            Seek::Data => Err(Error::errno_of(libc::ENXIO)),
+        }
+    }
+
+    /// Copies a range from one file to another (or within one, not overlapping); returns how much was copied.
+    pub fn copy_range(&self, wait: Wait, from: Ino, from_at: u64, to: Ino, to_at: u64, len: u64) -> Result<u64> {
+        self.check_writable()?;
+        if from == to && from_at < to_at.saturating_add(len) && to_at < from_at.saturating_add(len) {
+            return Err(Error::errno_of(libc::EINVAL));
+        }
+        let source: Arc<Inode> = self.load(from, wait)?;
+        let mut done = 0;
+        // Piece by piece: a copy of any length holds no more than one in memory.
+        while done < len {
+            let slice = Slice::of(&source, from_at + done, (len - done).min(COPY))?;
+            let n = slice.size.saturating_sub(from_at + done).min(len - done).min(COPY);
+            if n == 0 {
+                break;
+            }
+            let mut bytes = vec![0; n as usize];
+            self.fill(&slice, from_at + done, &mut bytes, if done == 0 { wait } else { Wait::Yes })?;
+            self.write(if done == 0 { wait } else { Wait::Yes }, to, to_at + done, &bytes, false, true)?;
+            done += n;
+            if wait == Wait::No {
+                break;
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// How much a copy moves at a time.
+const COPY: u64 = 1 << 20;

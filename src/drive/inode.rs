@@ -1,0 +1,219 @@
+//! A live inode: its attributes and names, and the layers of changes over its committed content.
+
+use super::layer::{DirLayer, FileLayer};
+use crate::commit::change::{BodyChange, Change};
+use crate::commit::inode::{Attr, Content, FileKind, InodeRecord, Name, ROOT, Xattrs};
+use crate::content::Blob;
+use crate::tree::Map;
+use crate::types::Ino;
+use parking_lot::RwLock;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+/// The number of a generation: what changes between two commits.
+pub type Generation = u32;
+
+pub struct Inode {
+    pub ino: Ino,
+    pub node: Arc<RwLock<Node>>,
+    /// How often it is open.
+    pub opens: AtomicU32,
+}
+
+/// What an inode is, besides its content.
+#[derive(Clone)]
+pub struct Meta {
+    pub attr: Attr,
+    pub xattrs: Option<Arc<Xattrs>>,
+    /// None when it was removed.
+    pub names: Vec<Name>,
+    /// It has, or had, several names: it is kept in the Map of shells.
+    pub shell: bool,
+}
+
+pub struct Node {
+    pub meta: Meta,
+    pub body: Body,
+    /// The generation that `meta` and the top layer belong to.
+    pub generation: Generation,
+    /// Changed in `generation`.
+    pub dirty: bool,
+    /// As it was when an earlier generation was closed, until that is committed.
+    frozen: Option<Box<Frozen>>,
+    /// Whether the committed version has it as a shell.
+    pub was_shell: bool,
+}
+
+struct Frozen {
+    generation: Generation,
+    meta: Meta,
+    dirty: bool,
+}
+
+pub enum Body {
+    File(FileBody),
+    Dir(DirBody),
+    Symlink(Arc<[u8]>),
+    Special,
+}
+
+#[derive(Default)]
+pub struct FileBody {
+    pub base: Blob,
+    /// Bytes of data in `base`.
+    pub base_allocated: u64,
+    pub frozen: Option<Arc<FileLayer>>,
+    pub top: FileLayer,
+}
+
+#[derive(Default)]
+pub struct DirBody {
+    pub base: Map,
+    pub frozen: Option<Arc<DirLayer>>,
+    pub top: DirLayer,
+    /// The directory above; of the root, itself.
+    pub parent: Ino,
+}
+
+impl Inode {
+    pub fn new(ino: Ino, node: Node) -> Arc<Inode> {
+        Arc::new(Inode { ino, node: Arc::new(RwLock::new(node)), opens: AtomicU32::new(0) })
+    }
+
+    /// A clean inode as a committed version has it.
+    pub fn load(record: InodeRecord, names: Vec<Name>, shell: bool) -> Arc<Inode> {
+        let parent = names.first().map_or(ROOT, |n| n.parent);
+        let body = match record.content {
+            Content::File(base) => {
+                Body::File(FileBody { base, base_allocated: record.attr.allocated, ..FileBody::default() })
+            }
+            Content::Directory(base) => Body::Dir(DirBody { base, parent, ..DirBody::default() }),
+            Content::Symlink(target) => Body::Symlink(target),
+            Content::Special => Body::Special,
+        };
+        let meta = Meta { attr: record.attr, xattrs: record.xattrs, names, shell };
+        Inode::new(record.ino, Node { meta, body, generation: 0, dirty: false, frozen: None, was_shell: shell })
+    }
+
+    /// A new inode, empty.
+    pub fn create(ino: Ino, meta: Meta, target: &[u8], parent: Ino) -> Arc<Inode> {
+        let body = match meta.attr.kind {
+            FileKind::File => Body::File(FileBody::default()),
+            FileKind::Directory => Body::Dir(DirBody { parent, ..DirBody::default() }),
+            FileKind::Symlink => Body::Symlink(target.into()),
+            _ => Body::Special,
+        };
+        Inode::new(ino, Node { meta, body, generation: 0, dirty: false, frozen: None, was_shell: false })
+    }
+}
+
+impl Node {
+    pub fn is_dir(&self) -> bool {
+        self.meta.attr.kind == FileKind::Directory
+    }
+
+    /// Removed: no name is left.
+    pub fn is_gone(&self) -> bool {
+        self.meta.names.is_empty()
+    }
+
+    /// Nothing of it is missing from the committed version.
+    pub fn is_stored(&self) -> bool {
+        !self.dirty && !self.frozen.as_ref().is_some_and(|f| f.dirty)
+    }
+
+    pub fn file(&mut self) -> Option<&mut FileBody> {
+        if let Body::File(f) = &mut self.body { Some(f) } else { None }
+    }
+
+    pub fn dir(&mut self) -> Option<&mut DirBody> {
+        if let Body::Dir(d) = &mut self.body { Some(d) } else { None }
+    }
+
+    /// Makes the top layer one of generation `now`. `closed`: the generation being committed, if any.
+    pub fn roll(&mut self, now: Generation, closed: Option<Generation>) {
+        if self.generation == now {
+            return;
+        }
+        if closed.is_some_and(|c| self.generation <= c) && (self.dirty || self.is_dir()) {
+            self.frozen =
+                Some(Box::new(Frozen { generation: self.generation, meta: self.meta.clone(), dirty: self.dirty }));
+            if self.dirty {
+                match &mut self.body {
+                    Body::File(f) => f.frozen = Some(Arc::new(std::mem::take(&mut f.top))),
+                    Body::Dir(d) => d.frozen = Some(Arc::new(std::mem::take(&mut d.top))),
+                    Body::Symlink(_) | Body::Special => {}
+                }
+            }
+        }
+        self.generation = now;
+        self.dirty = false;
+    }
+
+    /// The inode's first name when `closed` was closed.
+    pub fn name_at(&self, closed: Generation) -> Option<&Name> {
+        match &self.frozen {
+            Some(f) if self.generation > closed && f.generation <= closed => f.meta.names.first(),
+            _ => self.meta.names.first(),
+        }
+    }
+
+    /// What changed up to the closing of `closed`; None where nothing did. The node must be rolled.
+    pub fn change(&self, ino: Ino, closed: Generation) -> Option<Change> {
+        let frozen = self.frozen.as_ref().filter(|f| f.generation == closed && f.dirty)?;
+        let body = match &self.body {
+            Body::File(f) => BodyChange::File {
+                base: f.base.clone(),
+                cut: f.frozen.as_ref().and_then(|l| l.cut()),
+                edits: f.frozen.as_ref().map(|l| l.edits()).unwrap_or_default(),
+            },
+            Body::Dir(d) => BodyChange::Directory {
+                base: d.base.clone(),
+                names: d.frozen.as_ref().map(|l| l.names.clone()).unwrap_or_default(),
+            },
+            Body::Symlink(target) => BodyChange::Symlink(target.clone()),
+            Body::Special => BodyChange::Special,
+        };
+        let meta = &frozen.meta;
+        Some(Change {
+            ino,
+            attr: meta.attr.clone(),
+            xattrs: meta.xattrs.clone(),
+            names: meta.names.clone(),
+            shell: meta.shell,
+            was_shell: self.was_shell,
+            body,
+        })
+    }
+
+    /// Takes over the committed content of generation `closed`.
+    pub fn adopt(&mut self, closed: Generation, content: Option<Content>, allocated: u64) {
+        if let Some(f) = &self.frozen {
+            if f.generation == closed {
+                self.was_shell = f.meta.shell;
+            }
+            if f.generation <= closed {
+                self.frozen = None;
+            }
+        }
+        match (&mut self.body, content) {
+            (Body::File(f), Some(Content::File(base))) => {
+                (f.base, f.base_allocated, f.frozen) = (base, allocated, None);
+            }
+            (Body::Dir(d), Some(Content::Directory(base))) => {
+                (d.base, d.frozen) = (base, None);
+            }
+            _ => {}
+        }
+    }
+
+    /// The attributes, with what is not yet committed.
+    pub fn attr(&self) -> Attr {
+        let mut a = self.meta.attr.clone();
+        if let Body::File(f) = &self.body {
+            let data = f.base_allocated + f.top.data() + f.frozen.as_ref().map_or(0, |l| l.data());
+            a.allocated = data.min(a.size.next_multiple_of(4096));
+        }
+        a
+    }
+}

@@ -1,0 +1,111 @@
+//! The threads that keep a mounted drive going: one makes durable what is acknowledged, every second or so;
+//! one commits; one prepares journal files ahead. The drive itself needs none of them.
+
+use super::Drive;
+use crate::error::{Error, Kind, Result};
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How often things are done.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// From a change to its being durable, at most.
+    pub flush: Duration,
+    /// Between commits, while there are changes.
+    pub commit: Duration,
+}
+
+/// The running threads; [`Keeper::stop`] ends them.
+pub struct Keeper {
+    drive: Arc<Drive>,
+    stopped: Arc<(Mutex<bool>, Condvar)>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// The longest wait between tries while commits fail.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Keeper {
+    pub fn start(drive: Arc<Drive>, pace: Pace) -> Result<Keeper> {
+        let stopped = Arc::new((Mutex::new(false), Condvar::new()));
+        let mut threads = Vec::new();
+        let mut spawn = |name: &str, work: Box<dyn FnOnce() + Send>| -> Result<()> {
+            let made = Builder::new().name(name.into()).spawn(work);
+            threads.push(made.map_err(|e| Error::failed(format!("cannot start the thread {name}: {e}")))?);
+            Ok(())
+        };
+        let (d, s) = (drive.clone(), stopped.clone());
+        spawn("flush", Box::new(move || flush(&d, &s, pace.flush)))?;
+        let d = drive.clone();
+        spawn("commit", Box::new(move || commit(&d, pace.commit)))?;
+        let (d, s) = (drive.clone(), stopped.clone());
+        spawn("prepare", Box::new(move || prepare(&d, &s)))?;
+        Ok(Keeper { drive, stopped, threads })
+    }
+
+    /// Ends the threads, and waits for what they are doing.
+    pub fn stop(&mut self) {
+        *self.stopped.0.lock() = true;
+        self.stopped.1.notify_all();
+        self.drive.stop_waiting();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the drive panicked");
+            }
+        }
+    }
+}
+
+/// Waits; true when it is time to stop.
+fn pause(stopped: &(Mutex<bool>, Condvar), time: Duration) -> bool {
+    let mut s = stopped.0.lock();
+    if !*s {
+        stopped.1.wait_for(&mut s, time);
+    }
+    *s
+}
+
+fn flush(drive: &Drive, stopped: &(Mutex<bool>, Condvar), every: Duration) {
+    while !pause(stopped, every) {
+        if drive.journal().durable() < drive.journal().last()
+            && let Err(e) = drive.sync()
+        {
+            tracing::error!("cannot make changes durable: {}", e.chain());
+            drive.note_error(&e);
+        }
+    }
+}
+
+fn prepare(drive: &Drive, stopped: &(Mutex<bool>, Condvar)) {
+    while !pause(stopped, Duration::from_millis(200)) {
+        if let Err(e) = drive.journal().prepare() {
+            tracing::warn!("cannot prepare a journal file: {}", e.chain());
+            drive.note_error(&e);
+            if pause(stopped, Duration::from_secs(2)) {
+                return;
+            }
+        }
+    }
+}
+
+fn commit(drive: &Drive, every: Duration) {
+    let mut wait = every;
+    while drive.wait_for_work(wait) {
+        let begun = Instant::now();
+        match drive.commit() {
+            Ok(_) => {
+                // However fast the store is, commits take no more than half of the time.
+                wait = every.max(begun.elapsed());
+            }
+            Err(e) => {
+                if e.kind() != Kind::Interrupted {
+                    tracing::error!("cannot commit, and will try again: {}", e.chain());
+                }
+                drive.note_error(&e);
+                wait = (wait * 2).min(PATIENCE);
+            }
+        }
+    }
+}

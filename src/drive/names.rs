@@ -1,0 +1,251 @@
+//! Operations on names: make, link, unlink, rmdir, rename.
+
+use super::acl::{self, Acl};
+use super::inode::Inode;
+use super::record::{At, Op};
+use super::types::{Caller, New, RenameHow, Stat, Wait};
+use super::{Drive, Held};
+use crate::commit::inode::{FileKind, ROOT};
+use crate::error::{Error, Kind, Result};
+use crate::types::Ino;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+const fn errno<T>(e: i32) -> Result<T> {
+    Err(Error::errno_of(e))
+}
+
+impl Drive {
+    /// A directory that names may be put into: locked, and still there.
+    fn check_parent(&self, held: &mut Held, dir: Ino) -> Result<()> {
+        let node = held.node(dir)?;
+        if !node.is_dir() {
+            return errno(libc::ENOTDIR);
+        }
+        if dir != ROOT && node.is_gone() { errno(libc::ENOENT) } else { Ok(()) }
+    }
+
+    /// Makes a file, directory, link or special file, and counts a lookup of it.
+    pub fn make(&self, wait: Wait, caller: &Caller, parent: Ino, name: &[u8], new: &New) -> Result<Stat> {
+        self.check_writable()?;
+        self.check_new_name(parent, name)?;
+        if new.kind == FileKind::Symlink && (new.target.is_empty() || new.target.len() > 4095) {
+            return errno(if new.target.is_empty() { libc::ENOENT } else { libc::ENAMETOOLONG });
+        }
+        let dir = self.load(parent, wait)?;
+        self.admit(wait)?;
+        loop {
+            let (epoch, found) = self.child(&dir, name, wait)?;
+            if found.is_some() {
+                return errno(libc::EEXIST);
+            }
+            let mut held = self.lock(&[&dir]);
+            self.check_parent(&mut held, parent)?;
+            if !self.still(&mut held, parent, name, (epoch, None))? {
+                continue;
+            }
+            let ino = self.next_ino.fetch_add(1, Relaxed);
+            let above = held.node(parent)?.meta.clone();
+            let mut perm = new.perm & 0o7777;
+            let mut gid = caller.gid;
+            if above.attr.perm & 0o2000 != 0 {
+                gid = above.attr.gid;
+                perm |= if new.kind == FileKind::Directory { 0o2000 } else { 0 };
+            }
+            let default = above.xattrs.as_ref().and_then(|x| x.get(acl::DEFAULT));
+            let mut xattrs: Vec<(&[u8], &[u8])> = Vec::new();
+            let inherited;
+            match default.and_then(|b| Some((b, Acl::parse(b)?))) {
+                _ if new.kind == FileKind::Symlink => perm = 0o777,
+                Some((bytes, list)) => {
+                    let (list, mode) = list.inherit(perm);
+                    perm = mode;
+                    inherited = list.to_bytes();
+                    if !list.is_plain() {
+                        xattrs.push((acl::ACCESS, &inherited));
+                    }
+                    if new.kind == FileKind::Directory {
+                        xattrs.push((acl::DEFAULT, bytes));
+                    }
+                }
+                None => perm &= !(caller.umask as u16 & 0o777),
+            }
+            let op = Op::Create {
+                at: At { dir: parent, name },
+                ino,
+                kind: new.kind,
+                perm,
+                uid: caller.uid,
+                gid,
+                rdev: new.rdev,
+                target: new.target,
+                xattrs,
+            };
+            self.perform(&mut held, &op, false)?;
+            self.table.with(ino, |s| s.lookups = s.lookups.saturating_add(1));
+            drop(held);
+            let made = self.table.loaded_inode(ino).ok_or(Error::errno_of(libc::ESTALE))?;
+            return Ok(self.stat_of(&made));
+        }
+    }
+
+    /// Gives an inode another name, and counts a lookup of it.
+    pub fn link(&self, wait: Wait, ino: Ino, parent: Ino, name: &[u8]) -> Result<Stat> {
+        self.check_writable()?;
+        self.check_new_name(parent, name)?;
+        let (dir, inode) = (self.load(parent, wait)?, self.load(ino, wait)?);
+        self.admit(wait)?;
+        loop {
+            let (epoch, found) = self.child(&dir, name, wait)?;
+            if found.is_some() {
+                return errno(libc::EEXIST);
+            }
+            let mut held = self.lock(&[&dir, &inode]);
+            self.check_parent(&mut held, parent)?;
+            if !self.still(&mut held, parent, name, (epoch, None))? {
+                continue;
+            }
+            let node = held.node(ino)?;
+            if node.is_dir() {
+                return errno(libc::EPERM);
+            }
+            if node.is_gone() {
+                return errno(libc::ENOENT);
+            }
+            if node.meta.names.len() >= MAX_LINKS {
+                return errno(libc::EMLINK);
+            }
+            self.perform(&mut held, &Op::Link { ino, at: At { dir: parent, name } }, false)?;
+            drop(held);
+            self.count_lookup(&inode);
+            return Ok(self.stat_of(&inode));
+        }
+    }
+
+    pub fn unlink(&self, wait: Wait, parent: Ino, name: &[u8]) -> Result<()> {
+        self.remove(wait, parent, name, false)
+    }
+
+    pub fn rmdir(&self, wait: Wait, parent: Ino, name: &[u8]) -> Result<()> {
+        self.remove(wait, parent, name, true)
+    }
+
+    fn remove(&self, wait: Wait, parent: Ino, name: &[u8], want_dir: bool) -> Result<()> {
+        self.check_writable()?;
+        let dir = self.load(parent, wait)?;
+        loop {
+            let (epoch, found) = self.child(&dir, name, wait)?;
+            let Some(child) = found else { return errno(libc::ENOENT) };
+            let mut held = self.lock(&[&dir, &child]);
+            if !self.still(&mut held, parent, name, (epoch, Some(child.ino)))? {
+                continue;
+            }
+            let node = held.node(child.ino)?;
+            match (node.is_dir(), want_dir) {
+                (true, false) => return errno(libc::EISDIR),
+                (false, true) => return errno(libc::ENOTDIR),
+                (true, true) if node.meta.attr.size > 0 => return errno(libc::ENOTEMPTY),
+                _ => {}
+            }
+            self.perform(&mut held, &Op::Remove { at: At { dir: parent, name }, ino: child.ino }, true)?;
+            return Ok(());
+        }
+    }
+
+    /// Renames; see rename(2) and renameat2(2).
+    pub fn rename(
+        &self,
+        wait: Wait,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+        how: RenameHow,
+    ) -> Result<()> {
+        self.check_writable()?;
+        self.check_new_name(new_parent, new_name)?;
+        if how.exchange && (how.no_replace || how.whiteout) {
+            return errno(libc::EINVAL);
+        }
+        let (from_dir, to_dir) = (self.load(parent, wait)?, self.load(new_parent, wait)?);
+        loop {
+            let (from_epoch, found) = self.child(&from_dir, name, wait)?;
+            let Some(child) = found else { return errno(libc::ENOENT) };
+            let (to_epoch, other) = self.child(&to_dir, new_name, wait)?;
+            // Only one at a time may change what is above what.
+            let _renames = match (parent != new_parent, wait) {
+                (false, _) => None,
+                (true, Wait::Yes) => Some(self.renames.lock()),
+                (true, Wait::No) => Some(self.renames.try_lock().ok_or(Error::new(Kind::Miss, "renaming"))?),
+            };
+            let child_is_dir = Self::is_dir(&child);
+            if parent != new_parent {
+                if child_is_dir && self.is_below(&to_dir, child.ino, wait)? {
+                    return errno(libc::EINVAL);
+                }
+                if let Some(o) = &other
+                    && Self::is_dir(o)
+                    && self.is_below(&from_dir, o.ino, wait)?
+                {
+                    return errno(if how.exchange { libc::EINVAL } else { libc::ENOTEMPTY });
+                }
+            }
+            let mut all = vec![&from_dir, &to_dir, &child];
+            all.extend(other.as_ref());
+            let mut held = self.lock(&all);
+            self.check_parent(&mut held, new_parent)?;
+            if !self.still(&mut held, parent, name, (from_epoch, Some(child.ino)))?
+                || !self.still(&mut held, new_parent, new_name, (to_epoch, other.as_ref().map(|o| o.ino)))?
+            {
+                continue;
+            }
+            match &other {
+                Some(_) if how.no_replace => return errno(libc::EEXIST),
+                Some(o) if o.ino == child.ino => return Ok(()),
+                None if how.exchange => return errno(libc::ENOENT),
+                Some(o) if !how.exchange => {
+                    let node = held.node(o.ino)?;
+                    match (child_is_dir, node.is_dir()) {
+                        (true, false) => return errno(libc::ENOTDIR),
+                        (false, true) => return errno(libc::EISDIR),
+                        (true, true) if node.meta.attr.size > 0 => return errno(libc::ENOTEMPTY),
+                        _ => {}
+                    }
+                }
+                _ => {}
+            }
+            let owner = held.node(child.ino)?.meta.attr.clone();
+            let op = Op::Rename {
+                from: At { dir: parent, name },
+                to: At { dir: new_parent, name: new_name },
+                ino: child.ino,
+                replaced: other.as_ref().map(|o| o.ino),
+                exchange: how.exchange,
+                whiteout: how.whiteout.then(|| (self.next_ino.fetch_add(1, Relaxed), owner.uid, owner.gid)),
+            };
+            self.perform(&mut held, &op, true)?;
+            return Ok(());
+        }
+    }
+
+    /// Whether `dir` is `above`, or lies below it. The caller holds `renames`.
+    fn is_below(&self, dir: &Arc<Inode>, above: Ino, wait: Wait) -> Result<bool> {
+        let mut at = dir.clone();
+        loop {
+            if at.ino == above {
+                return Ok(true);
+            }
+            if at.ino == ROOT {
+                return Ok(false);
+            }
+            let parent = match &at.node.read().body {
+                super::inode::Body::Dir(d) => d.parent,
+                _ => return errno(libc::ENOTDIR),
+            };
+            at = self.load(parent, wait)?;
+        }
+    }
+}
+
+/// The most names that an inode may have, as on ext4.
+const MAX_LINKS: usize = 65_000;

@@ -1,0 +1,111 @@
+//! Back-pressure: writers are slowed smoothly as the journal or the changes in memory near their limits, wait
+//! at the limit, and after the mount's time-out get ENOSPC.
+
+use super::Drive;
+use super::types::Wait;
+use crate::error::{Error, Kind, Result};
+use parking_lot::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// The share of a limit from which on writers are slowed, and from which on they wait (percent).
+const SLOW: u64 = 60;
+const FULL: u64 = 92;
+/// The share from which on a commit is due at once.
+const COMMIT: u64 = 25;
+/// The longest that one operation is slowed below the limit.
+const SLOWEST: Duration = Duration::from_millis(40);
+
+/// Where writers wait for room, and the committer for work.
+#[derive(Default)]
+pub struct Pressure {
+    state: Mutex<Wanted>,
+    room: Condvar,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct Wanted {
+    commit: bool,
+    stop: bool,
+}
+
+impl Pressure {
+    /// Asks for a commit soon.
+    pub fn want_commit(&self) {
+        let mut s = self.state.lock();
+        if !s.commit {
+            s.commit = true;
+            self.work.notify_all();
+        }
+    }
+
+    /// Ends the waits of the committer.
+    pub fn stop(&self) {
+        self.state.lock().stop = true;
+        self.work.notify_all();
+    }
+
+    /// Waits until a commit is wanted, or for as long as `at_most`. False: it is to stop.
+    pub fn wait_for_work(&self, at_most: Duration) -> bool {
+        let deadline = Instant::now() + at_most;
+        let mut s = self.state.lock();
+        while !s.commit && !s.stop {
+            if self.work.wait_until(&mut s, deadline).timed_out() {
+                break;
+            }
+        }
+        s.commit = false;
+        !s.stop
+    }
+
+    /// There is room again.
+    pub fn made_room(&self) {
+        let _s = self.state.lock();
+        self.room.notify_all();
+    }
+}
+
+impl Drive {
+    /// How full the fullest of what has a limit is, in percent.
+    fn fullness(&self) -> u64 {
+        let usage = self.journal.usage();
+        let journal = usage.bytes * 100 / usage.limit.max(1);
+        let inodes = self.dirty.lock().len() as u64 * 100 / self.settings.dirty_inodes.max(1) as u64;
+        journal.max(inodes)
+    }
+
+    /// Lets a change in, or holds it back. To be called before any lock is taken.
+    pub(super) fn admit(&self, wait: Wait) -> Result<()> {
+        let full = self.fullness();
+        if full >= COMMIT {
+            self.pressure.want_commit();
+        }
+        if full < SLOW {
+            return Ok(());
+        }
+        if wait == Wait::No {
+            return Err(Error::new(Kind::Miss, "writers are being slowed"));
+        }
+        if full < FULL {
+            std::thread::sleep(SLOWEST * (full - SLOW) as u32 / (FULL - SLOW) as u32);
+            return Ok(());
+        }
+        let deadline = Instant::now() + self.settings.timeout;
+        let mut state = self.pressure.state.lock();
+        while self.fullness() >= FULL {
+            state.commit = true;
+            self.pressure.work.notify_all();
+            let step = (Instant::now() + Duration::from_millis(100)).min(deadline);
+            self.pressure.room.wait_until(&mut state, step);
+            if Instant::now() >= deadline {
+                return Err(Error::errno_of(libc::ENOSPC));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a mutating operation would have to wait.
+    pub fn throttle(&self) -> bool {
+        self.fullness() >= SLOW
+    }
+}

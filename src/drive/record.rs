@@ -1,0 +1,308 @@
+//! The operations as the journal has them (docs/FORMAT.md, "Journal records").
+//!
+//! A record says what was done, with every value that could come out differently a second time (numbers,
+//! times, resolved offsets) written down, so that applying it again gives the same drive.
+
+use super::table::Place;
+use crate::commit::inode::FileKind;
+use crate::error::Result;
+use crate::types::{Ino, Time};
+use crate::wire::{Reader, Writer};
+
+/// What a name is taken away from, or given to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At<'a> {
+    pub dir: Ino,
+    pub name: &'a [u8],
+}
+
+/// One operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op<'a> {
+    Create {
+        at: At<'a>,
+        ino: Ino,
+        kind: FileKind,
+        perm: u16,
+        uid: u32,
+        gid: u32,
+        rdev: u32,
+        target: &'a [u8],
+        /// Inherited ACLs: name and value.
+        xattrs: Vec<(&'a [u8], &'a [u8])>,
+    },
+    Link {
+        ino: Ino,
+        at: At<'a>,
+    },
+    Remove {
+        at: At<'a>,
+        ino: Ino,
+    },
+    /// `replaced`: the inode that had the new name. `exchange`: it gets the old one.
+    Rename {
+        from: At<'a>,
+        to: At<'a>,
+        ino: Ino,
+        replaced: Option<Ino>,
+        exchange: bool,
+        /// The whiteout left behind: its inode number.
+        whiteout: Option<(Ino, u32, u32)>,
+    },
+    Write {
+        ino: Ino,
+        at: u64,
+        kill_suid: bool,
+        data: &'a [u8],
+    },
+    /// Deallocates, or makes zero; `size`: the size afterwards.
+    Hole {
+        ino: Ino,
+        at: u64,
+        len: u64,
+        size: u64,
+        kill_suid: bool,
+    },
+    SetAttr {
+        ino: Ino,
+        perm: Option<u16>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<Time>,
+        mtime: Option<Time>,
+    },
+    SetXattr {
+        ino: Ino,
+        name: &'a [u8],
+        value: &'a [u8],
+    },
+    RemoveXattr {
+        ino: Ino,
+        name: &'a [u8],
+    },
+}
+
+/// An operation, when it was done, and where the inodes stood that no earlier record of its generation names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    pub places: Vec<(Ino, Place)>,
+    pub time: Time,
+    pub op: Op<'a>,
+}
+
+impl<'a> Op<'a> {
+    /// The inodes that the operation changes, except those it makes.
+    pub fn inodes(&self) -> Vec<Ino> {
+        match self {
+            Op::Create { at, .. } => vec![at.dir],
+            Op::Link { ino, at } | Op::Remove { at, ino } => vec![at.dir, *ino],
+            Op::Rename { from, to, ino, replaced, .. } => {
+                let mut all = vec![from.dir, to.dir, *ino];
+                all.extend(replaced);
+                all
+            }
+            Op::Write { ino, .. }
+            | Op::Hole { ino, .. }
+            | Op::SetAttr { ino, .. }
+            | Op::SetXattr { ino, .. }
+            | Op::RemoveXattr { ino, .. } => vec![*ino],
+        }
+    }
+}
+
+fn put_at(w: &mut Writer, at: &At) {
+    w.var(at.dir).bytes(at.name);
+}
+
+fn get_at<'a>(r: &mut Reader<'a>) -> Result<At<'a>> {
+    Ok(At { dir: r.var()?, name: r.bytes()? })
+}
+
+/// A set of optional values: a byte of flags first, then those that are there.
+fn flag<T>(v: &Option<T>, bit: u8) -> u8 {
+    if v.is_some() { 1 << bit } else { 0 }
+}
+
+impl<'a> Record<'a> {
+    /// The record's bytes up to the data of a write, which follow.
+    pub fn head(&self) -> Writer {
+        let mut w = Writer::with_capacity(96);
+        w.var(self.places.len() as u64);
+        for (ino, place) in &self.places {
+            w.var(*ino).var(place.parent).u64(place.hash);
+        }
+        self.time.put(&mut w);
+        match &self.op {
+            Op::Create { at, ino, kind, perm, uid, gid, rdev, target, xattrs } => {
+                w.u8(1);
+                put_at(&mut w, at);
+                w.var(*ino).u8(*kind as u8).u16(*perm).var((*uid).into()).var((*gid).into()).var((*rdev).into());
+                w.bytes(target).var(xattrs.len() as u64);
+                for (name, value) in xattrs {
+                    w.bytes(name).bytes(value);
+                }
+            }
+            Op::Link { ino, at } => {
+                w.u8(2).var(*ino);
+                put_at(&mut w, at);
+            }
+            Op::Remove { at, ino } => {
+                w.u8(3);
+                put_at(&mut w, at);
+                w.var(*ino);
+            }
+            Op::Rename { from, to, ino, replaced, exchange, whiteout } => {
+                w.u8(4);
+                put_at(&mut w, from);
+                put_at(&mut w, to);
+                w.var(*ino).u8(flag(replaced, 0) | u8::from(*exchange) << 1 | flag(whiteout, 2));
+                if let Some(r) = replaced {
+                    w.var(*r);
+                }
+                if let Some((ino, uid, gid)) = whiteout {
+                    w.var(*ino).var((*uid).into()).var((*gid).into());
+                }
+            }
+            Op::Write { ino, at, kill_suid, data: _ } => {
+                w.u8(5).var(*ino).var(*at).u8((*kill_suid).into());
+            }
+            Op::Hole { ino, at, len, size, kill_suid } => {
+                w.u8(6).var(*ino).var(*at).var(*len).var(*size).u8((*kill_suid).into());
+            }
+            Op::SetAttr { ino, perm, uid, gid, size, atime, mtime } => {
+                let flags =
+                    flag(perm, 0) | flag(uid, 1) | flag(gid, 2) | flag(size, 3) | flag(atime, 4) | flag(mtime, 5);
+                w.u8(7).var(*ino).u8(flags);
+                for v in [perm.map(u64::from), uid.map(u64::from), gid.map(u64::from), *size].into_iter().flatten() {
+                    w.var(v);
+                }
+                for t in [atime, mtime].into_iter().flatten() {
+                    t.put(&mut w);
+                }
+            }
+            Op::SetXattr { ino, name, value } => {
+                w.u8(8).var(*ino).bytes(name).bytes(value);
+            }
+            Op::RemoveXattr { ino, name } => {
+                w.u8(9).var(*ino).bytes(name);
+            }
+        }
+        w
+    }
+
+    /// The bytes of a write's data, which stand behind the head.
+    pub fn data(&self) -> &'a [u8] {
+        if let Op::Write { data, .. } = self.op { data } else { &[] }
+    }
+
+    pub fn decode(bytes: &'a [u8]) -> Result<Record<'a>> {
+        let mut r = Reader::new(bytes, "journal record");
+        let n = r.count(10)?;
+        let mut places = Vec::with_capacity(n);
+        for _ in 0..n {
+            places.push((r.var()?, Place { parent: r.var()?, hash: r.u64()? }));
+        }
+        let time = Time::get(&mut r)?;
+        let op = match r.u8()? {
+            1 => Op::Create {
+                at: get_at(&mut r)?,
+                ino: r.var()?,
+                kind: FileKind::from_u8(r.u8()?).ok_or_else(|| r.bad("unknown file type"))?,
+                perm: r.u16()?,
+                uid: r.var32()?,
+                gid: r.var32()?,
+                rdev: r.var32()?,
+                target: r.bytes()?,
+                xattrs: {
+                    let n = r.count(2)?;
+                    (0..n).map(|_| Ok((r.bytes()?, r.bytes()?))).collect::<Result<_>>()?
+                },
+            },
+            2 => Op::Link { ino: r.var()?, at: get_at(&mut r)? },
+            3 => Op::Remove { at: get_at(&mut r)?, ino: r.var()? },
+            4 => {
+                let (from, to, ino) = (get_at(&mut r)?, get_at(&mut r)?, r.var()?);
+                let flags = r.u8()?;
+                let replaced = if flags & 1 != 0 { Some(r.var()?) } else { None };
+                let whiteout = if flags & 4 != 0 { Some((r.var()?, r.var32()?, r.var32()?)) } else { None };
+                Op::Rename { from, to, ino, replaced, exchange: flags & 2 != 0, whiteout }
+            }
+            5 => {
+                let (ino, at, kill_suid) = (r.var()?, r.var()?, r.u8()? != 0);
+                let data = r.raw(r.rest().len())?;
+                Op::Write { ino, at, kill_suid, data }
+            }
+            6 => Op::Hole { ino: r.var()?, at: r.var()?, len: r.var()?, size: r.var()?, kill_suid: r.u8()? != 0 },
+            7 => {
+                let (ino, flags) = (r.var()?, r.u8()?);
+                let on = |bit: u8| flags & 1 << bit != 0;
+                Op::SetAttr {
+                    ino,
+                    perm: if on(0) { Some(r.var32()? as u16) } else { None },
+                    uid: if on(1) { Some(r.var32()?) } else { None },
+                    gid: if on(2) { Some(r.var32()?) } else { None },
+                    size: if on(3) { Some(r.var()?) } else { None },
+                    atime: if on(4) { Some(Time::get(&mut r)?) } else { None },
+                    mtime: if on(5) { Some(Time::get(&mut r)?) } else { None },
+                }
+            }
+            8 => Op::SetXattr { ino: r.var()?, name: r.bytes()?, value: r.bytes()? },
+            9 => Op::RemoveXattr { ino: r.var()?, name: r.bytes()? },
+            _ => return Err(r.bad("unknown operation")),
+        };
+        r.end()?;
+        Ok(Record { places, time, op })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_come_back_as_they_went() {
+        let at = At { dir: 1, name: b"a" };
+        let to = At { dir: 7, name: b"\xff\n" };
+        let t = Time { sec: -5, nsec: 999 };
+        let ops = [
+            Op::Create {
+                at,
+                ino: 9,
+                kind: FileKind::CharDevice,
+                perm: 0o4755,
+                uid: 1,
+                gid: u32::MAX,
+                rdev: 0x103,
+                target: b"",
+                xattrs: vec![(b"n", b"v")],
+            },
+            Op::Link { ino: 3, at },
+            Op::Remove { at, ino: 4 },
+            Op::Rename { from: at, to, ino: 3, replaced: Some(5), exchange: true, whiteout: None },
+            Op::Rename { from: at, to, ino: 3, replaced: None, exchange: false, whiteout: Some((8, 0, 1000)) },
+            Op::Write { ino: 3, at: u64::MAX >> 1, kill_suid: true, data: b"bytes" },
+            Op::Hole { ino: 3, at: 4096, len: 1, size: 77, kill_suid: false },
+            Op::SetAttr {
+                ino: 3,
+                perm: Some(0o600),
+                uid: None,
+                gid: Some(4),
+                size: Some(1 << 40),
+                atime: None,
+                mtime: Some(t),
+            },
+            Op::SetXattr { ino: 3, name: b"user.x", value: b"" },
+            Op::RemoveXattr { ino: 3, name: b"user.x" },
+        ];
+        for op in ops {
+            let record = Record { places: vec![(3, Place { parent: 1, hash: 77 }), (9, Place::SHELLS)], time: t, op };
+            let mut bytes = record.head().into_vec();
+            bytes.extend_from_slice(record.data());
+            assert_eq!(Record::decode(&bytes).unwrap(), record);
+            for n in 0..bytes.len() {
+                let _ = Record::decode(&bytes[..n]); // never panics
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The state directory: what a machine keeps of a drive. `key`, `device` and `memory` are small sealed files,
+//! `journal/` holds what is not yet committed, `cache/` and `index/` can be deleted at any time.
+
+use crate::crypt::local::{DeviceRecord, LocalKeys, Memory};
+use crate::crypt::{DriveSecrets, SigningKey};
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::{HostDisk, Random, random};
+use crate::types::DeviceId;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// A state directory, locked by this process.
+pub struct StateDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Makes the directory (mode 0700) where there is none, and locks it. Another process that holds it is a
+    /// `Conflict`.
+    pub fn open(path: &Path) -> Result<StateDir> {
+        HostDisk::open(path)?;
+        let at = || format!("cannot lock the state directory {}", path.display());
+        let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock")).context(at)?;
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(StateDir { path: path.into(), _lock: lock }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(
+                Kind::Conflict,
+                format!(
+                    "the drive is in use: another process holds its state directory {} (is it mounted already?)",
+                    path.display()
+                ),
+            )),
+            Err(e) => Err(Error::from(std::io::Error::from(e)).context(at())),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn journal(&self) -> Result<HostDisk> {
+        HostDisk::open(self.path.join("journal"))
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.path.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::from(e).context(format!("cannot read {}", path.display()))),
+        }
+    }
+
+    /// Replaces a file, durably: after a crash it is the old one or the new one.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let (path, new) = (self.path.join(name), self.path.join(format!("{name}.new")));
+        let write = || {
+            let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+            file.write_all(bytes)?;
+            file.sync_data()?;
+            fs::rename(&new, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// The keys of this directory; new ones, where it is a new one.
+    pub fn keys(&self, secrets: &DriveSecrets, random: &dyn Random) -> Result<LocalKeys> {
+        if let Some(bytes) = self.read("key")? {
+            return LocalKeys::unwrap(secrets, &bytes)
+                .map_err(|e| e.context(format!("cannot open {}", self.path.join("key").display())));
+        }
+        let keys = LocalKeys::generate(secrets, random)?;
+        self.write("key", &keys.wrap(secrets)?)?;
+        Ok(keys)
+    }
+
+    /// Who this machine is to the drive: for each start with a new incarnation. A new device has number 0 until
+    /// a commit gives it one.
+    pub fn device(&self, keys: &LocalKeys, source: &dyn Random) -> Result<DeviceRecord> {
+        let mut device = match self.read("device")? {
+            Some(bytes) => DeviceRecord::open(keys, &bytes)?,
+            None => DeviceRecord {
+                device: DeviceId(random(source)?),
+                signing: SigningKey::generate(source)?,
+                number: 0,
+                incarnation: [0; 16],
+            },
+        };
+        device.incarnation = random(source)?;
+        self.put_device(keys, &device)?;
+        Ok(device)
+    }
+
+    pub fn put_device(&self, keys: &LocalKeys, device: &DeviceRecord) -> Result<()> {
+        self.write("device", &device.seal(keys)?)
+    }
+
+    /// The newest head that this machine has seen.
+    pub fn memory(&self, keys: &LocalKeys) -> Result<Option<Memory>> {
+        self.read("memory")?.map(|bytes| Memory::open(keys, &bytes)).transpose()
+    }
+
+    pub fn put_memory(&self, keys: &LocalKeys, memory: &Memory) -> Result<()> {
+        self.write("memory", &memory.seal(keys)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::SystemRandom;
+
+    #[test]
+    fn one_process_holds_a_state_directory_and_finds_its_identity_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let secrets = DriveSecrets::generate(&SystemRandom).unwrap();
+        let first = StateDir::open(&path).unwrap();
+        assert_eq!(StateDir::open(&path).err().map(|e| e.kind()), Some(Kind::Conflict));
+        let keys = first.keys(&secrets, &SystemRandom).unwrap();
+        let device = first.device(&keys, &SystemRandom).unwrap();
+        first.put_memory(&keys, &Memory { version: 7, head: [1; 32] }).unwrap();
+        drop(first);
+
+        let again = StateDir::open(&path).unwrap();
+        let keys = again.keys(&secrets, &SystemRandom).unwrap();
+        let same = again.device(&keys, &SystemRandom).unwrap();
+        assert_eq!(same.device, device.device);
+        assert_ne!(same.incarnation, device.incarnation);
+        assert_eq!(again.memory(&keys).unwrap(), Some(Memory { version: 7, head: [1; 32] }));
+        let other = DriveSecrets::generate(&SystemRandom).unwrap();
+        assert!(again.keys(&other, &SystemRandom).is_err());
+    }
+}

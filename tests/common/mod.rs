@@ -1,0 +1,205 @@
+//! A drive of its own for each test: a store, a state directory, a key file and a mount point in a temporary
+//! directory, mounted for real with the built binary.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+pub const NACREFS: &str = env!("CARGO_BIN_EXE_nacrefs");
+
+pub struct TestDrive {
+    dir: TempDir,
+    pub mnt: PathBuf,
+    pub store: PathBuf,
+    pub state: PathBuf,
+    pub key: PathBuf,
+    options: String,
+    mounted: bool,
+}
+
+impl TestDrive {
+    /// A new drive, mounted.
+    pub fn new() -> TestDrive {
+        TestDrive::with("commit=1")
+    }
+
+    /// A new drive, mounted with options.
+    pub fn with(options: &str) -> TestDrive {
+        let mut d = TestDrive::unmounted(options);
+        d.mount();
+        d
+    }
+
+    /// A new drive, made but not mounted.
+    pub fn unmounted(options: &str) -> TestDrive {
+        let dir = tempfile::Builder::new().prefix("nacre-test-").tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let d = TestDrive {
+            mnt: path("mnt"),
+            store: path("store"),
+            state: path("state"),
+            key: path("key"),
+            options: options.into(),
+            mounted: false,
+            dir,
+        };
+        std::fs::create_dir(&d.mnt).unwrap();
+        std::fs::write(&d.key, "0123456789abcdef".repeat(4) + "\n").unwrap();
+        ok(d.nacrefs(&["init"]).arg(&d.store).output());
+        d
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The command, with this drive's key and state directory.
+    pub fn nacrefs(&self, args: &[&str]) -> Command {
+        let mut c = Command::new(NACREFS);
+        c.args(args).stdin(Stdio::null());
+        c.env("NACREFS_STATE_DIR", &self.state).env_remove("NACREFS_PASSPHRASE").env_remove("NACREFS_LOG");
+        c.arg("--key-file").arg(&self.key);
+        c
+    }
+
+    pub fn mount_command(&self) -> Command {
+        let mut c = self.nacrefs(&["mount"]);
+        c.arg(&self.store).arg(&self.mnt).arg("-o").arg(&self.options);
+        c
+    }
+
+    pub fn mount(&mut self) {
+        ok(self.mount_command().output());
+        self.mounted = true;
+    }
+
+    pub fn umount(&mut self) {
+        ok(Command::new(NACREFS).arg("umount").arg(&self.mnt).output());
+        self.mounted = false;
+    }
+
+    pub fn remount(&mut self) {
+        self.umount();
+        self.mount();
+    }
+
+    /// Unmounts, deletes the state directory, and mounts again: from store and key alone.
+    pub fn move_to_a_new_machine(&mut self) {
+        self.umount();
+        std::fs::remove_dir_all(&self.state).unwrap();
+        self.mount();
+    }
+
+    /// The process that serves the mount.
+    pub fn pid(&self) -> i32 {
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|s| s.parse::<i32>().ok()) else { continue };
+            let Ok(args) = std::fs::read(entry.path().join("cmdline")) else { continue };
+            let has = |what: &Path| {
+                use std::os::unix::ffi::OsStrExt;
+                args.split(|b| *b == 0).any(|a| a == what.as_os_str().as_bytes())
+            };
+            if args.split(|b| *b == 0).any(|a| a == b"mount") && has(&self.mnt) {
+                return pid;
+            }
+        }
+        panic!("nobody serves {}", self.mnt.display());
+    }
+
+    /// Kills the daemon outright and clears the dead mount.
+    pub fn kill(&mut self) {
+        let pid = self.pid();
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        let until = Instant::now() + Duration::from_secs(10);
+        while Path::new(&format!("/proc/{pid}/stat")).exists() && !zombie(pid) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.clear();
+    }
+
+    fn clear(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.mnt).stderr(Stdio::null()).status();
+        self.mounted = false;
+    }
+
+    /// Runs a shell script inside the drive; panics with its output where it fails.
+    pub fn sh(&self, script: &str) -> String {
+        self.sh_in(&self.mnt, script)
+    }
+
+    pub fn sh_in(&self, dir: &Path, script: &str) -> String {
+        let mut c = Command::new("bash");
+        c.args(["-euo", "pipefail", "-c", script]).current_dir(dir).stdin(Stdio::null());
+        c.env("HOME", self.dir.path()).env("T", self.dir.path()).env("MNT", &self.mnt).env("LC_ALL", "C");
+        let out = c.output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(
+            out.status.success(),
+            "script failed ({}):\n{script}\n--- stdout\n{text}\n--- stderr\n{}",
+            out.status,
+            String::from_utf8_lossy(&out.stderr)
+        );
+        text
+    }
+
+    /// Bytes of all objects in the store.
+    pub fn store_bytes(&self) -> u64 {
+        fn walk(dir: &Path) -> u64 {
+            std::fs::read_dir(dir)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|e| match e.metadata() {
+                    Ok(m) if m.is_dir() => walk(&e.path()),
+                    Ok(m) => m.len(),
+                    Err(_) => 0,
+                })
+                .sum()
+        }
+        walk(&self.store)
+    }
+
+    /// Waits until everything written so far is in the store.
+    pub fn sync(&self) {
+        ok(Command::new(NACREFS).arg("sync").arg(&self.mnt).output());
+    }
+}
+
+impl Drop for TestDrive {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The daemon's own words help most.
+            for log in std::fs::read_dir(&self.state).into_iter().flatten().flatten() {
+                if log.path().extension().is_some_and(|e| e == "log") {
+                    eprintln!("--- {}\n{}", log.path().display(), std::fs::read_to_string(log.path()).unwrap_or_default());
+                }
+            }
+        }
+        if self.mounted {
+            let done = Command::new(NACREFS).arg("umount").arg(&self.mnt).output();
+            if !done.is_ok_and(|o| o.status.success()) {
+                self.clear();
+            }
+        }
+    }
+}
+
+fn zombie(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|s| s.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
+}
+
+/// The output of a command that must succeed.
+pub fn ok(output: std::io::Result<Output>) -> Output {
+    let output = output.unwrap();
+    assert!(
+        output.status.success(),
+        "{}\n--- stdout\n{}\n--- stderr\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
