@@ -11,6 +11,8 @@ pub mod seal;
 pub mod secrets;
 pub mod sign;
 pub mod slot;
+#[cfg(test)]
+mod vectors;
 
 pub use keys::RealmKeys;
 pub use local::{DeviceRecord, LocalKeys, Memory};
