@@ -94,6 +94,10 @@ impl TestDrive {
 
     /// The process that serves the mount.
     pub fn pid(&self) -> i32 {
+        self.find_pid().unwrap_or_else(|| panic!("nobody serves {}", self.mnt.display()))
+    }
+
+    fn find_pid(&self) -> Option<i32> {
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|s| s.parse::<i32>().ok()) else { continue };
             let Ok(args) = std::fs::read(entry.path().join("cmdline")) else { continue };
@@ -102,16 +106,30 @@ impl TestDrive {
                 args.split(|b| *b == 0).any(|a| a == what.as_os_str().as_bytes())
             };
             if args.split(|b| *b == 0).any(|a| a == b"mount") && has(&self.mnt) {
-                return pid;
+                return Some(pid);
             }
         }
-        panic!("nobody serves {}", self.mnt.display());
+        None
     }
 
     /// Kills the daemon outright and clears the dead mount.
     pub fn kill(&mut self) {
         let pid = self.pid();
         unsafe { libc::kill(pid, libc::SIGKILL) };
+        self.await_end(pid);
+    }
+
+    /// After somebody has killed the daemon: waits for its end, and clears the dead mount.
+    pub fn kill_is_done(&mut self) {
+        let pid = self.find_pid();
+        if let Some(pid) = pid {
+            self.await_end(pid);
+        } else {
+            self.clear();
+        }
+    }
+
+    fn await_end(&mut self, pid: i32) {
         let until = Instant::now() + Duration::from_secs(10);
         while Path::new(&format!("/proc/{pid}/stat")).exists() && !zombie(pid) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));

@@ -1,0 +1,104 @@
+//! Promises 2 and 3: after the daemon is killed at any moment, everything made durable is there, and the drive is
+//! as it was at some moment: a prefix of the operations.
+
+mod common;
+#[path = "common/model.rs"]
+mod model;
+use common::TestDrive;
+use model::{Dice, Model, Op, look, perform};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// One round: operations until the daemon dies, then a new mount; returns how the tree looked then.
+fn round(d: &mut TestDrive, seed: u64, before: &Model) -> Model {
+    let mut dice = Dice(seed);
+    let delay = Duration::from_millis(20 + dice.below(900));
+    let pid = d.pid();
+    let root = d.mnt.join("work");
+    let dead = AtomicBool::new(false);
+    let durable = AtomicUsize::new(0);
+    let mut ops: Vec<Op> = Vec::new();
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            std::thread::sleep(delay);
+            dead.store(true, Ordering::SeqCst);
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        });
+        let mut now = before.clone();
+        loop {
+            let op = now.choose(&mut dice);
+            let done = perform(&root, &op);
+            match done {
+                Ok(()) => {
+                    now.apply(&op);
+                    ops.push(op.clone());
+                    if matches!(op, Op::Fsync(_)) {
+                        durable.store(ops.len(), Ordering::SeqCst);
+                    }
+                }
+                Err(e) => {
+                    assert!(dead.load(Ordering::SeqCst), "seed {seed}: {op:?} failed with the daemon alive: {e}");
+                    // Not acknowledged: it may have happened all the same.
+                    ops.push(op);
+                    break;
+                }
+            }
+        }
+    });
+    d.kill_is_done();
+    let begun = Instant::now();
+    d.mount();
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "seed {seed}: the mount took {took:?}");
+    let seen = look(&root);
+    let least = durable.load(Ordering::SeqCst);
+    let mut m = before.clone();
+    let mut nearest = (usize::MAX, String::new());
+    for k in 0..=ops.len() {
+        if k > 0 {
+            m.apply(&ops[k - 1]);
+        }
+        if k < least {
+            continue;
+        }
+        let want = m.seen();
+        if want == seen {
+            return m;
+        }
+        let differ: Vec<String> = want
+            .iter()
+            .filter(|(p, w)| seen.get(*p) != Some(w))
+            .map(|(p, w)| format!("{p}: want {w}, is {:?}", seen.get(p)))
+            .chain(seen.keys().filter(|p| !want.contains_key(*p)).map(|p| format!("{p}: is there")))
+            .collect();
+        if differ.len() < nearest.0 {
+            nearest = (differ.len(), format!("{k}: {}", differ.join("\n  ")));
+        }
+    }
+    panic!(
+        "seed {seed}: the tree is no prefix of the {} operations that has the {least} durable ones; nearest is prefix {}\nlast ops: {:?}",
+        ops.len(),
+        nearest.1,
+        &ops[ops.len().saturating_sub(12)..]
+    );
+}
+
+#[test]
+fn killed_at_any_moment_nothing_durable_is_lost_and_the_rest_is_a_prefix() {
+    let full = std::env::var("NACREFS_TEST_FULL").is_ok_and(|v| !v.is_empty());
+    let rounds = if full { 200 } else { 40 };
+    let seed: u64 = match std::env::var("NACREFS_SEED") {
+        Ok(s) => s.parse().unwrap(),
+        Err(_) => std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64,
+    };
+    println!("NACREFS_SEED={seed} replays this");
+    let mut d = TestDrive::new();
+    std::fs::create_dir(d.mnt.join("work")).unwrap();
+    let mut m = Model::default();
+    for r in 0..rounds {
+        m = round(&mut d, seed.wrapping_add(r), &m);
+    }
+    // And through the store alone.
+    d.move_to_a_new_machine();
+    assert_eq!(look(&d.mnt.join("work")), m.seen());
+}
