@@ -16,6 +16,9 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+/// File capabilities: gone with each change of the bytes or the owner (FUSE_HANDLE_KILLPRIV_V2).
+const CAPABILITY: &[u8] = b"security.capability";
+
 /// What suid and sgid become when somebody without the right to keep them writes.
 pub(super) fn without_suid(perm: u16) -> u16 {
     let sgid = if perm & 0o010 != 0 { 0o2000 } else { 0 };
@@ -137,6 +140,9 @@ impl Drive {
                     node.meta.attr.size = size;
                     node.meta.attr.mtime = time;
                 }
+                if uid.is_some() || gid.is_some() || size.is_some() {
+                    remove_xattr(&mut node.meta, CAPABILITY);
+                }
                 let attr = &mut node.meta.attr;
                 attr.uid = uid.unwrap_or(attr.uid);
                 attr.gid = gid.unwrap_or(attr.gid);
@@ -184,6 +190,7 @@ impl Drive {
         if kill_suid {
             attr.perm = without_suid(attr.perm);
         }
+        remove_xattr(&mut node.meta, CAPABILITY);
     }
 
     /// A new inode under a name.

@@ -6,7 +6,7 @@ use super::layer::{FileLayer, Piece, Run};
 use super::record::Op;
 use super::types::{Allocate, Caller, Opened, Seek, SetAttr, Wait};
 use crate::content::Blob;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::types::Ino;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -79,11 +79,24 @@ impl Drive {
     /// Reads up to `len` bytes; fewer only at the end of the file.
     pub fn read(&self, wait: Wait, ino: Ino, at: u64, len: usize) -> Result<Vec<u8>> {
         let inode = self.load(ino, wait)?;
-        let slice = Slice::of(&inode, at, len as u64)?;
-        let mut out = vec![0; slice.size.min(at.saturating_add(len as u64)).saturating_sub(at) as usize];
-        self.fill(&slice, at, &mut out, wait)?;
+        let (_, out) = self.bytes_of(&inode, at, len, wait)?;
         self.touch_atime(&inode);
         Ok(out)
+    }
+
+    /// A range of a file, cut at its end; and its size.
+    fn bytes_of(&self, inode: &Inode, at: u64, len: usize, wait: Wait) -> Result<(u64, Vec<u8>)> {
+        loop {
+            let epoch = self.epoch();
+            let slice = Slice::of(inode, at, len as u64)?;
+            let mut out = vec![0; slice.size.min(at.saturating_add(len as u64)).saturating_sub(at) as usize];
+            match self.fill(&slice, at, &mut out, wait) {
+                Ok(()) => return Ok((slice.size, out)),
+                // A commit may have taken the bytes out of the journal since we looked: look again.
+                Err(e) if e.kind() != Kind::Miss && epoch != self.epoch() => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     fn fill(&self, slice: &Slice, from: u64, out: &mut [u8], wait: Wait) -> Result<()> {
@@ -209,14 +222,13 @@ impl Drive {
         let mut done = 0;
         // Piece by piece: a copy of any length holds no more than one in memory.
         while done < len {
-            let slice = Slice::of(&source, from_at + done, (len - done).min(COPY))?;
-            let n = slice.size.saturating_sub(from_at + done).min(len - done).min(COPY);
-            if n == 0 {
+            let patience = if done == 0 { wait } else { Wait::Yes };
+            let (_, bytes) = self.bytes_of(&source, from_at + done, (len - done).min(COPY) as usize, patience)?;
+            if bytes.is_empty() {
                 break;
             }
-            let mut bytes = vec![0; n as usize];
-            self.fill(&slice, from_at + done, &mut bytes, if done == 0 { wait } else { Wait::Yes })?;
-            self.write(if done == 0 { wait } else { Wait::Yes }, to, to_at + done, &bytes, false, true)?;
+            let n = bytes.len() as u64;
+            self.write(patience, to, to_at + done, &bytes, false, true)?;
             done += n;
             if wait == Wait::No {
                 break;
