@@ -1,6 +1,7 @@
 //! Keys, sealing, self-encryption (docs/SECURITY.md has the rules, docs/FORMAT.md the bytes).
 
 pub mod seal;
+pub mod set;
 
 pub use seal::{open, seal};
 
