@@ -3,9 +3,11 @@
 
 mod clock;
 pub mod disk;
+pub mod simdisk;
 
 pub use clock::{Clock, SystemClock};
 pub use disk::{Disk, DiskFile, HostDisk};
+pub use simdisk::SimDisk;
 
 use crate::error::{Error, Result};
 

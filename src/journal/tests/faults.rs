@@ -1,0 +1,200 @@
+//! Every call to the disk may fail, once or from then on: nothing acknowledged is lost, nobody is lied to.
+
+use super::*;
+use crate::sys::simdisk::{Call, Fault, Op};
+
+/// What a workload was promised.
+#[derive(Default)]
+struct Promised {
+    records: BTreeMap<Lsn, Vec<u8>>,
+    acknowledged: Lsn,
+    floor: Lsn,
+    errors: Vec<Error>,
+}
+
+/// Appends, syncs, flushes, trims, whatever fails on the way.
+fn work(journal: &Journal) -> Promised {
+    let mut p = Promised::default();
+    for n in 0..240u64 {
+        let r = record(n, 200 + (n as usize * 37) % 900);
+        match journal.append(&[&r]) {
+            Ok(lsn) => {
+                assert_eq!(lsn, p.records.len() as u64 + 1);
+                p.records.insert(lsn, r);
+            }
+            Err(e) => p.errors.push(e),
+        }
+        let last = p.records.len() as u64;
+        if n % 7 == 0 {
+            match journal.sync(last) {
+                Ok(()) => p.acknowledged = last,
+                Err(e) => p.errors.push(e),
+            }
+        }
+        if n % 11 == 0 {
+            p.errors.extend(journal.flush().err());
+            p.errors.extend(journal.prepare().err());
+        }
+        if n % 60 == 59 {
+            p.floor = p.acknowledged;
+            p.errors.extend(journal.trim(p.floor).err());
+        }
+    }
+    p
+}
+
+fn check(disk: &SimDisk, p: &Promised, what: &str) {
+    for seed in 0..4 {
+        let disk = disk.crash(seed);
+        let (journal, got) =
+            open(&disk, Options { floor: p.floor, ..small() }).unwrap_or_else(|e| panic!("{what}: {e:?}"));
+        assert!(journal.last() >= p.acknowledged, "{what}: {} of {}", journal.last(), p.acknowledged);
+        let expected = p.records.range(p.floor + 1..=journal.last().max(p.floor)).map(|(n, r)| (*n, r.clone()));
+        assert_eq!(got, expected.collect(), "{what}");
+    }
+}
+
+const OPS: [Op; 6] = [Op::Open, Op::Rename, Op::Remove, Op::SyncNames, Op::Write, Op::Sync];
+
+#[test]
+fn any_single_failure_is_survived() {
+    for op in OPS {
+        for nth in 0.. {
+            let disk = SimDisk::new();
+            let (journal, _) = open(&disk, small()).unwrap();
+            let from = disk.count(op);
+            let tear = nth % 2 == 1;
+            disk.set_fault(move |c: &Call| match c.op == op && c.nth == from + nth {
+                true if op == Op::Write && tear => Fault::Tear(1500),
+                true => Fault::Fail(Kind::Failed),
+                false => Fault::Pass,
+            });
+            let p = work(&journal);
+            assert!(p.errors.len() <= 1, "{op:?} {nth}: {:?}", p.errors);
+            assert!(journal.log.lock().poison.is_none(), "{op:?} {nth}");
+            check(&disk, &p, &format!("{op:?} {nth}"));
+            if disk.count(op) - from <= nth {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_stays_broken_poisons_and_is_never_believed_again() {
+    for op in [Op::Write, Op::Sync] {
+        for nth in (0..60).step_by(3) {
+            let disk = SimDisk::new();
+            let (journal, _) = open(&disk, small()).unwrap();
+            let from = disk.count(op);
+            // It works again later, which must change nothing.
+            disk.set_fault(move |c: &Call| match c.op == op && (from + nth..from + nth + 3).contains(&c.nth) {
+                true => Fault::Fail(Kind::NoSpace),
+                false => Fault::Pass,
+            });
+            let p = work(&journal);
+            check(&disk, &p, &format!("{op:?} {nth}"));
+            if journal.log.lock().poison.is_some() {
+                assert!(p.errors.iter().all(|e| e.kind() == Kind::NoSpace), "{:?}", p.errors);
+                assert!(p.errors.len() > 1);
+                assert_eq!(journal.append(&[b"x"]).unwrap_err().kind(), Kind::NoSpace);
+                assert_eq!(journal.flush().unwrap_err().kind(), Kind::NoSpace);
+                assert_eq!(journal.sync(Lsn::MAX).unwrap_err().kind(), Kind::NoSpace);
+                assert!(journal.sync(p.acknowledged).is_ok());
+                let (lsn, r) = p.records.iter().last().unwrap();
+                assert_eq!(&journal.read(*lsn, 0..r.len()).unwrap()[..], &r[..], "still readable");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_waiter_hears_of_a_failure() {
+    let disk = SimDisk::new();
+    let (journal, _) = open(&disk, small()).unwrap();
+    disk.set_fault(|c: &Call| {
+        if c.op != Op::Sync {
+            return Fault::Pass;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        Fault::Fail(Kind::Failed)
+    });
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let journal = &journal;
+            scope.spawn(move || {
+                let lsn = journal.append(&[&record(n, 100)]);
+                let e = lsn.and_then(|lsn| journal.sync(lsn)).expect_err("no lie");
+                assert_eq!(e.kind(), Kind::Failed);
+            });
+        }
+    });
+    assert_eq!(journal.durable(), 0);
+}
+
+#[test]
+fn threads_survive_failures_that_pass() {
+    let disk = SimDisk::new();
+    let (journal, _) = open(&disk, Options { limit: 16 << 20, ..small() }).unwrap();
+    disk.set_fault(|c: &Call| match c.op {
+        Op::Write if c.nth % 40 == 23 => Fault::Tear(700),
+        Op::Sync if c.nth % 30 == 17 => Fault::Fail(Kind::Failed),
+        _ => Fault::Pass,
+    });
+    let acknowledged = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4u64)
+            .map(|t| {
+                let journal = &journal;
+                scope.spawn(move || {
+                    let mut acknowledged = BTreeMap::new();
+                    for i in 0..150 {
+                        let r = record(t * 1000 + i, 700);
+                        // What fails without a number, or with a poisoned journal, is no promise.
+                        let Ok(lsn) = journal.append(&[&r]) else { continue };
+                        if i % 5 == 0 && journal.sync(lsn).is_ok() {
+                            acknowledged.insert(lsn, r);
+                        }
+                    }
+                    acknowledged
+                })
+            })
+            .collect();
+        threads.into_iter().flat_map(|t| t.join().unwrap()).collect::<BTreeMap<_, _>>()
+    });
+    assert!(acknowledged.len() > 10);
+    for seed in 0..3 {
+        let (_, got) = open(&disk.crash(seed), small()).unwrap();
+        assert!(acknowledged.iter().all(|(lsn, r)| got.get(lsn) == Some(r)));
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_before_the_number_and_passes() {
+    let disk = SimDisk::new();
+    let (journal, _) = open(&disk, small()).unwrap();
+    disk.set_capacity(Some(100 << 10));
+    let r = record(0, 1000);
+    let mut n = 0;
+    let e = loop {
+        match journal.append(&[&r]) {
+            Ok(lsn) => n = lsn,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!((e.kind(), journal.last()), (Kind::NoSpace, n));
+    assert!(n > 40);
+    journal.sync(n).unwrap();
+    assert_eq!(disk.contents().len(), 1, "what could not be made is removed");
+    assert_eq!(journal.append(&[&r]).unwrap_err().kind(), Kind::NoSpace);
+    // A daemon that starts on the full disk can replay, and says the same.
+    let copy = disk.crash(0);
+    let (again, got) = open(&copy, small()).unwrap();
+    assert_eq!(got.len() as u64, n);
+    assert_eq!(again.append(&[&r]).unwrap_err().kind(), Kind::NoSpace);
+    copy.set_capacity(None);
+    assert_eq!(again.append(&[&r]).unwrap(), n + 1);
+    again.sync(n + 1).unwrap();
+    assert_eq!(open(&copy.crash(0), small()).unwrap().1.len() as u64, n + 1);
+    disk.set_capacity(None);
+    assert_eq!(journal.append(&[&r]).unwrap(), n + 1);
+}
