@@ -1,1 +1,104 @@
-//! (in the making)
+//! The command line: what people type, and what scripts, units and tests rely on.
+//!
+//! A command either asks the daemon of a mount ([`control`]) or opens the drive itself ([`backend::Backend`]);
+//! `mount` becomes such a daemon.
+
+pub mod args;
+pub mod backend;
+mod commands;
+pub mod control;
+mod daemon;
+pub mod exit;
+mod mount;
+mod mounts;
+pub mod options;
+mod output;
+pub mod paths;
+pub mod secrets;
+mod umount;
+pub mod values;
+pub mod when;
+
+pub use mounts::{CONTROL_XATTR, FS_TYPE};
+
+use crate::error::Result;
+use args::{Cli, Command, KeyCommand, Parsed};
+use backend::Backend;
+use paths::Locations;
+use secrets::SecretEnv;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// What all commands share.
+struct App<'b> {
+    backend: &'b dyn Backend,
+    env: SecretEnv,
+    state_dir_env: Option<PathBuf>,
+}
+
+impl App<'_> {
+    fn places(&self) -> Result<Locations> {
+        Locations::of_caller()
+    }
+
+    /// The URL of a STORE, or of the default drive's.
+    fn store(&self, given: Option<&Path>) -> Result<String> {
+        match given {
+            Some(store) => paths::store_url(store),
+            None => Ok(paths::file_url(&self.places()?.store)),
+        }
+    }
+}
+
+/// Runs a command line and returns its exit status. To be called at the very start of a process, while it has
+/// one thread: it changes the environment, and `mount` forks.
+pub fn main(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let verbose = &mut false;
+    ExitCode::from(match start(backend, line, verbose) {
+        Ok(status) => status,
+        Err(e) => {
+            eprintln!("{}", output::error_line(&e, *verbose));
+            e.exit_status()
+        }
+    })
+}
+
+fn start(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>, verbose: &mut bool) -> Result<u8> {
+    // SAFETY: this is called before any thread is made (see `main`).
+    let env = unsafe { SecretEnv::take() };
+    let cli = match args::parse(line)? {
+        Parsed::Run(cli) => cli,
+        Parsed::Print(text) => return output::print(&text).map(|()| exit::DONE),
+        Parsed::Bare(help) => {
+            eprint!("{help}");
+            return Ok(exit::USAGE);
+        }
+    };
+    *verbose = cli.verbose;
+    daemon::harden()?;
+    let state_dir_env = std::env::var_os("NACREFS_STATE_DIR").filter(|d| !d.is_empty()).map(PathBuf::from);
+    let app = App { backend, env: env?, state_dir_env };
+    run(&app, &cli).map(|()| exit::DONE)
+}
+
+fn run(app: &App, cli: &Cli) -> Result<()> {
+    // A mount starts its log once it knows where; the others only complain.
+    if !matches!(cli.command, Command::Mount(_)) {
+        daemon::start_logging("error")?;
+    }
+    match &cli.command {
+        Command::Init(args) => commands::init(app, args),
+        Command::Mount(args) => mount::run(app, args),
+        Command::Umount(args) => umount::run(args),
+        Command::Sync(args) => commands::sync(args),
+        Command::Status(args) => commands::status(app, args),
+        Command::Log(args) => commands::log(app, args),
+        Command::Cat(args) => commands::cat(app, args),
+        Command::Check(args) => commands::check(app, args),
+        Command::Key(KeyCommand::List(args)) => commands::key_list(app, args),
+        Command::Completions { shell } => commands::completions(*shell),
+        Command::Man(args) => commands::man(args),
+        Command::ExitStatus => output::print(&format!("{}\n", exit::HELP)),
+    }
+}

@@ -1,0 +1,132 @@
+//! What the command line asks of the drive: the seam between them.
+
+use super::control::{Handler, Progress, Reply, Request};
+use super::options::MountOptions;
+use super::secrets::Given;
+use super::values::Moment;
+use crate::error::Result;
+use crate::types::DriveId;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// Makes, opens and mounts drives. A store is always a URL (`file:///srv/store`).
+///
+/// `mount` is called in the process that will serve the mount, before which no method has been called in it;
+/// so threads and runtimes are to be started by these methods, never earlier.
+pub trait Backend {
+    /// Makes an empty drive. `Kind::Conflict` where the store holds one, or the remains of one.
+    fn init(&self, store: &str, secret: &Given, options: &InitOptions) -> Result<Created>;
+
+    /// The id of the drive that a store holds. `Kind::NotADrive` where there is certainly none, `Kind::Away` where
+    /// that cannot be told. The id is not authenticated: whoever opens the drive must compare.
+    fn drive_id(&self, store: &str) -> Result<DriveId>;
+
+    /// Opens the drive, replays its journal and mounts it. Returns once the mount can be used.
+    fn mount(&self, request: MountRequest) -> Result<Arc<dyn Running>>;
+
+    /// Answers `Status`, `Log` or `Cat` for a drive that is not mounted here, as a mounted one would.
+    fn answer(&self, drive: &Closed, request: Request, out: &mut dyn Reply) -> Result<()>;
+
+    /// Verifies a store. Damage is reported in the result; an error means that the check could not go on.
+    fn check(
+        &self,
+        drive: &Closed,
+        options: &CheckOptions,
+        progress: &mut dyn FnMut(&Progress) -> Result<()>,
+    ) -> Result<CheckReport>;
+
+    /// What opens the drive.
+    fn keys(&self, drive: &Closed) -> Result<Vec<KeySlot>>;
+}
+
+/// A drive that is opened without being mounted.
+#[derive(Debug)]
+pub struct Closed {
+    pub store: String,
+    pub secret: Given,
+    /// The state directory, if this machine has one for the drive; it need not exist.
+    pub state_dir: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitOptions {
+    /// Make a recovery code too.
+    pub recovery_code: bool,
+}
+
+/// A drive that was made.
+#[derive(Debug)]
+pub struct Created {
+    pub drive: DriveId,
+    pub recovery_code: Option<Zeroizing<String>>,
+}
+
+/// All that a mount needs.
+#[derive(Debug)]
+pub struct MountRequest {
+    pub store: String,
+    pub secret: Given,
+    /// The directory to mount on: absolute, existing, not a mount.
+    pub dir: PathBuf,
+    /// Exists (0700); the drive takes its lock, or fails with `Kind::Conflict`.
+    pub state_dir: PathBuf,
+    /// What `getxattr(…, "nacre.control")` must answer on every directory of the mount.
+    pub control: PathBuf,
+    pub options: MountOptions,
+}
+
+/// A mounted drive.
+pub trait Running: Send + Sync {
+    /// Who answers control requests.
+    fn handler(&self) -> Arc<dyn Handler>;
+    /// Waits until it is unmounted, by whomever, and everything acknowledged is in the journal.
+    fn wait(&self) -> Result<()>;
+    /// Detaches the mount, even one in use, and leaves what is not in the store to the journal; `wait` then
+    /// returns. Called on SIGTERM, SIGINT and SIGHUP.
+    fn stop(&self);
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckOptions {
+    /// Verify every byte, not only what describes them.
+    pub read_data: bool,
+    /// Only part n of t of the data, n from 1.
+    pub subset: Option<(u32, u32)>,
+}
+
+/// What a check found. The JSON fields are a contract.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CheckReport {
+    pub drive: String,
+    pub store: String,
+    /// The newest version.
+    pub version: u64,
+    pub heads: u64,
+    pub packs: u64,
+    pub chunks: u64,
+    /// Bytes read from the store.
+    pub bytes_read: u64,
+    pub problems: Vec<Problem>,
+}
+
+/// Damage to one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Which object of the store.
+    pub object: String,
+    /// What is wrong with it.
+    pub what: String,
+    /// Files that need it, as far as known, made safe to print.
+    pub files: Vec<String>,
+}
+
+/// One of the things that open a drive. The JSON fields are a contract.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeySlot {
+    pub slot: String,
+    /// `passphrase`, `key-file` or `recovery-code`.
+    pub kind: String,
+    pub made: Option<Moment>,
+}

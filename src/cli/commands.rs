@@ -1,0 +1,247 @@
+//! The commands that ask, print and are done.
+
+use super::App;
+use super::args::{self, ClosedArgs, SecretArgs, StateArgs};
+use super::backend::{CheckOptions, Closed, InitOptions};
+use super::control::{Client, Request};
+use super::mounts::{self, shown};
+use super::output::{self, Screen};
+use super::paths::{file_url, resolve, store_url, url_path};
+use super::secrets::{self, Given};
+use super::values::DrivePath;
+use super::when::When;
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::SystemRandom;
+use std::path::Path;
+
+/// Makes a drive, and says once what opens it if the passphrase or key is lost.
+pub fn init(app: &App, args: &args::Init) -> Result<()> {
+    let store = store_url(&args.store)?;
+    let mut made_key = None;
+    let secret = match &args.secrets.key_file {
+        Some(file) if !file.exists() => {
+            made_key = Some(shown(&resolve(file)?));
+            Given::KeyFile(secrets::make_key(file, &SystemRandom)?)
+        }
+        _ => secrets::find_new(&args.secrets, &app.env, &mut secrets::ask_terminal)?,
+    };
+    let created = app.backend.init(&store, &secret, &InitOptions { recovery_code: true })?;
+    let mut screen = Screen::new(false);
+    screen.line(&format!("made drive {} in {store}", created.drive))?;
+    if let Some(key) = made_key {
+        screen.line(&format!("made the key file {key}: back it up, away from this machine"))?;
+    }
+    if let Some(code) = created.recovery_code {
+        screen.line(&format!("recovery code: {}", *code))?;
+        screen.line(
+            "Write it down and keep it safe: it opens the drive (--recovery), and is shown only now.",
+        )?;
+    }
+    screen.finish()
+}
+
+/// Asks the daemon of a mount.
+fn ask(point: &Path, request: &Request, screen: &mut Screen) -> Result<()> {
+    Client::connect(&mounts::control_socket(point)?)?.ask(request, screen)
+}
+
+pub fn sync(args: &args::Sync) -> Result<()> {
+    let mount = match &args.dir {
+        Some(dir) => mounts::locate(dir)?.0,
+        None => mounts::implied()?,
+    };
+    let mut screen = Screen::new(false);
+    ask(&mount.point, &Request::Sync {}, &mut screen)?;
+    screen.finish()
+}
+
+pub fn status(app: &App, args: &args::Status) -> Result<()> {
+    let mut screen = Screen::new(args.json);
+    let request = Request::Status {};
+    if let Some(store) = &args.closed.store {
+        let drive = closed(app, Some(store), &args.closed.secrets, &args.closed.state)?;
+        app.backend.answer(&drive, request, &mut screen)?;
+        return screen.finish();
+    }
+    if let Some(dir) = &args.dir {
+        ask(&mounts::locate(dir)?.0.point, &request, &mut screen)?;
+        return screen.finish();
+    }
+    let mounted = mounts::ours()?;
+    if mounted.is_empty() && !args.json {
+        screen.line("no nacrefs drive is mounted")?;
+    }
+    // One drive in trouble does not hide the others; the last trouble is what the command ends with.
+    let mut trouble = None;
+    for mount in mounted {
+        if let Err(e) = ask(&mount.point, &request, &mut screen)
+            && let Some(earlier) = trouble.replace(e)
+        {
+            eprintln!("{}", output::error_line(&earlier, false));
+        }
+    }
+    screen.finish()?;
+    trouble.map_or(Ok(()), Err)
+}
+
+pub fn log(app: &App, args: &args::Log) -> Result<()> {
+    let mut screen = Screen::new(args.json);
+    if args.closed.store.is_some() {
+        let path = DrivePath::new(args.path.as_deref().unwrap_or(Path::new("")))?;
+        let drive = closed(app, args.closed.store.as_deref(), &args.closed.secrets, &args.closed.state)?;
+        app.backend.answer(&drive, Request::Log { path }, &mut screen)?;
+    } else {
+        let (mount, path) = match &args.path {
+            Some(path) => mounts::locate(path)?,
+            None => (mounts::implied()?, DrivePath::default()),
+        };
+        ask(&mount.point, &Request::Log { path }, &mut screen)?;
+    }
+    screen.finish()
+}
+
+pub fn cat(app: &App, args: &args::Cat) -> Result<()> {
+    let at = args.at.as_deref().map(When::parse).transpose()?;
+    let mut screen = Screen::new(false);
+    if args.closed.store.is_some() {
+        let path = DrivePath::new(&args.path)?;
+        let ClosedArgs { store, secrets, state } = &args.closed;
+        let drive = closed(app, store.as_deref(), secrets, state)?;
+        app.backend.answer(&drive, Request::Cat { path, at }, &mut screen)?;
+    } else {
+        let (mount, path) = mounts::locate(&args.path)?;
+        ask(&mount.point, &Request::Cat { path, at }, &mut screen)?;
+    }
+    screen.finish()
+}
+
+pub fn check(app: &App, args: &args::Check) -> Result<()> {
+    let drive = closed(app, args.store.as_deref(), &args.secrets, &args.state)?;
+    let options = CheckOptions { read_data: args.read_data, subset: args.subset };
+    let mut screen = Screen::new(args.json);
+    let report = {
+        use super::control::Reply;
+        app.backend.check(&drive, &options, &mut |progress| screen.progress(progress))?
+    };
+    screen.check(&report)?;
+    screen.finish()?;
+    match report.problems.len() {
+        0 => Ok(()),
+        n => Err(Error::damage(format!("{}: {n} damaged objects", drive.store))),
+    }
+}
+
+pub fn key_list(app: &App, args: &args::KeyList) -> Result<()> {
+    let drive = closed(app, args.store.as_deref(), &args.secrets, &args.state)?;
+    let mut screen = Screen::new(args.json);
+    for slot in app.backend.keys(&drive)? {
+        screen.key(&slot)?;
+    }
+    screen.finish()
+}
+
+/// A drive to be opened without a mount; its existence is checked before a secret is asked for.
+fn closed(app: &App, store: Option<&Path>, flags: &SecretArgs, state: &StateArgs) -> Result<Closed> {
+    let url = app.store(store)?;
+    let places = app.places();
+    let key = places.as_ref().ok().filter(|p| file_url(&p.store) == url).map(|p| p.key.as_path());
+    if store.is_none() && url_path(&url).is_some_and(|path| !path.exists()) {
+        return Err(Error::new(
+            Kind::NotADrive,
+            format!("no STORE is given, and there is no default drive in {url}"),
+        ));
+    }
+    let state_dir = match state.state_dir.as_ref().or(app.state_dir_env.as_ref()) {
+        Some(dir) => resolve(dir)?,
+        None => {
+            let drive = app.backend.drive_id(&url)?;
+            app.places()?.state_dir(drive)
+        }
+    };
+    let secret = secrets::find(flags, key, &app.env, &mut secrets::ask_terminal)?;
+    Ok(Closed { store: url, secret, state_dir })
+}
+
+/// Prints completions for a shell.
+pub fn completions(shell: clap_complete::Shell) -> Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut args::definition(), "nacrefs", &mut text);
+    let mut screen = Screen::new(false);
+    screen.write(&text)?;
+    screen.finish()
+}
+
+/// Prints a manual page, or writes all of them into a directory.
+pub fn man(args: &args::Man) -> Result<()> {
+    let root = args::definition();
+    if let Some(dir) = &args.dir {
+        return write_pages(&root, dir);
+    }
+    let mut command = &root;
+    for name in &args.command {
+        command = command.find_subcommand(name).filter(|c| !c.is_hide_set()).ok_or_else(|| {
+            Error::new(Kind::Usage, format!("no command {name:?} to print the page of (see nacrefs --help)"))
+        })?;
+    }
+    let mut screen = Screen::new(false);
+    screen.write(&page(command)?.1)?;
+    screen.finish()
+}
+
+fn write_pages(command: &clap::Command, dir: &Path) -> Result<()> {
+    let (name, text) = page(command)?;
+    let path = dir.join(name);
+    std::fs::write(&path, text).context(|| format!("cannot write {}", path.display()))?;
+    let below = command.get_subcommands().filter(|c| !c.is_hide_set() && c.get_name() != "help");
+    below.into_iter().try_for_each(|c| write_pages(c, dir))
+}
+
+/// The file name and the text of a command's page.
+fn page(command: &clap::Command) -> Result<(String, Vec<u8>)> {
+    let man = clap_mangen::Man::new(command.clone()).source(format!("nacrefs {}", env!("CARGO_PKG_VERSION")));
+    let mut text = Vec::new();
+    man.render(&mut text).context(|| "cannot render a manual page")?;
+    Ok((man.get_filename(), text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap_complete::Shell;
+
+    #[test]
+    fn completions_and_pages_are_made() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::Elvish, Shell::PowerShell] {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut args::definition(), "nacrefs", &mut text);
+            let text = String::from_utf8(text).unwrap();
+            assert!(text.contains("umount") && text.contains("read-data"), "{shell}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        write_pages(&args::definition(), dir.path()).unwrap();
+        let mut names = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect::<Vec<_>>();
+        names.sort();
+        let want = [
+            "",
+            "-cat",
+            "-check",
+            "-completions",
+            "-init",
+            "-key-list",
+            "-key",
+            "-log",
+            "-man",
+            "-mount",
+            "-status",
+        ];
+        let mut want =
+            want.iter().chain(&["-sync", "-umount"]).map(|n| format!("nacrefs{n}.1")).collect::<Vec<_>>();
+        want.sort();
+        assert_eq!(names, want);
+        let mount = std::fs::read_to_string(dir.path().join("nacrefs-mount.1")).unwrap();
+        assert!(mount.contains("allow_other") && mount.contains("state") && mount.contains("Examples"));
+    }
+}

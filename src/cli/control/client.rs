@@ -1,0 +1,97 @@
+//! A command's side of the control socket.
+
+use super::protocol::{Answer, MAX_DATA, Reply, Request};
+use super::{MAX_LINE, short_name};
+use crate::error::{Context, Error, Kind, Result};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// A connection to a daemon, for one request. Waiting for answers ends when the daemon does, or by Ctrl-C.
+pub struct Client {
+    stream: BufReader<UnixStream>,
+    pid: Option<rustix::process::Pid>,
+}
+
+impl Client {
+    /// Connects to a daemon of the caller's, or of root's; root may connect to everybody's.
+    pub fn connect(socket: &Path) -> Result<Client> {
+        let (name, _dir) = short_name(socket)?;
+        let stream = UnixStream::connect(name).map_err(|e| match e.kind() {
+            ErrorKind::PermissionDenied => Error::failed("this mount belongs to another user"),
+            ErrorKind::ConnectionRefused | ErrorKind::NotFound => Error::failed(format!(
+                "nobody answers at {}: the drive's daemon is starting or ending",
+                socket.display()
+            )),
+            _ => Error::from(e).context(format!("cannot call {}", socket.display())),
+        })?;
+        let peer = rustix::net::sockopt::socket_peercred(&stream)
+            .map_err(std::io::Error::from)
+            .context(|| "cannot tell who serves the control socket")?;
+        let me = rustix::process::geteuid();
+        if !me.is_root() && !peer.uid.is_root() && peer.uid != me {
+            return Err(Error::failed(format!("{} is served by another user", socket.display())));
+        }
+        Ok(Client { stream: BufReader::new(stream), pid: Some(peer.pid) })
+    }
+
+    /// The daemon's process, where it can be told.
+    pub fn pid(&self) -> Option<rustix::process::Pid> {
+        self.pid
+    }
+
+    /// Sends the request, hands on what it is answered with, and returns its outcome.
+    pub fn ask(mut self, request: &Request, out: &mut dyn Reply) -> Result<()> {
+        let mut line = serde_json::to_vec(request)
+            .map_err(|e| Error::failed("cannot encode a request").with_source(e))?;
+        line.push(b'\n');
+        // A server that refuses may have answered and closed already: then its answer says why.
+        let sent = self.stream.get_mut().write_all(&line);
+        let mut data = Vec::new();
+        loop {
+            let answer = match self.answer()? {
+                Some(answer) => answer,
+                None => {
+                    sent.context(|| "cannot send the request")?;
+                    return Err(Error::failed(
+                        "the drive's daemon ended before it answered: its log says why",
+                    ));
+                }
+            };
+            match answer {
+                Answer::Progress(progress) => out.progress(&progress)?,
+                Answer::Status(status) => out.status(&status)?,
+                Answer::Entry(entry) => out.entry(&entry)?,
+                Answer::Version(version) => out.version(version)?,
+                Answer::Data { len } if len <= MAX_DATA => {
+                    data.resize(len, 0);
+                    self.stream.read_exact(&mut data).context(|| "the drive's daemon ended in the middle")?;
+                    out.data(&data)?;
+                }
+                Answer::Data { .. } => {
+                    return Err(Error::failed("the drive's daemon sends too much at once"));
+                }
+                Answer::Done {} => return Ok(()),
+                Answer::Error(failure) => return Err(failure.into_error()),
+            }
+        }
+    }
+
+    fn answer(&mut self) -> Result<Option<Answer>> {
+        let mut line = Vec::new();
+        let read = (&mut self.stream).take(MAX_LINE).read_until(b'\n', &mut line);
+        match read {
+            Ok(0) => return Ok(None),
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => return Ok(None),
+            Err(e) => return Err(e).context(|| "cannot hear the drive's daemon"),
+            Ok(_) if line.last() != Some(&b'\n') => {
+                return Err(Error::failed("the drive's daemon ended in the middle of an answer"));
+            }
+            Ok(_) => {}
+        }
+        serde_json::from_slice(&line).map(Some).map_err(|e| {
+            Error::new(Kind::Failed, "the drive's daemon answers strangely: it may be of another version")
+                .with_source(e)
+        })
+    }
+}

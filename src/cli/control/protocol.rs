@@ -1,0 +1,146 @@
+//! What is said over the control socket.
+
+use crate::cli::values::{DrivePath, Moment};
+use crate::cli::when::When;
+use crate::error::{Error, Kind, Result};
+use crate::types::Version;
+use serde::{Deserialize, Serialize};
+
+/// What a command asks of a drive, mounted or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Answered with one [`Status`].
+    Status {},
+    /// Returns when all that was written before is in the store. Answered with a version.
+    Sync {},
+    /// Starts a commit without waiting for the store. Answered with the newest version there is.
+    Commit {},
+    /// Commits and waits, unless `local`; after `done` the client detaches the mount, and the daemon ends.
+    Umount { local: bool },
+    /// Answered with one [`LogEntry`] for each version, newest first.
+    Log { path: DrivePath },
+    /// Answered with the bytes of a file, as it was at a moment, or as it is.
+    Cat { path: DrivePath, at: Option<When> },
+}
+
+/// The state of a drive. The JSON fields are a contract.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The drive's id, in hexadecimal.
+    pub drive: String,
+    /// The store's URL.
+    pub store: String,
+    /// Where it is mounted, made safe to print.
+    pub mount: Option<String>,
+    pub version: Version,
+    pub last_commit: Option<Moment>,
+    /// Bytes written and not yet in the store.
+    pub dirty_bytes: u64,
+    pub journal_bytes: u64,
+    pub cache_bytes: u64,
+    /// Whether the store could be reached when it was last needed.
+    pub online: bool,
+    pub last_error: Option<String>,
+}
+
+/// A version of a drive, a file or a directory. The JSON fields are a contract.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    pub version: Version,
+    pub time: Moment,
+    /// The device that made it, in hexadecimal.
+    pub device: String,
+    /// What happened: `created`, `changed`, `removed`, …, or counts for a whole drive.
+    pub change: String,
+    /// Its path at that version.
+    pub path: DrivePath,
+    /// Its size in bytes, where it has one.
+    pub size: Option<u64>,
+}
+
+/// How far something is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is being done, in a word or two: `uploading`, `checking packs`.
+    pub what: String,
+    /// Bytes done, and to do where that is known.
+    pub done: u64,
+    pub total: Option<u64>,
+}
+
+/// A line of the server's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    Progress(Progress),
+    Status(Status),
+    Entry(LogEntry),
+    Version(Version),
+    /// So many bytes follow the line, at most [`MAX_DATA`].
+    Data {
+        len: usize,
+    },
+    Done {},
+    Error(Failure),
+}
+
+/// The most bytes that follow one [`Answer::Data`].
+pub const MAX_DATA: usize = 1 << 20;
+
+/// Takes what a request is answered with. An error means that nobody listens any more: give up.
+///
+/// A listener may be slow (a pager): never call this while holding a lock.
+pub trait Reply {
+    fn progress(&mut self, progress: &Progress) -> Result<()>;
+    fn status(&mut self, status: &Status) -> Result<()>;
+    fn entry(&mut self, entry: &LogEntry) -> Result<()>;
+    fn version(&mut self, version: Version) -> Result<()>;
+    fn data(&mut self, bytes: &[u8]) -> Result<()>;
+}
+
+/// An error on its way to another process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: String,
+    /// The exit status that the command should have.
+    pub exit: u8,
+    pub message: String,
+    /// The errors behind it, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
+}
+
+/// The names of the kinds that keep their meaning between processes; all others arrive as `failed`.
+const KINDS: &[(&str, Kind)] = &[
+    ("usage", Kind::Usage),
+    ("secret", Kind::Secret),
+    ("away", Kind::Away),
+    ("damage", Kind::Damage),
+    ("conflict", Kind::Conflict),
+    ("not_a_drive", Kind::NotADrive),
+    ("not_found", Kind::NotFound),
+    ("no_space", Kind::NoSpace),
+    ("interrupted", Kind::Interrupted),
+    ("failed", Kind::Failed),
+];
+
+impl Failure {
+    pub fn of(error: &Error) -> Failure {
+        let kind = KINDS.iter().find(|(_, k)| *k == error.kind()).map_or("failed", |(name, _)| name);
+        let first = std::error::Error::source(error);
+        let causes = std::iter::successors(first, |e| e.source()).map(ToString::to_string).collect();
+        Failure { kind: kind.into(), exit: error.exit_status(), message: error.to_string(), causes }
+    }
+
+    pub fn into_error(self) -> Error {
+        let kind = KINDS.iter().find(|(name, _)| *name == self.kind).map_or(Kind::Failed, |(_, kind)| *kind);
+        let mut causes = self.causes.into_iter().rev();
+        match causes.next() {
+            None => Error::new(kind, self.message),
+            Some(root) => {
+                causes.fold(Error::new(kind, root), |e, message| e.context(message)).context(self.message)
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! `nacrefs mount`: from what was typed to a served mount.
+
+use super::App;
+use super::args;
+use super::backend::{InitOptions, MountRequest};
+use super::control::{SOCKET, Server};
+use super::daemon::{self, Report, Side, Signals};
+use super::mounts::{self, shown};
+use super::options::MountOptions;
+use super::paths::{file_url, resolve, url_path};
+use super::secrets::{self, Given};
+use super::umount::detach;
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::SystemRandom;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// What is known before the daemon is started.
+struct Plan {
+    store: String,
+    dir: PathBuf,
+    secret: Secret,
+    /// The key file that the secret comes from.
+    key_file: Option<PathBuf>,
+    /// The default drive, of which there is nothing yet.
+    make: bool,
+    state_dir: Option<PathBuf>,
+    options: MountOptions,
+}
+
+enum Secret {
+    Given(Given),
+    /// A key file that is to be made.
+    NewKey(PathBuf),
+}
+
+/// Mounts, in the background or not. In the background it returns twice: in the command once the mount can be
+/// used, and in the daemon once it has ended.
+pub fn run(app: &App, args: &args::Mount) -> Result<()> {
+    let plan = plan(app, args)?;
+    if plan.options.foreground {
+        return serve(app, plan, &mut Report::foreground());
+    }
+    match daemon::fork()? {
+        Side::Command(daemon) => {
+            let lines = daemon.wait()?;
+            super::output::print(&lines.iter().map(|l| format!("{l}\n")).collect::<String>())
+        }
+        Side::Daemon(mut report) => match serve(app, plan, &mut report) {
+            Ok(()) => Ok(()),
+            Err(e) => report.failed(e),
+        },
+    }
+}
+
+/// Checks everything that can be checked without opening the drive, and asks for what must be asked for while
+/// there is a terminal.
+fn plan(app: &App, args: &args::Mount) -> Result<Plan> {
+    let mut options = MountOptions::parse(&args.options)?;
+    options.foreground |= args.foreground;
+    let mut flags = args.secrets.clone();
+    if flags.key_file.is_none() && flags.passphrase_file.is_none() && !flags.recovery {
+        flags.key_file = options.key_file.clone();
+        flags.passphrase_file = options.passphrase_file.clone();
+        if flags.key_file.is_some() && flags.passphrase_file.is_some() {
+            return Err(Error::new(Kind::Usage, "mount options key_file= and passphrase_file=: one of them"));
+        }
+    }
+    let store = app.store(args.store.as_deref())?;
+    let dir = mount_point(&args.dir, &options)?;
+    fuse_usable(
+        Path::new("/dev/fuse"),
+        rustix::process::geteuid().is_root(),
+        std::env::var_os("PATH").as_deref(),
+    )?;
+    let places = app.places();
+    let is_default = places.as_ref().is_ok_and(|p| file_url(&p.store) == store);
+    let make = args.store.is_none() && url_path(&store).is_some_and(|path| is_missing_or_empty(&path));
+    let flagged = flags.key_file.is_some() || flags.passphrase_file.is_some() || flags.recovery;
+    let key = places.as_ref().ok().map(|p| p.key.clone()).filter(|_| is_default);
+    let env = &app.env;
+    let ask = &mut secrets::ask_terminal;
+    let key_file = flags.key_file.clone().or(key.clone().filter(|k| !flagged && (make || k.exists())));
+    let secret = match key {
+        Some(key) if make && !flagged && !key.exists() => Secret::NewKey(key),
+        Some(_) if make && flagged => Secret::Given(secrets::find_new(&flags, env, ask)?),
+        key => Secret::Given(secrets::find(&flags, key.as_deref(), env, ask)?),
+    };
+    let given = args.state.state_dir.as_ref().or(options.state_dir.as_ref()).or(app.state_dir_env.as_ref());
+    // The daemon will be elsewhere: relative paths are the caller's.
+    let state_dir = given.map(|d| resolve(d)).transpose()?;
+    Ok(Plan { store, dir, secret, key_file, make, state_dir, options })
+}
+
+/// The life of a mount, from opening the drive to its end.
+fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
+    let signals = Signals::watch()?;
+    let secret = match plan.secret {
+        Secret::Given(secret) => secret,
+        Secret::NewKey(file) => Given::KeyFile(secrets::make_key(&file, &SystemRandom)?),
+    };
+    if report.is_foreground() {
+        daemon::start_logging("info")?;
+    }
+    let made = match plan.make {
+        true => Some(app.backend.init(&plan.store, &secret, &InitOptions { recovery_code: false })?.drive),
+        false => None,
+    };
+    let state_dir = match (plan.state_dir, made) {
+        (Some(dir), _) => dir,
+        (None, Some(drive)) => app.places()?.state_dir(drive),
+        (None, None) => app.places()?.state_dir(app.backend.drive_id(&plan.store)?),
+    };
+    daemon::make_state_dir(&state_dir)?;
+    if !report.is_foreground() {
+        daemon::log_to(&state_dir)?;
+        daemon::start_logging("info")?;
+    }
+    let mut lines = Vec::new();
+    if made.is_some() {
+        lines = first_lines(&plan.store, plan.key_file.as_deref(), &state_dir);
+    }
+    if let Some(key) = plan.key_file.filter(|key| on_one_disk(key, &state_dir)) {
+        lines.push(format!("not protected if this disk is stolen: the key is on it ({})", shown(&key)));
+    }
+    let control = state_dir.join(SOCKET);
+    let running = app.backend.mount(MountRequest {
+        store: plan.store,
+        secret,
+        dir: plan.dir.clone(),
+        state_dir,
+        control: control.clone(),
+        options: plan.options,
+    })?;
+    signals.stop_on_signal(running.clone());
+    let owner = rustix::process::geteuid().as_raw();
+    let ready = Server::start(&control, owner, running.handler()).and_then(|server| {
+        lines.push(format!("mounted on {}", shown(&plan.dir)));
+        report.ready(std::mem::take(&mut lines)).map(|()| server)
+    });
+    let server = match ready {
+        Ok(server) => server,
+        Err(e) => {
+            running.stop();
+            running.wait()?;
+            return Err(e);
+        }
+    };
+    tracing::info!("mounted on {}", shown(&plan.dir));
+    let outcome = running.wait();
+    // While the drive still holds its lock: the next daemon's socket has the same name.
+    drop(server);
+    match &outcome {
+        Ok(()) => tracing::info!("unmounted"),
+        Err(e) => tracing::error!("{}", e.chain()),
+    }
+    outcome
+}
+
+/// What to say when the default drive was made.
+fn first_lines(store: &str, key: Option<&Path>, state_dir: &Path) -> Vec<String> {
+    let mut lines = vec!["made your drive:".to_owned()];
+    lines.push(format!("  store  {}", url_path(store).map_or(store.to_owned(), |p| shown(&p))));
+    lines.extend(key.map(|key| format!("  key    {}", shown(key))));
+    lines.push(format!("  state  {}", shown(state_dir)));
+    lines.push(match key {
+        Some(_) => {
+            "back up the key, away from this machine, and the store: without the key the store is lost".into()
+        }
+        None => "back up the store, and keep the passphrase: without it the store is lost".into(),
+    });
+    lines
+}
+
+/// Whether whoever steals the disk of the state directory has the key too.
+fn on_one_disk(key: &Path, state_dir: &Path) -> bool {
+    match (std::fs::metadata(key), std::fs::metadata(state_dir)) {
+        (Ok(key), Ok(state)) => key.dev() == state.dev(),
+        _ => false,
+    }
+}
+
+/// The directory to mount on, made absolute; whatever a dead daemon left there is cleared.
+fn mount_point(dir: &Path, options: &MountOptions) -> Result<PathBuf> {
+    let usage = |why: &str| Err(Error::new(Kind::Usage, format!("{}: {why}", shown(dir))));
+    if let Some(mount) = mounts::at(dir)? {
+        if !mount.is_ours() || !mounts::is_dead(&mount.point) {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("{} is already a mount ({})", shown(dir), mount.fs_type),
+            ));
+        }
+        detach(&mount.point, true)?;
+    }
+    let dir = &resolve(dir)?;
+    match std::fs::metadata(dir) {
+        Ok(m) if m.is_dir() => {}
+        Ok(_) => return usage("is not a directory"),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return usage(&format!("no such directory: make it first (mkdir -p {})", shown(dir)));
+        }
+        Err(e) => return Err(e).context(|| format!("cannot look at {}", shown(dir))),
+    }
+    let mut entries = std::fs::read_dir(dir).context(|| format!("cannot list {}", shown(dir)))?;
+    if !options.nonempty && entries.next().is_some() {
+        return usage(
+            "the directory is not empty: -o nonempty hides what is in it while the drive is mounted",
+        );
+    }
+    Ok(dir.clone())
+}
+
+/// Says what is missing for FUSE to work.
+fn fuse_usable(device: &Path, root: bool, path: Option<&std::ffi::OsStr>) -> Result<()> {
+    if !device.exists() {
+        return Err(Error::failed(format!(
+            "{} is missing: load the kernel's module with `modprobe fuse`",
+            device.display()
+        )));
+    }
+    if !root {
+        let found = path.is_some_and(|p| std::env::split_paths(p).any(|d| d.join("fusermount3").is_file()));
+        if !found {
+            return Err(Error::failed(
+                "fusermount3 is missing, without which only root can mount: install fuse3",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn is_missing_or_empty(dir: &Path) -> bool {
+    match std::fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_checked_before_anything_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir_all(at("full/x")).unwrap();
+        std::fs::create_dir(at("empty")).unwrap();
+        std::fs::write(at("file"), "").unwrap();
+        let check = |path: &Path, list: &str| mount_point(path, &MountOptions::parse(&[list]).unwrap());
+        for (path, exit, word) in [
+            (at("gone"), 2, "mkdir -p"),
+            (at("file"), 2, "not a directory"),
+            (at("full"), 2, "nonempty"),
+            ("/proc".into(), 6, "already a mount"),
+        ] {
+            let e = check(&path, "").unwrap_err();
+            assert!(e.exit_status() == exit && e.to_string().contains(word), "{e}");
+        }
+        let real = dir.path().canonicalize().unwrap();
+        assert_eq!(check(&at("empty"), "").unwrap(), real.join("empty"));
+        assert_eq!(check(&at("full"), "nonempty").unwrap(), real.join("full"));
+        std::os::unix::fs::symlink(at("empty"), at("link")).unwrap();
+        assert_eq!(check(&at("link"), "").unwrap(), real.join("empty"));
+    }
+
+    #[test]
+    fn what_fuse_needs_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Some(dir.path().as_os_str());
+        assert!(
+            fuse_usable(Path::new("/no/fuse"), true, None).unwrap_err().to_string().contains("modprobe fuse")
+        );
+        assert!(
+            fuse_usable(Path::new("/dev/null"), false, path)
+                .unwrap_err()
+                .to_string()
+                .contains("install fuse3")
+        );
+        std::fs::write(dir.path().join("fusermount3"), "").unwrap();
+        fuse_usable(Path::new("/dev/null"), false, path).unwrap();
+        fuse_usable(Path::new("/dev/null"), true, None).unwrap();
+    }
+}

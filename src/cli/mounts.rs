@@ -1,0 +1,220 @@
+//! The mounts of this machine, and which of them are ours.
+
+use super::paths::{resolve, resolve_parent};
+use super::values::{DrivePath, escape};
+use crate::error::{Context, Error, Kind, Result};
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// The file-system type of our mounts, as `/proc/self/mountinfo` shows it.
+pub const FS_TYPE: &str = "fuse.nacrefs";
+/// The attribute of a mounted root whose value is the path of the mount's control socket.
+pub const CONTROL_XATTR: &str = "nacre.control";
+
+/// A line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Which directory of the file system is mounted: not `/` for a bind mount.
+    pub root: PathBuf,
+    pub point: PathBuf,
+    pub fs_type: String,
+    ours: bool,
+}
+
+impl Mount {
+    pub fn is_ours(&self) -> bool {
+        self.ours
+    }
+}
+
+/// Reads the mounts of this process, oldest first.
+pub fn list() -> Result<Vec<Mount>> {
+    let text = std::fs::read("/proc/self/mountinfo").context(|| "cannot read /proc/self/mountinfo")?;
+    Ok(parse(&text))
+}
+
+fn parse(text: &[u8]) -> Vec<Mount> {
+    text.split(|b| *b == b'\n').filter_map(parse_line).collect()
+}
+
+/// `36 35 98:0 /root /point rw,noatime optional… - type source super-options`
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|b| *b == b' ');
+    let root = path_of(fields.by_ref().nth(3)?);
+    let point = path_of(fields.next()?);
+    let mut tail = fields.skip_while(|f| *f != b"-").skip(1);
+    let fs_type = String::from_utf8_lossy(tail.next()?).into_owned();
+    let options = tail.nth(1).unwrap_or_default();
+    let ours = fs_type == FS_TYPE
+        || (fs_type == "fuse" && options.split(|b| *b == b',').any(|o| o == b"subtype=nacrefs"));
+    Some(Mount { root, point, fs_type, ours })
+}
+
+/// Undoes the kernel's `\040`: blanks, tabs, line ends and backslashes are written as three octal digits.
+fn path_of(field: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, after @ ..] = rest {
+        match rest {
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] => {
+                out.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = after;
+            }
+            _ => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(out))
+}
+
+/// The mount that an absolute path lies in: of those above it the nearest, of those stacked the topmost.
+fn above<'m>(mounts: &'m [Mount], path: &Path) -> Option<&'m Mount> {
+    let mut best: Option<&Mount> = None;
+    for mount in mounts.iter().filter(|m| path.starts_with(&m.point)) {
+        if best.is_none_or(|b| mount.point.as_os_str().len() >= b.point.as_os_str().len()) {
+            best = Some(mount);
+        }
+    }
+    best
+}
+
+/// What is mounted on exactly this directory, if anything; links on the way are followed, and a dead mount is
+/// found without touching it.
+pub fn at(dir: &Path) -> Result<Option<Mount>> {
+    let mounts = list()?;
+    let exact = |path: &Path| mounts.iter().rev().find(|m| m.point == path).cloned();
+    if let Some(mount) = exact(&resolve_parent(dir)?) {
+        return Ok(Some(mount));
+    }
+    Ok(exact(&resolve(dir)?))
+}
+
+/// Finds the drive that a path lies in, and the path from the drive's root. The path need not exist.
+pub fn locate(path: &Path) -> Result<(Mount, DrivePath)> {
+    let mounts = list()?;
+    // A link inside a drive is itself meant; a link to a drive means the drive.
+    let mut found = resolve_parent(path)?;
+    if !above(&mounts, &found).is_some_and(Mount::is_ours) {
+        found = resolve(path)?;
+    }
+    match above(&mounts, &found) {
+        Some(mount) if mount.is_ours() => {
+            let below = found.strip_prefix(&mount.point).unwrap_or(Path::new(""));
+            Ok((mount.clone(), DrivePath::new(mount.root.join(below))?))
+        }
+        _ => Err(Error::new(
+            Kind::NotADrive,
+            format!("{} is not in a mounted nacrefs drive (use --store STORE without a mount)", shown(path)),
+        )),
+    }
+}
+
+/// Our mounts.
+pub fn ours() -> Result<Vec<Mount>> {
+    Ok(list()?.into_iter().filter(Mount::is_ours).collect())
+}
+
+/// The mount that is meant where none is named: the one around the current directory, else the only one.
+pub fn implied() -> Result<Mount> {
+    if let Ok((mount, _)) = locate(Path::new(".")) {
+        return Ok(mount);
+    }
+    let mut mounts = ours()?;
+    match (mounts.pop(), mounts.len()) {
+        (Some(mount), 0) => Ok(mount),
+        (None, _) => Err(Error::new(
+            Kind::NotADrive,
+            "no nacrefs drive is mounted (use --store STORE without a mount)",
+        )),
+        _ => Err(Error::new(Kind::Usage, "several nacrefs drives are mounted: say which")),
+    }
+}
+
+/// Asks a mount's daemon where its control socket is.
+pub fn control_socket(point: &Path) -> Result<PathBuf> {
+    let mut value = [0u8; libc::PATH_MAX as usize];
+    match rustix::fs::getxattr(point, CONTROL_XATTR, &mut value) {
+        Ok(n) if n > 0 => Ok(PathBuf::from(OsString::from_vec(value.get(..n).unwrap_or_default().to_vec()))),
+        Ok(_) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => {
+            Err(Error::new(Kind::NotADrive, format!("{} is not a nacrefs mount", shown(point))))
+        }
+        Err(rustix::io::Errno::NOTCONN) => Err(dead(point)),
+        Err(e) => {
+            Err(std::io::Error::from(e)).context(|| format!("cannot ask the drive at {}", shown(point)))
+        }
+    }
+}
+
+/// The error for a mount whose daemon is gone.
+pub fn dead(point: &Path) -> Error {
+    let point = shown(point);
+    Error::failed(format!(
+        "the drive at {point} has lost its daemon: `nacrefs umount {point}` clears it, and a new mount goes on where it was"
+    ))
+}
+
+/// Whether a mount's daemon is gone: the kernel answers in its place.
+pub fn is_dead(point: &Path) -> bool {
+    rustix::fs::stat(point).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
+}
+
+pub fn shown(path: &Path) -> String {
+    escape(path.as_os_str().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INFO: &[u8] = b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
+        40 22 0:50 / /home/joe/my\\040drive rw,nosuid shared:9 master:2 - fuse.nacrefs nacrefs rw,user_id=1000\n\
+        41 22 0:51 /sub /srv/bind rw - fuse nacrefs rw,subtype=nacrefs\n\
+        42 22 0:52 / /mnt rw - fuse.sshfs host: rw\n\
+        43 40 0:53 / /home/joe/my\\040drive/usb rw - vfat /dev/sdb rw\n\
+        44 22 0:54 / /a\\134b\\011c\\012 rw - tmpfs tmpfs rw\n\
+        short line\n\n\
+        45 22 0:55 / /nodash rw";
+
+    #[test]
+    fn mountinfo_is_read() {
+        let mounts = parse(INFO);
+        assert_eq!(mounts.len(), 6);
+        let ours = mounts.iter().filter(|m| m.is_ours()).map(|m| m.point.as_path()).collect::<Vec<_>>();
+        assert_eq!(ours, [Path::new("/home/joe/my drive"), Path::new("/srv/bind")]);
+        assert_eq!(mounts[5].point, Path::new("/a\\b\tc\n"));
+        assert_eq!(mounts[2].root, Path::new("/sub"));
+    }
+
+    #[test]
+    fn the_nearest_and_topmost_mount_counts() {
+        let mut mounts = parse(INFO);
+        let point = |mounts: &[Mount], p: &str| above(mounts, Path::new(p)).map(|m| m.fs_type.clone());
+        assert_eq!(point(&mounts, "/home/joe/my drive/a").as_deref(), Some("fuse.nacrefs"));
+        assert_eq!(point(&mounts, "/home/joe/my drive/usb/a").as_deref(), Some("vfat"));
+        assert_eq!(point(&mounts, "/home/joe/my driveway").as_deref(), Some("ext4"));
+        let mut over = mounts[0].clone();
+        over.fs_type = "overlay".into();
+        mounts.push(over);
+        assert_eq!(point(&mounts, "/etc").as_deref(), Some("overlay"));
+    }
+
+    #[test]
+    fn octal_is_undone_and_nothing_else() {
+        for (field, path) in [(&b"a\\040b"[..], "a b"), (b"\\04", "\\04"), (b"\\", "\\"), (b"\\999", "\\999")]
+        {
+            assert_eq!(path_of(field), Path::new(path));
+        }
+    }
+
+    #[test]
+    fn this_machine_has_mounts_and_tmp_is_not_ours() {
+        assert!(!list().unwrap().is_empty());
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(locate(&dir.path().join("gone/file")).unwrap_err().kind(), Kind::NotADrive);
+        assert_eq!(at(dir.path()).unwrap(), None);
+        assert_eq!(control_socket(dir.path()).unwrap_err().kind(), Kind::NotADrive);
+    }
+}

@@ -1,0 +1,334 @@
+//! Mount options: what `-o` says, on the command line or in fstab.
+
+use super::values::parse_size;
+use super::when::When;
+use crate::error::{Error, Kind, Result};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How the local cache of a remote store is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheMode {
+    /// Encrypted under the local key.
+    Sealed,
+    /// As it is, for speed.
+    Plain,
+}
+
+/// Mount options, with their defaults. `default_permissions` is not here: it is always on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountOptions {
+    /// Read only. `at` implies it.
+    pub ro: bool,
+    pub allow_other: bool,
+    pub nosuid: bool,
+    pub nodev: bool,
+    pub noexec: bool,
+    /// Show every file as owned by this user.
+    pub uid: Option<u32>,
+    /// Show every file as owned by this group.
+    pub gid: Option<u32>,
+    /// How often a changed drive is committed; see [`MountOptions::commit_interval`].
+    pub commit: Option<Duration>,
+    /// `sync=store`: an fsync returns once the change is in the store.
+    pub sync_store: bool,
+    /// After how long what was not synced is made durable anyway.
+    pub flush: Duration,
+    /// The longest that an operation waits for the store or for room in the journal.
+    pub timeout: Duration,
+    /// Let the kernel keep dirty pages.
+    pub writeback: bool,
+    pub dedup: bool,
+    /// The budget of memory, in bytes.
+    pub memory: u64,
+    /// The limit of the disk cache, in bytes; 0 for none.
+    pub cache: u64,
+    pub cache_mode: CacheMode,
+    /// The limit of the journal, in bytes.
+    pub journal: u64,
+    /// Mount the drive as it was.
+    pub at: Option<When>,
+    pub state_dir: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    pub passphrase_file: Option<PathBuf>,
+    pub foreground: bool,
+    /// Mount over a directory that is not empty.
+    pub nonempty: bool,
+}
+
+impl Default for MountOptions {
+    fn default() -> MountOptions {
+        MountOptions {
+            ro: false,
+            allow_other: false,
+            nosuid: false,
+            nodev: false,
+            noexec: false,
+            uid: None,
+            gid: None,
+            commit: None,
+            sync_store: false,
+            flush: Duration::from_secs(1),
+            timeout: Duration::from_secs(120),
+            writeback: false,
+            dedup: true,
+            memory: 256 << 20,
+            cache: 4 << 30,
+            cache_mode: CacheMode::Sealed,
+            journal: 2 << 30,
+            at: None,
+            state_dir: None,
+            key_file: None,
+            passphrase_file: None,
+            foreground: false,
+            nonempty: false,
+        }
+    }
+}
+
+/// The least budget of memory and the least journal that a mount can work with.
+const LEAST: u64 = 16 << 20;
+
+impl MountOptions {
+    /// Reads the values of all `-o`, each a list separated by commas. Of two that disagree the later counts.
+    pub fn parse<S: AsRef<str>>(lists: &[S]) -> Result<MountOptions> {
+        let mut options = MountOptions::default();
+        for option in lists.iter().flat_map(|l| l.as_ref().split(',')).filter(|o| !o.is_empty()) {
+            options.set(option)?;
+        }
+        options.ro |= options.at.is_some();
+        Ok(options)
+    }
+
+    /// How often a changed drive is committed: `commit=`, or 5 s to a store on this machine and 30 s elsewhere.
+    pub fn commit_interval(&self, store: &str) -> Duration {
+        let near = store.starts_with("file:") || store.starts_with("memory:");
+        self.commit.unwrap_or(Duration::from_secs(if near { 5 } else { 30 }))
+    }
+
+    fn set(&mut self, option: &str) -> Result<()> {
+        let (name, value) = match option.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (option, None),
+        };
+        let refuse = |why: &str| Err(Error::new(Kind::Usage, format!("mount option {option:?}: {why}")));
+        let value = |want: &str| match value {
+            Some(v) if !v.is_empty() => Ok(v),
+            _ => Err(Error::new(Kind::Usage, format!("mount option {option:?}: needs {want}"))),
+        };
+        let number = |want| match value(want)?.parse::<u32>() {
+            Ok(n) => Ok(n),
+            Err(_) => Err(Error::new(Kind::Usage, format!("mount option {option:?}: needs {want}"))),
+        };
+        let seconds = || match number("whole seconds, from 1 to 86400")? {
+            n @ 1..=86400 => Ok(Duration::from_secs(n.into())),
+            _ => Err(Error::new(Kind::Usage, format!("mount option {option:?}: seconds go from 1 to 86400"))),
+        };
+        let size = |least: u64| match parse_size(value("a size, such as 256M or 2G")?) {
+            Some(n) if n >= least => Ok(n),
+            Some(_) => Err(Error::new(Kind::Usage, format!("mount option {option:?}: at least 16M"))),
+            None => {
+                Err(Error::new(Kind::Usage, format!("mount option {option:?}: needs a size, such as 256M")))
+            }
+        };
+        let file = || value("a path").map(|v| Some(PathBuf::from(v)));
+        match name {
+            "commit" => self.commit = Some(seconds()?),
+            "flush" => self.flush = seconds()?,
+            "timeout" => self.timeout = seconds()?,
+            "uid" => self.uid = Some(number("a user's number")?),
+            "gid" => self.gid = Some(number("a group's number")?),
+            "memory" => self.memory = size(LEAST)?,
+            "journal" => self.journal = size(LEAST)?,
+            "cache" => self.cache = size(0)?,
+            "at" => self.at = Some(When::parse(value("a version, a time or a snapshot's name")?)?),
+            "state_dir" => self.state_dir = file()?,
+            "key_file" => self.key_file = file()?,
+            "passphrase_file" => self.passphrase_file = file()?,
+            _ => match option {
+                "ro" => self.ro = true,
+                "rw" => self.ro = false,
+                "allow_other" => self.allow_other = true,
+                "default_permissions" => {}
+                "nosuid" => self.nosuid = true,
+                "suid" => self.nosuid = false,
+                "nodev" => self.nodev = true,
+                "dev" => self.nodev = false,
+                "noexec" => self.noexec = true,
+                "exec" => self.noexec = false,
+                "sync=store" => self.sync_store = true,
+                "writeback" => self.writeback = true,
+                "dedup=on" => self.dedup = true,
+                "dedup=off" => self.dedup = false,
+                "cache_mode=sealed" => self.cache_mode = CacheMode::Sealed,
+                "cache_mode=plain" => self.cache_mode = CacheMode::Plain,
+                "foreground" => self.foreground = true,
+                "nonempty" => self.nonempty = true,
+                _ if passes_along(name, option) => {}
+                _ if name == "dedup" => return refuse("is `on` or `off`"),
+                _ if name == "cache_mode" => return refuse("is `sealed` or `plain`"),
+                _ if name == "sync" => return refuse("the only choice is `sync=store`"),
+                _ => return refuse("unknown; `nacrefs help mount` lists them"),
+            },
+        }
+        Ok(())
+    }
+}
+
+/// What mount(8), fstab(5) and systemd.mount(5) pass along and is not for us.
+fn passes_along(name: &str, option: &str) -> bool {
+    const FLAGS: &[&str] = &[
+        "auto",
+        "noauto",
+        "user",
+        "nouser",
+        "users",
+        "owner",
+        "group",
+        "nofail",
+        "_netdev",
+        "defaults",
+        "async",
+        "sync",
+        "dirsync",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nostrictatime",
+        "lazytime",
+        "nolazytime",
+        "iversion",
+        "noiversion",
+        "mand",
+        "nomand",
+        "silent",
+        "loud",
+        "remount",
+    ];
+    const VALUED: &[&str] = &[
+        "user",
+        "comment",
+        "fsname",
+        "subtype",
+        "helper",
+        "uhelper",
+        "context",
+        "fscontext",
+        "defcontext",
+        "rootcontext",
+    ];
+    FLAGS.contains(&option)
+        || (option.contains('=') && VALUED.contains(&name))
+        || name.starts_with("x-")
+        || name.starts_with("X-")
+}
+
+/// The options, for `nacrefs help mount`.
+pub const HELP: &str = "Mount options (-o, also in fstab):
+  ro                     read only
+  at=WHEN                the drive as it was, read only
+  allow_other            let other users in, as modes allow
+  uid=N, gid=N           show every file as owned by this user, this group
+  commit=SECONDS         how often changes go to the store [5 on this machine, else 30]
+  sync=store             fsync waits for the store
+  flush=SECONDS          what is not synced is made durable after [1]
+  timeout=SECONDS        the longest wait of a file operation [120]
+  writeback              the kernel keeps changed pages (one writer only)
+  dedup=on|off           share equal content within the drive [on]
+  memory=SIZE            the budget of memory [256M]
+  cache=SIZE             the limit of the disk cache [4G]
+  cache_mode=sealed|plain  whether the disk cache is encrypted [sealed]
+  journal=SIZE           the limit of the journal [2G]
+  state_dir=D, key_file=F, passphrase_file=F, foreground  as the options of the same name
+  nonempty               mount over a directory that is not empty
+Permissions are always checked (default_permissions), and what mount(8) and systemd pass along is accepted.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let o = MountOptions::parse::<&str>(&[]).unwrap();
+        assert_eq!((o.memory, o.journal), (256 << 20, 2 << 30));
+        assert_eq!((o.flush.as_secs(), o.timeout.as_secs(), o.dedup), (1, 120, true));
+        assert_eq!(o.commit_interval("file:///s").as_secs(), 5);
+        assert_eq!(o.commit_interval("memory://").as_secs(), 5);
+        assert_eq!(o.commit_interval("s3://b/p").as_secs(), 30);
+    }
+
+    #[test]
+    fn every_documented_option_is_read() {
+        let o = MountOptions::parse(&[
+            "allow_other,default_permissions,uid=7,gid=8,commit=9,sync=store,flush=2,timeout=3,writeback,dedup=off",
+            "memory=64M,cache=0,cache_mode=plain,journal=1G,at=12,state_dir=/s,key_file=/k,passphrase_file=/p,foreground",
+        ])
+        .unwrap();
+        let want = MountOptions {
+            ro: true,
+            allow_other: true,
+            uid: Some(7),
+            gid: Some(8),
+            commit: Some(Duration::from_secs(9)),
+            sync_store: true,
+            flush: Duration::from_secs(2),
+            timeout: Duration::from_secs(3),
+            writeback: true,
+            dedup: false,
+            memory: 64 << 20,
+            cache: 0,
+            cache_mode: CacheMode::Plain,
+            journal: 1 << 30,
+            at: Some(When::Version(12)),
+            state_dir: Some("/s".into()),
+            key_file: Some("/k".into()),
+            passphrase_file: Some("/p".into()),
+            foreground: true,
+            ..MountOptions::default()
+        };
+        assert_eq!(o, want);
+        assert_eq!(o.commit_interval("s3://b").as_secs(), 9);
+    }
+
+    #[test]
+    fn what_mount_and_systemd_pass_along_is_accepted() {
+        let o = MountOptions::parse(&[
+            "rw,auto,noauto,user,users,nofail,_netdev,x-systemd.automount,x-gvfs-show,suid,dev,exec,relatime,,user=joe",
+        ])
+        .unwrap();
+        assert_eq!(o, MountOptions::default());
+        let o = MountOptions::parse(&["nosuid,nodev,noexec", "exec"]).unwrap();
+        assert_eq!((o.nosuid, o.nodev, o.noexec), (true, true, false));
+    }
+
+    #[test]
+    fn bad_options_are_named() {
+        for bad in [
+            "colour",
+            "ro=1",
+            "memory",
+            "memory=",
+            "memory=1M",
+            "memory=lots",
+            "journal=0",
+            "commit=0",
+            "commit=-1",
+            "commit=1.5",
+            "commit=100000",
+            "uid=root",
+            "dedup=maybe",
+            "cache_mode=x",
+            "sync=disk",
+            "at=",
+            "key_file=",
+        ] {
+            let e = MountOptions::parse(&[format!("rw,{bad}")]).unwrap_err();
+            assert_eq!(e.kind(), Kind::Usage, "{bad}");
+            assert!(e.to_string().contains(&format!("{bad:?}")), "{e}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What commands print, for people and as JSON.
+
+use super::backend::{CheckReport, KeySlot};
+use super::control::{LogEntry, Progress, Reply, Status};
+use super::exit;
+use super::values::{Moment, escape, escape_message, human_size, human_span};
+use crate::error::{Error, Result};
+use crate::types::Version;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::io::{BufWriter, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// Prints on standard output what a request is answered with, and shows progress on standard error.
+pub struct Screen {
+    json: bool,
+    out: BufWriter<Box<dyn Write>>,
+    bar: Bar,
+}
+
+impl Screen {
+    pub fn new(json: bool) -> Screen {
+        Screen::to(json, Box::new(std::io::stdout()), std::io::stderr().is_terminal())
+    }
+
+    fn to(json: bool, out: Box<dyn Write>, bar: bool) -> Screen {
+        Screen { json, out: BufWriter::new(out), bar: Bar { shown: bar, since: Instant::now(), bar: None } }
+    }
+
+    /// A line for people.
+    pub fn line(&mut self, line: &str) -> Result<()> {
+        self.write(format!("{line}\n").as_bytes())
+    }
+
+    /// Bytes as they are.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.bar.clear();
+        self.out.write_all(bytes).map_err(lost)
+    }
+
+    fn object(&mut self, value: &impl Serialize) -> Result<()> {
+        let text =
+            serde_json::to_string(value).map_err(|e| Error::failed("cannot encode JSON").with_source(e))?;
+        self.line(&text)
+    }
+
+    /// Ends the output; must be called, or errors of the last writes are lost.
+    pub fn finish(mut self) -> Result<()> {
+        self.bar.clear();
+        self.out.flush().map_err(lost)
+    }
+
+    pub fn check(&mut self, report: &CheckReport) -> Result<()> {
+        if self.json {
+            return self.object(report);
+        }
+        for problem in &report.problems {
+            self.line(&format!(
+                "damaged: {}: {}",
+                escape_message(&problem.object),
+                escape_message(&problem.what)
+            ))?;
+            for file in &problem.files {
+                self.line(&format!("  needed by {}", escape_message(file)))?;
+            }
+        }
+        self.line(&format!(
+            "{}: version {}, {} heads, {} packs, {} chunks; {} read; {}",
+            escape_message(&report.store),
+            report.version,
+            report.heads,
+            report.packs,
+            report.chunks,
+            human_size(report.bytes_read),
+            match report.problems.len() {
+                0 => "no damage found".to_owned(),
+                n => format!("{n} damaged objects"),
+            }
+        ))
+    }
+
+    pub fn key(&mut self, slot: &KeySlot) -> Result<()> {
+        if self.json {
+            return self.object(slot);
+        }
+        let made = slot.made.map_or("-".to_owned(), Moment::human);
+        self.line(&format!("{:<34} {:<14} {made}", escape_message(&slot.slot), escape_message(&slot.kind)))
+    }
+}
+
+impl Reply for Screen {
+    fn progress(&mut self, progress: &Progress) -> Result<()> {
+        self.bar.show(progress);
+        Ok(())
+    }
+
+    fn status(&mut self, status: &Status) -> Result<()> {
+        if self.json {
+            self.object(status)
+        } else {
+            self.write(human_status(status, Moment::now()).as_bytes())
+        }
+    }
+
+    fn entry(&mut self, entry: &LogEntry) -> Result<()> {
+        if self.json { self.object(entry) } else { self.line(&human_entry(entry)) }
+    }
+
+    fn version(&mut self, version: Version) -> Result<()> {
+        self.line(&version.to_string())
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write(bytes)
+    }
+}
+
+/// An error of standard output. When its reader went away there is nobody to tell: end as tools do that SIGPIPE
+/// kills (it is ignored in this process, for the sake of sockets).
+fn lost(e: std::io::Error) -> Error {
+    if e.kind() == std::io::ErrorKind::BrokenPipe {
+        std::process::exit(exit::BROKEN_PIPE.into());
+    }
+    Error::from(e).context("cannot write to standard output")
+}
+
+fn human_status(s: &Status, now: Moment) -> String {
+    let mut text = escape_message(s.mount.as_deref().unwrap_or("(not mounted)"));
+    let mut field = |name: &str, value: String| {
+        text.push_str(&format!("\n  {name:<12} {value}"));
+    };
+    field("drive", escape_message(&s.drive));
+    field("store", format!("{}{}", escape_message(&s.store), if s.online { "" } else { " (out of reach)" }));
+    field("version", s.version.to_string());
+    field(
+        "last commit",
+        s.last_commit.map_or("never".into(), |at| {
+            format!("{} ({} ago)", at.human(), human_span(now.0.sec.saturating_sub(at.0.sec)))
+        }),
+    );
+    field("not stored", human_size(s.dirty_bytes));
+    field("journal", human_size(s.journal_bytes));
+    field("cache", human_size(s.cache_bytes));
+    if let Some(e) = &s.last_error {
+        field("last error", escape_message(e));
+    }
+    text.push('\n');
+    text
+}
+
+fn human_entry(e: &LogEntry) -> String {
+    let device = escape_message(e.device.get(..8).unwrap_or(&e.device));
+    let size = e.size.map_or("-".into(), human_size);
+    format!(
+        "{:>8}  {}  {device:<8}  {:<10} {size:>9}  {}",
+        e.version,
+        e.time.human(),
+        escape_message(&e.change),
+        e.path
+    )
+}
+
+/// A progress bar: on a terminal only, and only for what takes over a second.
+struct Bar {
+    shown: bool,
+    since: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Bar {
+    fn show(&mut self, progress: &Progress) {
+        if !self.shown || self.since.elapsed() < Duration::from_secs(1) {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| ProgressBar::new(0));
+        if bar.length() != progress.total || bar.position() == 0 {
+            let template = match progress.total {
+                Some(_) => "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {eta}",
+                None => "{msg} {binary_bytes} {elapsed}",
+            };
+            // The templates are constants: where they were wrong, the default style would do.
+            bar.set_style(
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
+            match progress.total {
+                Some(total) => bar.set_length(total),
+                None => bar.unset_length(),
+            }
+        }
+        bar.set_message(escape(progress.what.as_bytes()));
+        bar.set_position(progress.done);
+    }
+
+    fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// The one line on standard error that tells of an error: what happened, and the reason at the root of it; with
+/// `verbose` all reasons between.
+pub fn error_line(error: &Error, verbose: bool) -> String {
+    let text = if verbose {
+        error.chain()
+    } else {
+        let first = std::error::Error::source(error);
+        let root = std::iter::successors(first, |e| e.source()).last().map(ToString::to_string);
+        match root {
+            Some(root) if !error.to_string().contains(&root) => format!("{error}: {root}"),
+            _ => error.to_string(),
+        }
+    };
+    format!("nacrefs: {}", escape_message(&text))
+}
+
+/// Prints lines for people on standard output.
+pub fn print(text: &str) -> Result<()> {
+    let mut screen = Screen::new(false);
+    screen.write(text.as_bytes())?;
+    screen.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::backend::Problem;
+    use crate::cli::control::tests::{entry, status};
+    use crate::cli::values::DrivePath;
+    use crate::error::Kind;
+    use crate::types::Time;
+    use parking_lot::Mutex;
+    use std::sync::Arc;
+
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn printed(json: bool, print: impl FnOnce(&mut Screen) -> Result<()>) -> String {
+        let paper = Paper::default();
+        let mut screen = Screen::to(json, Box::new(paper.clone()), false);
+        print(&mut screen).unwrap();
+        screen.finish().unwrap();
+        String::from_utf8(paper.0.lock().clone()).unwrap()
+    }
+
+    #[test]
+    fn json_has_exactly_the_fields_of_the_contract() {
+        assert_eq!(
+            printed(true, |s| s.status(&status())),
+            r#"{"drive":"ab","store":"file:///s","mount":"/mnt","version":7,"last_commit":"2023-11-14T22:13:20Z","dirty_bytes":1,"journal_bytes":2,"cache_bytes":3,"online":true,"last_error":null}
+"#
+        );
+        assert_eq!(
+            printed(true, |s| s.entry(&entry(2))),
+            r#"{"version":2,"time":"2023-11-14T22:13:20Z","device":"cd","change":"changed","path":"a/b","size":5}
+"#
+        );
+        let report = CheckReport {
+            problems: vec![Problem { object: "o".into(), what: "w".into(), files: vec![] }],
+            ..Default::default()
+        };
+        assert_eq!(
+            printed(true, |s| s.check(&report)),
+            r#"{"drive":"","store":"","version":0,"heads":0,"packs":0,"chunks":0,"bytes_read":0,"problems":[{"object":"o","what":"w","files":[]}]}
+"#
+        );
+        let slot = KeySlot { slot: "s".into(), kind: "passphrase".into(), made: None };
+        assert_eq!(
+            printed(true, |s| s.key(&slot)),
+            "{\"slot\":\"s\",\"kind\":\"passphrase\",\"made\":null}\n"
+        );
+    }
+
+    #[test]
+    fn names_are_harmless_on_the_screen() {
+        let mut e = entry(1);
+        e.path = DrivePath::new("a\x1b]0;x\x07\nb").unwrap();
+        e.device = "\x1b[2J".into();
+        let text = printed(false, |s| s.entry(&e));
+        assert!(text.trim_end_matches('\n').chars().all(|c| !c.is_control()), "{text:?}");
+        let mut s = status();
+        s.last_error = Some("bad\nworse\x1b".into());
+        let text = human_status(&s, Moment(Time { sec: 1_700_000_090, nsec: 0 }));
+        assert!(text.contains("1 min 30 s ago") && text.contains("bad\\nworse\\u{1b}"), "{text}");
+        assert_eq!(text.lines().count(), 9);
+    }
+
+    #[test]
+    fn an_error_is_one_line_with_its_root_and_with_more_when_asked() {
+        let e =
+            Error::new(Kind::Away, "no route").context("cannot list heads").context("cannot open\nthe store");
+        assert_eq!(error_line(&e, false), "nacrefs: cannot open\\nthe store: no route");
+        assert_eq!(error_line(&e, true), "nacrefs: cannot open\\nthe store: cannot list heads: no route");
+    }
+}
