@@ -1,1 +1,24 @@
-//! (in the making)
+//! The kernel's FUSE protocol, turned into operations of the [drive](crate::drive): no policy, no storage,
+//! no state but what the protocol itself asks for. docs/parts/fuse.md says which kernel options are used and why.
+//!
+//! ```text
+//! mount      mounting, serving, unmounting; errors that say what to do
+//! ops        one method for each request of the kernel
+//! dispatch   where an operation runs: on the event loop where it need not wait, else on a worker
+//! workers    threads that may wait
+//! poll       polls the device while requests keep coming, sleeps when they stop
+//! reply      the drive's results as the kernel's replies
+//! convert    attributes, times, modes and errors between the two
+//! mountinfo  what is mounted where
+//! ```
+
+mod convert;
+mod dispatch;
+mod mount;
+mod mountinfo;
+mod ops;
+mod poll;
+mod reply;
+mod workers;
+
+pub use mount::{Mount, MountConfig, SUBTYPE, Serving, Unmounter};
