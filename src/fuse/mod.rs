@@ -2,7 +2,8 @@
 //! no state but what the protocol itself asks for. docs/parts/fuse.md says which kernel options are used and why.
 //!
 //! ```text
-//! mount      mounting, serving, unmounting; errors that say what to do
+//! mount      mounting, serving, unmounting
+//! attach     mount(2) for root, fusermount3 for others; errors that say what to do
 //! ops        one method for each request of the kernel
 //! dispatch   where an operation runs: on the event loop where it need not wait, else on a worker
 //! workers    threads that may wait
@@ -12,6 +13,7 @@
 //! mountinfo  what is mounted where
 //! ```
 
+mod attach;
 mod convert;
 mod dispatch;
 mod mount;
@@ -21,4 +23,5 @@ mod poll;
 mod reply;
 mod workers;
 
-pub use mount::{Mount, MountConfig, SUBTYPE, Serving, Unmounter};
+pub use attach::SUBTYPE;
+pub use mount::{Mount, MountConfig, Serving, Unmounter};

@@ -1,29 +1,25 @@
-//! Mounting, serving and unmounting.
+//! Mounting, serving and unmounting a drive.
 
+use super::attach::{Attach, SUBTYPE, detach_by_helper};
 use super::convert::Shown;
 use super::mountinfo::devices_at;
 use super::ops::Ops;
 use super::poll::{Poller, Polling};
 use crate::drive::Drive;
 use crate::error::{Context, Error, Kind, Result};
-use fuser::{Config, MountOption, Session, SessionACL};
+use fuser::{Config, Session, SessionACL};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-
-/// The type of a mounted drive, as mount(8) shows it, is `fuse.` and this.
-pub const SUBTYPE: &str = "nacrefs";
 
 /// The kernel's read-ahead for files of a mount, in KiB. Its default of 128 halves the speed of reading a
 /// file from its beginning to its end.
 const READ_AHEAD_KB: &[u8] = b"1024";
-
-const DEVICE: &str = "/dev/fuse";
 
 /// How a drive is mounted.
 #[derive(Clone, Debug)]
@@ -77,18 +73,16 @@ impl Default for MountConfig {
 pub struct Mount {
     session: Session<Ops>,
     polling: Option<Polling>,
-    unmounter: Unmounter,
+    place: Place,
 }
 
 impl Mount {
-    /// Mounts `drive` at `mountpoint`, a directory. Descriptors 0 to 2 must be open.
+    /// Mounts `drive` at `mountpoint`, a directory.
     ///
     /// # Errors
-    /// `Usage` where the directory or the options will not do; else `Failed`, with what is missing on the
-    /// machine and how to get it.
+    /// `Usage` where the directory will not do, `Conflict` where a dead mount stands there; else `Failed`, with
+    /// what is missing on the machine and how to get it.
     pub fn new(drive: Arc<Drive>, mountpoint: &Path, config: &MountConfig) -> Result<Mount> {
-        let root = rustix::process::geteuid().is_root();
-        let options = session_config(config, root)?;
         let dir = directory(mountpoint)?;
         let shown = Shown {
             entry_timeout: config.entry_timeout,
@@ -98,33 +92,49 @@ impl Mount {
         };
         let poller = Arc::new(Poller::default());
         let ops = Ops::new(drive, shown, Arc::clone(&poller), config.workers, config.writeback)?;
-        let session = Session::new(ops, &dir, &options)
-            .map_err(|e| explain(e, &dir, config.allow_other, Path::new(DEVICE).exists()))?;
+        let attach = Attach {
+            source: config.source.clone(),
+            read_only: config.read_only,
+            allow_other: config.allow_other,
+            suid: config.suid,
+            dev: config.dev,
+            exec: config.exec,
+        };
+        let fd = attach.attach(&dir)?;
         let device = devices_at(&dir)?.pop().ok_or_else(|| {
             Error::failed(format!("{} is not mounted, though mounting it succeeded", dir.display()))
         })?;
         if let Err(e) = raise_read_ahead(&device) {
             tracing::debug!("the kernel's read-ahead stays as it is: {e}");
         }
+        let place = Place(Unmounter { dir, device, ended: Arc::new(AtomicBool::new(false)) });
+        let mut session = Config::default();
+        session.n_threads = Some(1);
+        // The kernel itself lets in nobody but the owner, unless it was told `allow_other`.
+        let session = Session::from_fd(ops, fd, SessionACL::All, session)
+            .context(|| format!("the kernel did not take up the mount at {}", place.0.dir.display()))?;
         let polling = if config.poll { Polling::start(&session, &poller)? } else { None };
-        Ok(Mount { session, polling, unmounter: Unmounter { dir, device } })
+        Ok(Mount { session, polling, place })
     }
 
     /// What unmounts this mount, from any thread.
     pub fn unmounter(&self) -> Unmounter {
-        self.unmounter.clone()
+        self.place.0.clone()
     }
 
     /// Serves the kernel until somebody unmounts, from here or from outside.
+    ///
+    /// # Errors
+    /// `Failed` where the session broke down; it is then taken out of sight, so that nobody meets "Transport
+    /// endpoint is not connected".
     pub fn run(self) -> Result<()> {
-        let Mount { session, polling, unmounter } = self;
-        let result = session.run().context(|| format!("the mount at {} broke down", unmounter.dir.display()));
+        let Mount { session, polling, place } = self;
+        let result = session.run();
         drop(polling);
-        if result.is_err() {
-            // Else users would meet "Transport endpoint is not connected" there.
-            unmounter.detach()?;
+        if result.is_ok() {
+            place.0.ended.store(true, Relaxed);
         }
-        result
+        result.context(|| format!("the mount at {} broke down", place.0.dir.display()))
     }
 
     /// Serves the kernel on a thread of its own.
@@ -161,19 +171,32 @@ impl Serving {
     }
 }
 
+/// Where a session is mounted. Takes the mount away when the session has gone.
+struct Place(Unmounter);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Err(e) = self.0.detach() {
+            tracing::error!("{}", e.chain());
+        }
+    }
+}
+
 /// Unmounts one mount, and no other that may have come to stand at its place.
 #[derive(Clone, Debug)]
 pub struct Unmounter {
     dir: PathBuf,
     /// `major:minor`, as mountinfo has it.
     device: String,
+    /// The kernel has ended the session. It may give the device's number to another mount.
+    ended: Arc<AtomicBool>,
 }
 
 impl Unmounter {
     /// Unmounts. Where it is not mounted any more, there is nothing to do.
     ///
     /// # Errors
-    /// `Conflict` where files are open or something else is mounted over it.
+    /// `Conflict` where files are open, or something else is mounted over it.
     pub fn unmount(&self) -> Result<()> {
         self.unmount_with(UnmountFlags::empty())
     }
@@ -184,6 +207,9 @@ impl Unmounter {
     }
 
     fn unmount_with(&self, flags: UnmountFlags) -> Result<()> {
+        if self.ended.load(Relaxed) {
+            return Ok(());
+        }
         let dir = self.dir.display();
         let devices = devices_at(&self.dir)?;
         match devices.last() {
@@ -194,71 +220,20 @@ impl Unmounter {
             }
             _ => return Ok(()),
         }
-        match rustix::mount::unmount(&self.dir, flags | UnmountFlags::NOFOLLOW) {
+        let result = match rustix::mount::unmount(&self.dir, flags | UnmountFlags::NOFOLLOW) {
             // EINVAL: somebody else was faster.
             Ok(()) | Err(Errno::INVAL) => Ok(()),
-            Err(Errno::PERM) => self.unmount_by_helper(flags),
-            Err(Errno::BUSY) => Err(busy(&self.dir)),
-            Err(e) => Err(Error::from(io::Error::from(e)).context(format!("cannot unmount {dir}"))),
-        }
+            Err(Errno::PERM) => detach_by_helper(&self.dir, flags.contains(UnmountFlags::DETACH)),
+            Err(Errno::BUSY) => Err(Error::new(Kind::Conflict, "files are open")),
+            Err(e) => Err(io::Error::from(e).into()),
+        };
+        result.map_err(|e| match e.kind() {
+            Kind::Conflict => e.context(format!(
+                "{dir} is in use: close what is open there (`fuser -vm {dir}` lists it), then try again"
+            )),
+            _ => e.context(format!("cannot unmount {dir}")),
+        })
     }
-
-    /// Those who are not root unmount by way of fusermount3, as they mounted.
-    fn unmount_by_helper(&self, flags: UnmountFlags) -> Result<()> {
-        let dir = self.dir.display();
-        let mut command = Command::new("fusermount3");
-        command.arg("-u").args(flags.contains(UnmountFlags::DETACH).then_some("-z")).arg("--").arg(&self.dir);
-        let output = command.output().map_err(|e| {
-            let hint = if e.kind() == io::ErrorKind::NotFound { ": install the package fuse3" } else { "" };
-            Error::failed(format!("cannot unmount {dir}: cannot run fusermount3{hint}")).with_source(e)
-        })?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        match output.status.success() {
-            true => Ok(()),
-            false if said.contains("busy") => Err(busy(&self.dir)),
-            false => Err(Error::failed(format!("cannot unmount {dir}: {}", said.trim()))),
-        }
-    }
-}
-
-fn busy(dir: &Path) -> Error {
-    let dir = dir.display();
-    Error::new(
-        Kind::Conflict,
-        format!("{dir} is in use: close what is open there (`fuser -vm {dir}` lists it), then try again"),
-    )
-}
-
-/// The options for fuser and the kernel. `default_permissions` is not an option: the kernel checks every access
-/// by mode, owner and ACL.
-fn session_config(config: &MountConfig, root: bool) -> Result<Config> {
-    if config.writeback && !config.allow_other && !root {
-        // The kernel writes times back in its own name, which fuser would take for a stranger's.
-        return Err(Error::new(
-            Kind::Usage,
-            "-o writeback needs -o allow_other where not root mounts: the kernel itself must be let in",
-        ));
-    }
-    // The helper splits options at commas, and takes a backslash for an escape; in a URL both may be written
-    // in hexadecimal.
-    let source = config.source.replace(',', "%2C").replace('\\', "%5C");
-    let mut options = vec![
-        MountOption::FSName(source),
-        // fuser's own option for this is not passed on where root mounts.
-        MountOption::CUSTOM(format!("subtype={SUBTYPE}")),
-        MountOption::DefaultPermissions,
-        if config.read_only { MountOption::RO } else { MountOption::RW },
-        if config.suid && root { MountOption::Suid } else { MountOption::NoSuid },
-        if config.dev && root { MountOption::Dev } else { MountOption::NoDev },
-    ];
-    if !config.exec {
-        options.push(MountOption::NoExec);
-    }
-    let mut session = Config::default();
-    session.mount_options = options;
-    session.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
-    session.n_threads = Some(1);
-    Ok(session)
 }
 
 /// The mount point as mountinfo will have it.
@@ -279,28 +254,6 @@ fn directory(mountpoint: &Path) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Says what to do about a failed mount.
-fn explain(e: io::Error, dir: &Path, allow_other: bool, device_exists: bool) -> Error {
-    let said = e.to_string();
-    let hint = if !device_exists {
-        "/dev/fuse is not there: load the kernel's module (`modprobe fuse`), or give the device to the container"
-    } else if said.contains("user_allow_other") && allow_other {
-        "-o allow_other is for root, unless /etc/fuse.conf says `user_allow_other`: add that line, or leave the option out"
-    } else if e.kind() == io::ErrorKind::NotFound {
-        "fusermount3 is missing: install the package fuse3"
-    } else if e.kind() == io::ErrorKind::PermissionDenied {
-        "this user may not open /dev/fuse or the directory: see `ls -ld` of both"
-    } else {
-        ""
-    };
-    let at = dir.display();
-    let message = match hint {
-        "" => format!("cannot mount at {at}"),
-        hint => format!("cannot mount at {at}: {hint}"),
-    };
-    Error::failed(message).with_source(e)
-}
-
 /// Only root may do this, and without it everything works.
 fn raise_read_ahead(device: &str) -> io::Result<()> {
     std::fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), READ_AHEAD_KB)
@@ -309,46 +262,6 @@ fn raise_read_ahead(device: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn options(config: &MountConfig, root: bool) -> Vec<MountOption> {
-        session_config(config, root).unwrap().mount_options
-    }
-
-    #[test]
-    fn the_kernel_always_checks_permissions() {
-        for (root, read_only) in [(true, false), (false, true)] {
-            let options = options(&MountConfig { read_only, ..MountConfig::default() }, root);
-            assert!(options.contains(&MountOption::DefaultPermissions));
-            assert_eq!(options.contains(&MountOption::RO), read_only);
-        }
-    }
-
-    #[test]
-    fn only_root_gets_suid_and_devices() {
-        let with = |root| options(&MountConfig::default(), root);
-        assert!(with(true).contains(&MountOption::Suid) && with(true).contains(&MountOption::Dev));
-        assert!(with(false).contains(&MountOption::NoSuid) && with(false).contains(&MountOption::NoDev));
-        let asked = MountConfig { suid: false, dev: false, exec: false, ..MountConfig::default() };
-        let options = options(&asked, true);
-        for o in [MountOption::NoSuid, MountOption::NoDev, MountOption::NoExec] {
-            assert!(options.contains(&o));
-        }
-    }
-
-    #[test]
-    fn a_source_cannot_smuggle_in_options() {
-        let config = MountConfig { source: "s3://b/x,allow_other\\".into(), ..MountConfig::default() };
-        let name = MountOption::FSName("s3://b/x%2Callow_other%5C".into());
-        assert!(options(&config, false).contains(&name));
-    }
-
-    #[test]
-    fn writeback_needs_the_kernel_to_be_let_in() {
-        let config = MountConfig { writeback: true, ..MountConfig::default() };
-        assert_eq!(session_config(&config, false).unwrap_err().kind(), Kind::Usage);
-        assert!(session_config(&config, true).is_ok());
-        assert!(session_config(&MountConfig { allow_other: true, ..config }, false).is_ok());
-    }
 
     #[test]
     fn a_mount_point_is_a_directory_that_exists() {
@@ -364,25 +277,21 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_mount_says_what_to_do() {
-        let failed = |kind, said: &str, allow_other, device| {
-            explain(io::Error::new(kind, said.to_owned()), Path::new("/m"), allow_other, device).to_string()
-        };
-        use io::ErrorKind::*;
-        assert!(failed(NotFound, "", false, false).contains("modprobe fuse"));
-        assert!(failed(NotFound, "", false, true).contains("install the package fuse3"));
-        let refused = "option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf";
-        assert!(failed(PermissionDenied, refused, true, true).contains("/etc/fuse.conf"));
-        assert!(failed(PermissionDenied, "", false, true).contains("ls -ld"));
-        let e = explain(io::Error::other("EBUSY of some sort"), Path::new("/m"), false, true);
-        assert_eq!(e.chain(), "cannot mount at /m: EBUSY of some sort");
+    fn what_is_not_mounted_needs_no_unmounting() {
+        let tmp = tempfile::tempdir().unwrap();
+        let gone = Unmounter { dir: tmp.path().to_owned(), device: "0:0".into(), ended: Arc::default() };
+        gone.unmount().unwrap();
+        gone.detach().unwrap();
     }
 
     #[test]
-    fn what_is_not_mounted_needs_no_unmounting() {
-        let tmp = tempfile::tempdir().unwrap();
-        let gone = Unmounter { dir: tmp.path().to_owned(), device: "0:0".into() };
-        gone.unmount().unwrap();
-        gone.detach().unwrap();
+    fn what_stands_at_the_place_of_another_mount_is_left_alone() {
+        // The root directory is surely mounted; it is not this mount, or the kernel has ended this mount.
+        let root = devices_at(Path::new("/")).unwrap().pop().unwrap();
+        for (device, ended) in [("0:0".to_owned(), false), (root, true)] {
+            let ended = Arc::new(AtomicBool::new(ended));
+            Unmounter { dir: "/".into(), device, ended }.unmount().unwrap();
+            assert!(!devices_at(Path::new("/")).unwrap().is_empty());
+        }
     }
 }
