@@ -1,1 +1,27 @@
-//! (in the making)
+//! The kernel's FUSE protocol, turned into operations of the [drive](crate::drive): no policy, no storage,
+//! no state but what the protocol itself asks for. docs/parts/fuse.md says which kernel options are used and why.
+//!
+//! ```text
+//! mount      mounting, serving, unmounting
+//! attach     mount(2) for root, fusermount3 for others; errors that say what to do
+//! ops        one method for each request of the kernel
+//! dispatch   where an operation runs: on the event loop where it need not wait, else on a worker
+//! workers    threads that may wait
+//! poll       polls the device while requests keep coming, sleeps when they stop
+//! reply      the drive's results as the kernel's replies
+//! convert    attributes, times, modes and errors between the two
+//! mountinfo  what is mounted where
+//! ```
+
+mod attach;
+mod convert;
+mod dispatch;
+mod mount;
+mod mountinfo;
+mod ops;
+mod poll;
+mod reply;
+mod workers;
+
+pub use attach::SUBTYPE;
+pub use mount::{Mount, MountConfig, Serving, Unmounter};

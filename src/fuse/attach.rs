@@ -1,0 +1,262 @@
+//! Mounting proper: root asks the kernel, others ask fusermount3.
+//!
+//! fuser could do this, but fuser 0.18 unmounts whatever stands at the mount point when a session ends, also
+//! where it was unmounted from outside and somebody else has mounted there since; and it lets nobody in but the
+//! owner where `allow_other` is not given, which locks out the kernel's own write-back.
+
+use crate::error::{Context, Error, Kind, Result};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use std::ffi::CString;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// The type of a mounted drive, as mount(8) shows it, is `fuse.` and this.
+pub const SUBTYPE: &str = "nacrefs";
+
+const DEVICE: &str = "/dev/fuse";
+const HELPER: &str = "fusermount3";
+
+/// What the kernel is told at the mount.
+#[derive(Clone, Debug)]
+pub(super) struct Attach {
+    pub(super) source: String,
+    pub(super) read_only: bool,
+    pub(super) allow_other: bool,
+    pub(super) suid: bool,
+    pub(super) dev: bool,
+    pub(super) exec: bool,
+}
+
+impl Attach {
+    /// Mounts at `dir` (absolute, without links) and returns the session's descriptor.
+    pub(super) fn attach(&self, dir: &Path) -> Result<OwnedFd> {
+        let result = if rustix::process::geteuid().is_root() {
+            self.by_the_kernel(dir)
+        } else {
+            self.by_helper(HELPER.as_ref(), dir)
+        };
+        result.context(|| format!("cannot mount at {}", dir.display()))
+    }
+
+    fn by_the_kernel(&self, dir: &Path) -> Result<OwnedFd> {
+        let device =
+            rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
+                let message = match e {
+                    Errno::NOENT | Errno::NODEV | Errno::NXIO => no_device(),
+                    _ => format!("cannot open {DEVICE}: a container needs leave for this device"),
+                };
+                Error::failed(message).with_source(io::Error::from(e))
+            })?;
+        let options = CString::new(self.kernel_options(device.as_raw_fd()))
+            .map_err(|_| Error::failed("a mount option holds a NUL"))?;
+        let fs_type = format!("fuse.{SUBTYPE}");
+        match rustix::mount::mount(&*self.source, dir, &*fs_type, self.kernel_flags(), &*options) {
+            Ok(()) => Ok(device),
+            Err(e) => {
+                let message = match e {
+                    Errno::PERM => "the kernel does not let this root mount: a container needs CAP_SYS_ADMIN",
+                    Errno::NODEV => "the kernel has no FUSE: load its module (`modprobe fuse`)",
+                    _ => "the kernel refuses",
+                };
+                Err(Error::failed(message).with_source(io::Error::from(e)))
+            }
+        }
+    }
+
+    /// `default_permissions` is no choice: the kernel checks every access by mode, owner and ACL.
+    fn kernel_options(&self, device: i32) -> String {
+        let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        let allow = if self.allow_other { ",allow_other" } else { "" };
+        let rootmode = libc::S_IFDIR;
+        format!("fd={device},rootmode={rootmode:o},user_id={uid},group_id={gid},default_permissions{allow}")
+    }
+
+    fn kernel_flags(&self) -> MountFlags {
+        let mut flags = MountFlags::empty();
+        flags.set(MountFlags::RDONLY, self.read_only);
+        flags.set(MountFlags::NOSUID, !self.suid);
+        flags.set(MountFlags::NODEV, !self.dev);
+        flags.set(MountFlags::NOEXEC, !self.exec);
+        flags
+    }
+
+    /// fusermount3 is suid root; it mounts nosuid and nodev, and sends the descriptor back over a socket, here
+    /// its standard input.
+    fn by_helper(&self, helper: &Path, dir: &Path) -> Result<OwnedFd> {
+        let (ours, theirs) = UnixStream::pair().context(|| "cannot make a socket for fusermount3")?;
+        let mut command = Command::new(helper);
+        command.env("_FUSE_COMMFD", "0").stdin(OwnedFd::from(theirs)).stderr(Stdio::piped());
+        command.arg("-o").arg(self.helper_options()).arg("--").arg(dir);
+        let child = command.spawn().map_err(no_helper)?;
+        // Its end of the socket, which would otherwise stay open here.
+        drop(command);
+        let device = receive(&ours);
+        let output = child.wait_with_output().context(|| "cannot wait for fusermount3")?;
+        device?.filter(|_| output.status.success()).ok_or_else(|| refused(&output))
+    }
+
+    fn helper_options(&self) -> String {
+        // The helper splits at commas and unescapes backslashes. In a URL both may be written in hexadecimal.
+        let source = self.source.replace(',', "%2C").replace('\\', "%5C");
+        let mut options = format!("default_permissions,nosuid,nodev,fsname={source},subtype={SUBTYPE}");
+        for (on, option) in
+            [(self.read_only, ",ro"), (!self.exec, ",noexec"), (self.allow_other, ",allow_other")]
+        {
+            if on {
+                options.push_str(option);
+            }
+        }
+        options
+    }
+}
+
+/// Unmounts by way of fusermount3, for those who are not root.
+pub(super) fn detach_by_helper(dir: &Path, lazy: bool) -> Result<()> {
+    let mut command = Command::new(HELPER);
+    command.stdin(Stdio::null()).arg("-u").args(lazy.then_some("-z")).arg("--").arg(dir);
+    let output = command.output().map_err(no_helper)?;
+    if output.status.success() { Ok(()) } else { Err(refused(&output)) }
+}
+
+/// The descriptor that the helper sends; None where it ends without sending one.
+fn receive(socket: &UnixStream) -> Result<Option<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0u8];
+    loop {
+        let mut io = [IoSliceMut::new(&mut byte)];
+        match rustix::net::recvmsg(socket, &mut io, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => continue,
+            result => {
+                result.map_err(io::Error::from).context(|| "cannot receive from fusermount3")?;
+                break;
+            }
+        }
+    }
+    let mut received = None;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
+            received = received.or_else(|| descriptors.next());
+        }
+    }
+    Ok(received)
+}
+
+fn no_device() -> String {
+    format!(
+        "{DEVICE} is not there: load the kernel's module (`modprobe fuse`), or give the device to the container"
+    )
+}
+
+fn no_helper(e: io::Error) -> Error {
+    let hint = if e.kind() == io::ErrorKind::NotFound { ": install the package fuse3" } else { "" };
+    Error::failed(format!("cannot run {HELPER}{hint}")).with_source(e)
+}
+
+/// What fusermount3 said, and what to do about it.
+fn refused(output: &Output) -> Error {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim();
+    if said.contains("busy") {
+        return Error::new(Kind::Conflict, said.to_owned());
+    }
+    let message = if said.contains("user_allow_other") {
+        "-o allow_other is for root, unless /etc/fuse.conf says `user_allow_other`: add that line, or leave the option out".to_owned()
+    } else if said.contains("modprobe fuse") {
+        no_device()
+    } else if said.is_empty() {
+        format!("{HELPER} failed without a word ({})", output.status)
+    } else {
+        return Error::failed(said.to_owned());
+    };
+    Error::failed(message).with_source(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    const PLAIN: Attach = Attach {
+        source: String::new(),
+        read_only: false,
+        allow_other: false,
+        suid: true,
+        dev: true,
+        exec: true,
+    };
+
+    #[test]
+    fn the_kernel_always_checks_permissions() {
+        for attach in [PLAIN, Attach { allow_other: true, read_only: true, ..PLAIN }] {
+            let (kernel, helper) = (attach.kernel_options(7), attach.helper_options());
+            assert!(kernel.starts_with("fd=7,rootmode=40000,"), "{kernel}");
+            for options in [kernel, helper] {
+                let has = |o| options.split(',').any(|x| x == o);
+                assert!(has("default_permissions"), "{options}");
+                assert_eq!(has("allow_other"), attach.allow_other, "{options}");
+            }
+            assert_eq!(attach.kernel_flags().contains(MountFlags::RDONLY), attach.read_only);
+        }
+    }
+
+    #[test]
+    fn flags_follow_the_options() {
+        assert!(PLAIN.kernel_flags().is_empty());
+        let attach = Attach { suid: false, dev: false, exec: false, ..PLAIN };
+        assert_eq!(attach.kernel_flags(), MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC);
+        assert!(attach.helper_options().ends_with(",noexec"));
+    }
+
+    #[test]
+    fn a_source_cannot_smuggle_in_options() {
+        let attach = Attach { source: "s3://b/x,allow_other\\".into(), ..PLAIN };
+        assert!(attach.helper_options().contains(",fsname=s3://b/x%2Callow_other%5C,"));
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        let said = |text: &str| {
+            let (status, stderr) = (ExitStatus::from_raw(256), text.as_bytes().to_vec());
+            refused(&Output { status, stdout: Vec::new(), stderr })
+        };
+        let e = said(
+            "fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf",
+        );
+        assert!(e.to_string().contains("add that line"), "{e}");
+        assert!(
+            said("fusermount3: fuse device not found, try 'modprobe fuse' first")
+                .to_string()
+                .contains("not there")
+        );
+        assert_eq!(said("fusermount3: failed to unmount /m: Device or resource busy").kind(), Kind::Conflict);
+        assert!(said("").to_string().contains("without a word"));
+        assert_eq!(said("fusermount3: something else\n").to_string(), "fusermount3: something else");
+        assert!(no_helper(io::ErrorKind::NotFound.into()).to_string().contains("install the package fuse3"));
+    }
+
+    /// Scripts stand in for the helper: what it says must come through, and nothing may hang.
+    #[test]
+    fn a_helper_that_sends_no_descriptor_is_an_error() {
+        let tmp = tempfile::tempdir().unwrap();
+        let run = |script: &str| {
+            let helper = tmp.path().join("helper");
+            std::fs::write(&helper, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::process::Command::new("chmod").arg("755").arg(&helper).status().unwrap();
+            PLAIN.by_helper(&helper, tmp.path()).unwrap_err().to_string()
+        };
+        assert_eq!(run("echo no such luck >&2; exit 1"), "no such luck");
+        assert!(run("exit 0").contains("without a word"));
+        assert!(run("printf x >&0").contains("without a word"));
+        let e = PLAIN.by_helper(&tmp.path().join("none"), tmp.path()).unwrap_err();
+        assert!(e.to_string().contains("install the package fuse3"));
+    }
+}

@@ -1,0 +1,297 @@
+//! Mounting, serving and unmounting a drive.
+
+use super::attach::{Attach, SUBTYPE, detach_by_helper};
+use super::convert::Shown;
+use super::mountinfo::devices_at;
+use super::ops::Ops;
+use super::poll::{Poller, Polling};
+use crate::drive::Drive;
+use crate::error::{Context, Error, Kind, Result};
+use fuser::{Config, Session, SessionACL};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// The kernel's read-ahead for files of a mount, in KiB. Its default of 128 halves the speed of reading a
+/// file from its beginning to its end.
+const READ_AHEAD_KB: &[u8] = b"1024";
+
+/// How a drive is mounted.
+#[derive(Clone, Debug)]
+pub struct MountConfig {
+    /// What df(1) and mountinfo show as the source: the store's URL.
+    pub source: String,
+    pub read_only: bool,
+    /// Whether others than the one who mounts may see the mount. The modes of files hold in any case.
+    pub allow_other: bool,
+    /// Whether suid and sgid have an effect, device nodes work, and programs run. The first two are for root:
+    /// a mount by anybody else is always nosuid and nodev.
+    pub suid: bool,
+    pub dev: bool,
+    pub exec: bool,
+    /// Show everything as owned by this user or group.
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    /// Let the kernel collect writes, at the price of half a minute of them when the machine stops.
+    pub writeback: bool,
+    /// For how long the kernel may keep names (and their absence) and attributes without asking.
+    pub entry_timeout: Duration,
+    pub attr_timeout: Duration,
+    /// Threads for what has to wait, for each of three lanes: misses, changes, fsync.
+    pub workers: usize,
+    /// Whether the event loop may poll the device while requests keep coming.
+    pub poll: bool,
+}
+
+impl Default for MountConfig {
+    fn default() -> MountConfig {
+        MountConfig {
+            source: SUBTYPE.to_owned(),
+            read_only: false,
+            allow_other: false,
+            suid: true,
+            dev: true,
+            exec: true,
+            uid: None,
+            gid: None,
+            writeback: false,
+            entry_timeout: Duration::from_secs(3600),
+            attr_timeout: Duration::from_secs(3600),
+            workers: 8,
+            poll: true,
+        }
+    }
+}
+
+/// A drive that is mounted and not yet served: requests wait until [`Mount::run`] or [`Mount::spawn`].
+/// Dropping it unmounts.
+pub struct Mount {
+    session: Session<Ops>,
+    polling: Option<Polling>,
+    place: Place,
+}
+
+impl Mount {
+    /// Mounts `drive` at `mountpoint`, a directory.
+    ///
+    /// # Errors
+    /// `Usage` where the directory will not do, `Conflict` where a dead mount stands there; else `Failed`, with
+    /// what is missing on the machine and how to get it.
+    pub fn new(drive: Arc<Drive>, mountpoint: &Path, config: &MountConfig) -> Result<Mount> {
+        let dir = directory(mountpoint)?;
+        let shown = Shown {
+            entry_timeout: config.entry_timeout,
+            attr_timeout: config.attr_timeout,
+            uid: config.uid,
+            gid: config.gid,
+        };
+        let poller = Arc::new(Poller::default());
+        let ops = Ops::new(drive, shown, Arc::clone(&poller), config.workers, config.writeback)?;
+        let attach = Attach {
+            source: config.source.clone(),
+            read_only: config.read_only,
+            allow_other: config.allow_other,
+            suid: config.suid,
+            dev: config.dev,
+            exec: config.exec,
+        };
+        let fd = attach.attach(&dir)?;
+        let device = devices_at(&dir)?.pop().ok_or_else(|| {
+            Error::failed(format!("{} is not mounted, though mounting it succeeded", dir.display()))
+        })?;
+        if let Err(e) = raise_read_ahead(&device) {
+            tracing::debug!("the kernel's read-ahead stays as it is: {e}");
+        }
+        let place = Place(Unmounter { dir, device, ended: Arc::new(AtomicBool::new(false)) });
+        let mut session = Config::default();
+        session.n_threads = Some(1);
+        // The kernel itself lets in nobody but the owner, unless it was told `allow_other`.
+        let session = Session::from_fd(ops, fd, SessionACL::All, session)
+            .context(|| format!("the kernel did not take up the mount at {}", place.0.dir.display()))?;
+        let polling = if config.poll { Polling::start(&session, &poller)? } else { None };
+        Ok(Mount { session, polling, place })
+    }
+
+    /// What unmounts this mount, from any thread.
+    pub fn unmounter(&self) -> Unmounter {
+        self.place.0.clone()
+    }
+
+    /// Serves the kernel until somebody unmounts, from here or from outside.
+    ///
+    /// # Errors
+    /// `Failed` where the session broke down; it is then taken out of sight, so that nobody meets "Transport
+    /// endpoint is not connected".
+    pub fn run(self) -> Result<()> {
+        let Mount { session, polling, place } = self;
+        let result = session.run();
+        drop(polling);
+        if result.is_ok() {
+            place.0.ended.store(true, Relaxed);
+        }
+        result.context(|| format!("the mount at {} broke down", place.0.dir.display()))
+    }
+
+    /// Serves the kernel on a thread of its own.
+    pub fn spawn(self) -> Result<Serving> {
+        let unmounter = self.unmounter();
+        let thread = thread::Builder::new()
+            .name("fuse-serve".into())
+            .spawn(move || self.run())
+            .context(|| "cannot start a thread to serve the mount")?;
+        Ok(Serving { unmounter, thread })
+    }
+}
+
+/// A drive that is mounted and served by a thread of its own.
+pub struct Serving {
+    unmounter: Unmounter,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Serving {
+    /// What unmounts this mount, from any thread.
+    pub fn unmounter(&self) -> Unmounter {
+        self.unmounter.clone()
+    }
+
+    /// Whether the mount has ended, for example because somebody unmounted it.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits until the mount has ended.
+    pub fn wait(self) -> Result<()> {
+        self.thread.join().unwrap_or_else(|_| Err(Error::failed("the thread that served the mount panicked")))
+    }
+}
+
+/// Where a session is mounted. Takes the mount away when the session has gone.
+struct Place(Unmounter);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Err(e) = self.0.detach() {
+            tracing::error!("{}", e.chain());
+        }
+    }
+}
+
+/// Unmounts one mount, and no other that may have come to stand at its place.
+#[derive(Clone, Debug)]
+pub struct Unmounter {
+    dir: PathBuf,
+    /// `major:minor`, as mountinfo has it.
+    device: String,
+    /// The kernel has ended the session. It may give the device's number to another mount.
+    ended: Arc<AtomicBool>,
+}
+
+impl Unmounter {
+    /// Unmounts. Where it is not mounted any more, there is nothing to do.
+    ///
+    /// # Errors
+    /// `Conflict` where files are open, or something else is mounted over it.
+    pub fn unmount(&self) -> Result<()> {
+        self.unmount_with(UnmountFlags::empty())
+    }
+
+    /// Takes the mount out of sight at once; it ends when the last open file is closed.
+    pub fn detach(&self) -> Result<()> {
+        self.unmount_with(UnmountFlags::DETACH)
+    }
+
+    fn unmount_with(&self, flags: UnmountFlags) -> Result<()> {
+        if self.ended.load(Relaxed) {
+            return Ok(());
+        }
+        let dir = self.dir.display();
+        let devices = devices_at(&self.dir)?;
+        match devices.last() {
+            Some(top) if *top == self.device => {}
+            _ if devices.contains(&self.device) => {
+                let message = format!("{dir}: something else is mounted over it; unmount that first");
+                return Err(Error::new(Kind::Conflict, message));
+            }
+            _ => return Ok(()),
+        }
+        let result = match rustix::mount::unmount(&self.dir, flags | UnmountFlags::NOFOLLOW) {
+            // EINVAL: somebody else was faster.
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(Errno::PERM) => detach_by_helper(&self.dir, flags.contains(UnmountFlags::DETACH)),
+            Err(Errno::BUSY) => Err(Error::new(Kind::Conflict, "files are open")),
+            Err(e) => Err(io::Error::from(e).into()),
+        };
+        result.map_err(|e| match e.kind() {
+            Kind::Conflict => e.context(format!(
+                "{dir} is in use: close what is open there (`fuser -vm {dir}` lists it), then try again"
+            )),
+            _ => e.context(format!("cannot unmount {dir}")),
+        })
+    }
+}
+
+/// The mount point as mountinfo will have it.
+fn directory(mountpoint: &Path) -> Result<PathBuf> {
+    let shown = mountpoint.display();
+    let usage = |message: String| Error::new(Kind::Usage, message);
+    let dir = mountpoint.canonicalize().map_err(|e| match e.raw_os_error() {
+        Some(libc::ENOENT) => usage(format!("{shown} does not exist: make the directory first")),
+        Some(libc::ENOTCONN) => Error::new(
+            Kind::Conflict,
+            format!("{shown} holds a mount whose daemon has died: clear it with `umount -l {shown}`"),
+        ),
+        _ => Error::from(e).context(format!("cannot mount at {shown}")),
+    })?;
+    if !dir.is_dir() {
+        return Err(usage(format!("{shown} is not a directory: a drive is mounted at a directory")));
+    }
+    Ok(dir)
+}
+
+/// Only root may do this, and without it everything works.
+fn raise_read_ahead(device: &str) -> io::Result<()> {
+    std::fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), READ_AHEAD_KB)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_point_is_a_directory_that_exists() {
+        let tmp = tempfile::tempdir().unwrap();
+        let file = tmp.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        for (path, says) in [(tmp.path().join("none"), "does not exist"), (file, "not a directory")] {
+            let e = directory(&path).unwrap_err();
+            assert_eq!(e.kind(), Kind::Usage);
+            assert!(e.to_string().contains(says), "{e}");
+        }
+        assert!(directory(tmp.path()).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_mounted_needs_no_unmounting() {
+        let tmp = tempfile::tempdir().unwrap();
+        let gone = Unmounter { dir: tmp.path().to_owned(), device: "0:0".into(), ended: Arc::default() };
+        gone.unmount().unwrap();
+        gone.detach().unwrap();
+    }
+
+    #[test]
+    fn what_stands_at_the_place_of_another_mount_is_left_alone() {
+        // The root directory is surely mounted; it is not this mount, or the kernel has ended this mount.
+        let root = devices_at(Path::new("/")).unwrap().pop().unwrap();
+        for (device, ended) in [("0:0".to_owned(), false), (root, true)] {
+            let ended = Arc::new(AtomicBool::new(ended));
+            Unmounter { dir: "/".into(), device, ended }.unmount().unwrap();
+            assert!(!devices_at(Path::new("/")).unwrap().is_empty());
+        }
+    }
+}
