@@ -1,8 +1,23 @@
 //! Keys, sealing, self-encryption (docs/SECURITY.md has the rules, docs/FORMAT.md the bytes).
 
+mod compress;
+pub mod domains;
+pub mod keys;
+pub mod local;
+mod object;
+mod pad;
+pub mod protect;
 pub mod seal;
+pub mod secrets;
+pub mod sign;
+pub mod slot;
 
-pub use seal::{open, seal};
+pub use keys::RealmKeys;
+pub use local::{DeviceRecord, LocalKeys, Memory};
+pub use seal::{SealKey, open, seal};
+pub use secrets::DriveSecrets;
+pub use sign::{PublicKey, Signature, Signed, SigningKey};
+pub use slot::{KdfParams, RecoveryCode, Secret, Slot, SlotId, SlotKind};
 
 /// What a sealed thing is: part of its associated data, so that nothing can stand in for another kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
