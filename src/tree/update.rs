@@ -1,0 +1,253 @@
+//! Edits of a Map: level by level, from the leaves up.
+//!
+//! Every level is a sorted run of entries cut into nodes; what changes in the nodes of one level is a list of
+//! edits of the level above. A pass over a level goes from edit to edit: it enters the node that an edit falls
+//! into, where a scan would begin anew, feeds that node's entries with the edits merged in to the cutter, and
+//! goes on into the next nodes until the new cuts meet an old one. What lies between is neither read nor
+//! written. Since the rule of cutting looks at nothing else, the result is what a build from nothing gives.
+
+use super::boundary::MAX_LEVEL;
+use super::cursor::Cursor;
+use super::node::{Built, Child, Cutter, Node, check_entry};
+use super::{Map, Root};
+use crate::chunk::{ChunkSink, Chunks, Opening, Sealer};
+use crate::crypt::Seal;
+use crate::error::{Error, Result};
+use std::cmp::Ordering;
+
+/// A key with its new value, or none to delete it.
+pub type Edit = (Vec<u8>, Option<Vec<u8>>);
+
+/// The pointers of nodes of one level, by last key: entries of the level above.
+type Pointers = Vec<(Vec<u8>, Vec<u8>)>;
+
+pub(super) fn update(
+    map: &Map,
+    sealer: &dyn Sealer,
+    chunks: &dyn Chunks,
+    sink: &mut dyn ChunkSink,
+    edits: &[Edit],
+) -> Result<Map> {
+    check_edits(edits)?;
+    if edits.is_empty() {
+        return Ok(map.clone());
+    }
+    let mut cursor = Cursor::at_root(chunks, map.root.as_ref())?;
+    let mut above: Vec<Edit>;
+    let mut edits = edits;
+    for level in 0..=MAX_LEVEL {
+        let old = map.root.as_ref().map(|root| root.level.cmp(&level));
+        let mut pass = Pass {
+            map,
+            level,
+            sealer,
+            sink: &mut *sink,
+            cutter: Cutter::new(level, *sealer.boundary_key()),
+            pending: None,
+            seen: 0,
+            removed: Vec::new(),
+            added: Vec::new(),
+        };
+        match old {
+            Some(Ordering::Greater | Ordering::Equal) => pass.edit(&mut cursor, edits)?,
+            Some(Ordering::Less) | None => pass.build(edits)?,
+        }
+        // all nodes of the level, as against those around some edits
+        let whole = match old {
+            Some(Ordering::Greater | Ordering::Equal) => pass.seen == map.len(),
+            Some(Ordering::Less) | None => true,
+        };
+        if whole && let Some(child) = pass.only_child()? {
+            return lower_root(child, level, chunks);
+        }
+        pass.flush()?;
+        let Pass { removed, added, .. } = pass;
+        if removed == added {
+            return Ok(map.clone());
+        }
+        if whole && added.len() <= 1 {
+            return added.first().map_or(Ok(Map::default()), |(_, pointer)| Map::rooted(level, pointer));
+        }
+        above = match old {
+            Some(Ordering::Greater) => differences(removed, added),
+            _ => added.into_iter().map(|(key, pointer)| (key, Some(pointer))).collect(),
+        };
+        edits = &above;
+    }
+    Err(Error::failed("a map cannot have more than 64 levels"))
+}
+
+fn check_edits(edits: &[Edit]) -> Result<()> {
+    if !edits.is_sorted_by(|(a, _), (b, _)| a < b) {
+        return Err(Error::failed("edits of a map must be sorted by key, each key once"));
+    }
+    edits.iter().try_for_each(|(key, value)| check_entry(key, value.as_deref().unwrap_or_default()))
+}
+
+/// The root of a Map whose level has one node with one child: the first node below that has more, or a leaf.
+fn lower_root(mut child: Child, mut level: u8, chunks: &dyn Chunks) -> Result<Map> {
+    loop {
+        level = level.checked_sub(1).ok_or_else(|| Error::failed("a leaf has no child"))?;
+        let node = child.open(chunks, level)?;
+        if level == 0 || node.len() > 1 {
+            return Ok(Map { root: Some(Root { node: child, level }) });
+        }
+        child = node.child(0)?;
+    }
+}
+
+/// The edits that turn one run of pointers into the other; both sorted.
+fn differences(removed: Pointers, added: Pointers) -> Vec<Edit> {
+    let mut edits = Vec::with_capacity(added.len());
+    let mut added = added.into_iter().peekable();
+    for (key, pointer) in removed {
+        while let Some((new, pointer)) = added.next_if(|(new, _)| *new < key) {
+            edits.push((new, Some(pointer)));
+        }
+        match added.next_if(|(new, _)| *new == key) {
+            Some((_, same)) if same == pointer => {}
+            Some((_, other)) => edits.push((key, Some(other))),
+            None => edits.push((key, None)),
+        }
+    }
+    edits.extend(added.map(|(key, pointer)| (key, Some(pointer))));
+    edits
+}
+
+/// One level being edited.
+struct Pass<'a> {
+    map: &'a Map,
+    level: u8,
+    sealer: &'a dyn Sealer,
+    sink: &'a mut dyn ChunkSink,
+    cutter: Cutter,
+    /// The newest node, held back until it is known not to be the only one of its level with one child.
+    pending: Option<Built>,
+    /// Entries below the old nodes that were read.
+    seen: u64,
+    /// Old nodes that were read.
+    removed: Pointers,
+    /// The nodes that stand in their place; some may be the same.
+    added: Pointers,
+}
+
+impl Pass<'_> {
+    /// Makes the nodes of a level that did not exist.
+    fn build(&mut self, edits: &[Edit]) -> Result<()> {
+        for (key, value) in edits {
+            if let Some(value) = value {
+                self.push(key, value, None)?;
+            }
+        }
+        self.end(None)
+    }
+
+    /// Makes the nodes that edits change.
+    fn edit(&mut self, cursor: &mut Cursor, mut edits: &[Edit]) -> Result<()> {
+        while let Some((key, value)) = edits.first() {
+            cursor.seek(key, self.level)?;
+            let found = cursor.top().and_then(|top| Some(top.node.value(top.node.find(key)?)));
+            if found == value.as_deref() {
+                edits = &edits[1..];
+                continue;
+            }
+            loop {
+                let Some(node) = cursor.top().map(|top| top.node.clone()) else { break };
+                let Some(pointer) = cursor.pointer(self.map)? else { break };
+                self.seen += pointer.count;
+                self.removed.push((node.last_key().to_vec(), pointer.to_vec()));
+                let rightmost = cursor.is_rightmost();
+                let here = if rightmost {
+                    edits.len()
+                } else {
+                    edits.partition_point(|(key, _)| key.as_slice() <= node.last_key())
+                };
+                let (now, later) = edits.split_at(here);
+                self.merge(&node, now)?;
+                edits = later;
+                if self.cutter.at_boundary() {
+                    break;
+                }
+                if rightmost {
+                    self.end(Some(&node))?;
+                    break;
+                }
+                cursor.next_node()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Feeds the cutter with the entries of an old node and the edits that fall into it.
+    fn merge(&mut self, node: &Node, edits: &[Edit]) -> Result<()> {
+        let mut edits = edits.iter().peekable();
+        for i in 0..node.len() {
+            let key = node.key(i);
+            while let Some((new, value)) = edits.next_if(|(new, _)| new.as_slice() < key) {
+                if let Some(value) = value {
+                    self.push(new, value, Some(node))?;
+                }
+            }
+            match edits.next_if(|(new, _)| new.as_slice() == key) {
+                Some((_, Some(value))) => self.push(key, value, Some(node))?,
+                Some((_, None)) => {}
+                None => self.push(key, node.value(i), Some(node))?,
+            }
+        }
+        for (new, value) in edits {
+            if let Some(value) = value {
+                self.push(new, value, Some(node))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, key: &[u8], value: &[u8], old: Option<&Node>) -> Result<()> {
+        match self.cutter.push(key, value)? {
+            Some(built) => self.built(built, old),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the level's last node.
+    fn end(&mut self, old: Option<&Node>) -> Result<()> {
+        match self.cutter.finish() {
+            Some(built) => self.built(built, old),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a new node; one that came out equal to the old node that was read last is not sealed again.
+    fn built(&mut self, built: Built, old: Option<&Node>) -> Result<()> {
+        self.flush()?;
+        match (old, self.removed.last()) {
+            (Some(old), Some(pointer)) if *old.bytes() == built.bytes => self.added.push(pointer.clone()),
+            _ => self.pending = Some(built),
+        }
+        Ok(())
+    }
+
+    /// Seals the node that was held back.
+    fn flush(&mut self) -> Result<()> {
+        let Some(built) = self.pending.take() else { return Ok(()) };
+        let (chunk, stored) = self.sealer.seal(Seal::Node, &built.bytes)?;
+        let Opening::Sealed { key, .. } = chunk.opening else {
+            return Err(Error::failed("a map node was not sealed as one chunk"));
+        };
+        self.sink.put(chunk.address, stored)?;
+        let child = Child { address: chunk.address, key, count: built.total };
+        self.added.push((built.last_key, child.to_vec()));
+        Ok(())
+    }
+
+    /// If all new nodes are one inner node with one child: that child, which makes the node superfluous.
+    /// (The child is an old node: had it been made now, it would have been found to be the only one.)
+    fn only_child(&self) -> Result<Option<Child>> {
+        match &self.pending {
+            Some(built) if self.level > 0 && built.len == 1 && self.added.is_empty() => {
+                Child::from_value(&built.last_value).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+}
