@@ -9,6 +9,7 @@ mod pad;
 pub mod protect;
 pub mod seal;
 pub mod secrets;
+pub mod set;
 pub mod sign;
 pub mod slot;
 
