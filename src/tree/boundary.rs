@@ -106,6 +106,13 @@ mod tests {
     }
 
     #[test]
+    fn cuts_stay_where_they_are() {
+        // what is at rest was cut by this rule; a new rule would store every map anew
+        assert_eq!(sizes(0, std::iter::repeat_n(100, 500)), [7180, 10612, 6452, 6036, 9780, 5308]);
+        assert_eq!(sizes(1, std::iter::repeat_n(100, 500)), [13628, 11652, 6972, 9468, 8220]);
+    }
+
+    #[test]
     fn levels_are_cut_at_different_keys() {
         let at = |level| sizes(level, std::iter::repeat_n(100, 2000));
         assert_ne!(at(0), at(1));

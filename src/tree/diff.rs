@@ -64,36 +64,32 @@ impl Iterator for Diff<'_> {
 
 fn next_change(old: &mut Cursor, new: &mut Cursor) -> Result<Option<Change>> {
     loop {
-        let level = |cursor: &Cursor| cursor.top().map(|top| top.node.level());
-        let (a, b) = match (old.top(), new.top()) {
-            (None, None) => return Ok(None),
-            tops => tops,
-        };
-        if a.is_some_and(|a| a.node.level() > 0) || b.is_some_and(|b| b.node.level() > 0) {
-            if let (Some(a), Some(b)) = (a, b)
-                && a.node.level() == b.node.level()
-                && a.node.value(a.at) == b.node.value(b.at)
-            {
+        let (a, b) = (old.top(), new.top());
+        let level = |top: Option<&Frame>| top.map(|top| top.node.level());
+        let (x, y) = (level(a), level(b));
+        if x.max(y) > Some(0) {
+            let pointer = |top: Option<&Frame>| top.map(|top| top.node.entry(top.at).1);
+            if x == y && pointer(a) == pointer(b) {
                 old.step();
                 new.step();
                 continue;
             }
-            match level(old).cmp(&level(new)) {
-                Ordering::Greater => old.enter()?,
-                Ordering::Less => new.enter()?,
-                Ordering::Equal => {
-                    old.enter()?;
-                    new.enter()?;
-                }
+            // the larger subtree, or both; none is at the end of its map
+            if x >= y {
+                old.enter()?;
+            }
+            if y >= x {
+                new.enter()?;
             }
             continue;
         }
         let order = match (a, b) {
+            (None, None) => return Ok(None),
             (Some(a), Some(b)) => a.node.key(a.at).cmp(b.node.key(b.at)),
             (Some(_), None) => Ordering::Less,
-            (None, _) => Ordering::Greater,
+            (None, Some(_)) => Ordering::Greater,
         };
-        let entry = |frame: Option<&Frame>| frame.map(|frame| frame.node.entry(frame.at));
+        let entry = |top: Option<&Frame>| top.map(|top| top.node.entry(top.at));
         let (from, to) = match order {
             Ordering::Less => (entry(a), None),
             Ordering::Greater => (None, entry(b)),
@@ -105,10 +101,12 @@ fn next_change(old: &mut Cursor, new: &mut Cursor) -> Result<Option<Change>> {
         if order.is_ge() {
             new.step();
         }
-        let key = from.as_ref().or(to.as_ref()).map(|(key, _)| key.clone()).unwrap_or_default();
-        let (old, new) = (from.map(|(_, value)| value), to.map(|(_, value)| value));
-        if old != new {
-            return Ok(Some(Change { key, old, new }));
-        }
+        let change = match (from, to) {
+            (Some((_, old)), Some((_, new))) if old == new => continue,
+            (Some((key, old)), new) => Change { key, old: Some(old), new: new.map(|(_, new)| new) },
+            (None, Some((key, new))) => Change { key, old: None, new: Some(new) },
+            (None, None) => continue,
+        };
+        return Ok(Some(change));
     }
 }

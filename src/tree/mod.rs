@@ -1,10 +1,10 @@
 //! Maps: persistent sorted maps from byte keys to byte values, as trees of sealed chunks.
 //!
 //! A [`Map`] is a prolly tree: nodes are sorted runs of entries, cut at boundaries that keyed hashes of keys
-//! and the sizes of entries decide ([`boundary`]), never the order of edits. So, within one realm, the same
-//! entries always give the same nodes and the same root: an update makes new nodes only where something
-//! changed and on the path above, maps share what they have in common, and two of them are compared in time
-//! proportional to their difference. (Prolly trees are Noms' and Dolt's; cutting by content goes back to
+//! and the sizes of entries decide ([`boundary`]), never the order of edits. So, under the keys of one realm
+//! and epoch, the same entries always give the same nodes and the same root: an update makes new nodes only
+//! where something changed and on the path above, maps share what they have in common, and two of them are
+//! compared in time proportional to their difference. (Prolly trees are Noms' and Dolt's; cutting by content goes back to
 //! rsync and LBFS.)
 //!
 //! A node's pointer carries its key, so that whoever holds a Map can read all of it, and nothing else.
@@ -37,7 +37,8 @@ use cursor::Cursor;
 use node::Child;
 use std::ops::Bound;
 
-/// A sorted map, as the pointer to its root. Within one realm, maps are equal when their entries are.
+/// A sorted map, as the pointer to its root. Maps that are equal have the same entries; the other way round
+/// holds for maps made under the keys of one realm and epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Map {
     root: Option<Root>,

@@ -262,9 +262,7 @@ impl Cutter {
 
     /// Takes the next entry of the level; gives the node that ends with it, if one does.
     pub fn push(&mut self, key: &[u8], value: &[u8]) -> Result<Option<Built>> {
-        if !self.at_boundary() && &self.pieces[self.last.0..self.last.1] >= key {
-            return Err(Error::damage("map nodes overlap: keys out of order"));
-        }
+        debug_assert!(self.at_boundary() || &self.pieces[self.last.0..self.last.1] < key);
         let before = self.size();
         let below = if self.level == 0 { 1 } else { below(value)? };
         self.total =
@@ -275,9 +273,7 @@ impl Cutter {
             self.pieces.extend_from_slice(piece);
             self.ends.push(u16::try_from(self.pieces.len()).map_err(|_| too_large())?);
         }
-        if self.size() > MOST {
-            return Err(too_large());
-        }
+        debug_assert!(self.size() <= MOST);
         let ends = ends_after(&self.boundary_key, self.level, key, before, self.size());
         Ok(if ends { self.finish() } else { None })
     }
@@ -390,6 +386,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_format() {
+        let leaf = node_of(0, &[(b"a".to_vec(), b"xy".to_vec()), (b"bc".to_vec(), vec![])]).unwrap().unwrap();
+        assert_eq!(leaf, b"\x01\x00\x02\x00\x01\x00\x03\x00\x05\x00\x05\x00axybc");
+        let child = Child { address: Address([1; 32]), key: Key([2; 32]), count: 300 };
+        let inner = node_of(1, &[(b"bc".to_vec(), child.to_vec())]).unwrap().unwrap();
+        let expected = [&b"\x01\x01\x01\x00\x02\x00\x44\x00bc"[..], &[1; 32], &[2; 32], b"\xac\x02"].concat();
+        assert_eq!(inner, expected);
     }
 
     #[test]

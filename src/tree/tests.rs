@@ -275,6 +275,7 @@ fn a_million_appended_in_batches_are_written_about_once() {
     }
     let written = memory.tally();
     assert_eq!((map.len(), written.repeats), (1_000_000, 0));
+    assert!(written.gets <= 99 * usize::from(map.height()), "an append reads the right edge once");
     let all: Vec<Edit> = (0..1_000_000).map(entry).collect();
     let once = Memory::new();
     assert_eq!(update(&Map::default(), &once, &all).unwrap(), map);

@@ -13,7 +13,6 @@ use super::{Map, Root};
 use crate::chunk::{ChunkSink, Chunks, Opening, Sealer};
 use crate::crypt::Seal;
 use crate::error::{Error, Result};
-use std::cmp::Ordering;
 
 /// A key with its new value, or none to delete it.
 pub type Edit = (Vec<u8>, Option<Vec<u8>>);
@@ -33,10 +32,9 @@ pub(super) fn update(
         return Ok(map.clone());
     }
     let mut cursor = Cursor::at_root(chunks, map.root.as_ref())?;
-    let mut above: Vec<Edit>;
     let mut edits = edits;
+    let mut above: Vec<Edit>;
     for level in 0..=MAX_LEVEL {
-        let old = map.root.as_ref().map(|root| root.level.cmp(&level));
         let mut pass = Pass {
             map,
             level,
@@ -48,15 +46,14 @@ pub(super) fn update(
             removed: Vec::new(),
             added: Vec::new(),
         };
-        match old {
-            Some(Ordering::Greater | Ordering::Equal) => pass.edit(&mut cursor, edits)?,
-            Some(Ordering::Less) | None => pass.build(edits)?,
+        let existed = level < map.height();
+        if existed {
+            pass.edit(&mut cursor, edits)?;
+        } else {
+            pass.build(edits)?;
         }
-        // all nodes of the level, as against those around some edits
-        let whole = match old {
-            Some(Ordering::Greater | Ordering::Equal) => pass.seen == map.len(),
-            Some(Ordering::Less) | None => true,
-        };
+        // whether these are all nodes of the level, not only those around some edits
+        let whole = !existed || pass.seen == map.len();
         if whole && let Some(child) = pass.only_child()? {
             return lower_root(child, level, chunks);
         }
@@ -68,9 +65,10 @@ pub(super) fn update(
         if whole && added.len() <= 1 {
             return added.first().map_or(Ok(Map::default()), |(_, pointer)| Map::rooted(level, pointer));
         }
-        above = match old {
-            Some(Ordering::Greater) => differences(removed, added),
-            _ => added.into_iter().map(|(key, pointer)| (key, Some(pointer))).collect(),
+        above = if level + 1 < map.height() {
+            differences(removed, added)
+        } else {
+            added.into_iter().map(|(key, pointer)| (key, Some(pointer))).collect()
         };
         edits = &above;
     }
@@ -144,13 +142,8 @@ impl Pass<'_> {
 
     /// Makes the nodes that edits change.
     fn edit(&mut self, cursor: &mut Cursor, mut edits: &[Edit]) -> Result<()> {
-        while let Some((key, value)) = edits.first() {
+        while let Some((key, _)) = edits.first() {
             cursor.seek(key, self.level)?;
-            let found = cursor.top().and_then(|top| Some(top.node.value(top.node.find(key)?)));
-            if found == value.as_deref() {
-                edits = &edits[1..];
-                continue;
-            }
             loop {
                 let Some(node) = cursor.top().map(|top| top.node.clone()) else { break };
                 let Some(pointer) = cursor.pointer(self.map)? else { break };
