@@ -12,8 +12,6 @@ pub mod secrets;
 pub mod set;
 pub mod sign;
 pub mod slot;
-#[cfg(test)]
-mod vectors;
 
 pub use keys::RealmKeys;
 pub use local::{DeviceRecord, LocalKeys, Memory};

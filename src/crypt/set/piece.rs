@@ -11,7 +11,8 @@ use brotli::enc::encode::{
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState};
 use bytes::Bytes;
 
-/// Light compression: 0 is a fifth faster on text, 1 is 4 to 5 % smaller.
+/// Light compression. Measured on source and binaries in pieces of 4 to 64 KiB: 0 is 6 to 20 % faster,
+/// 1 is 3 to 7 % smaller.
 const QUALITY: u32 = 1;
 const WINDOW_BITS: u32 = 16;
 /// Shorter pieces are not worth a compressor.
