@@ -1,0 +1,310 @@
+//! Verifies a drive in its store: heads, commits, packs, and every node and chunk that a version needs.
+//!
+//! Without `read_data`, directories and all other Maps are read, and chunks of content are looked up: that the
+//! index has them, in a pack that is there, as long as it must be. With it, every chunk is read, opened and so
+//! compared with its address. What is wrong is listed; only what keeps the check itself from going on (the
+//! store is away) is an error.
+
+mod tree;
+
+use super::inode::StoredInode;
+use super::object::Commit;
+use super::packs;
+use super::versions::{Opened, Versions};
+use crate::chunk::{ChunkRef, Chunks};
+use crate::content::open_chunk;
+use crate::crypt::RealmKeys;
+use crate::error::{Error, Kind, Result};
+use crate::store::pack::read_footer;
+use crate::store::{ChunkStore, PackId, RunSet};
+use crate::tree::Map;
+use crate::types::Address;
+use bytes::Bytes;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// No more findings than this are kept; the others are counted.
+const MAX_FINDINGS: usize = 1000;
+
+/// What to check.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// All versions that there are, not only the newest.
+    pub all: bool,
+    /// Read and open every chunk.
+    pub read_data: bool,
+    /// The Nth of T parts of the chunks of content and of the packs, 1 ≤ N ≤ T.
+    pub subset: Option<(u32, u32)>,
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// `head 7`, `pack …`, `chunk …`, `directory`, `file`.
+    pub object: String,
+    pub what: String,
+    /// What a user loses by it, where that is known: a path, with any bytes but NUL.
+    pub path: Option<Vec<u8>>,
+}
+
+/// What a check found, and how much it looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub findings: Vec<Finding>,
+    /// Findings beyond those that are kept.
+    pub more: u64,
+    pub versions: u64,
+    pub packs: u64,
+    pub files: u64,
+    pub directories: u64,
+    /// Chunks that were looked up or read; one that several files share may count several times.
+    pub chunks: u64,
+    /// Their stored bytes.
+    pub bytes: u64,
+}
+
+impl Report {
+    /// `Damage` if anything is wrong.
+    pub fn verdict(&self) -> Result<()> {
+        let Some(first) = self.findings.first() else { return Ok(()) };
+        let n = self.findings.len() as u64 + self.more;
+        let Finding { object, what, .. } = first;
+        Err(Error::damage(format!("the drive is damaged in {n} places; the first: {object}: {what}")))
+    }
+}
+
+/// How far a check has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// `heads`, `packs`, `files`.
+    pub what: &'static str,
+    pub done: u64,
+    /// Where it is known beforehand.
+    pub total: Option<u64>,
+}
+
+/// Checks the drive as its newest version has it. The store of chunks must have adopted that version's runs.
+pub fn check(
+    versions: &Versions,
+    store: &Arc<ChunkStore>,
+    keys: &Arc<RealmKeys>,
+    newest: &Opened,
+    options: Options,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Report> {
+    if options.subset.is_some_and(|(n, of)| n == 0 || n > of) {
+        return Err(Error::new(Kind::Usage, "a subset is N/T with N from 1 to T"));
+    }
+    let mut checker = Checker {
+        source: Source { store: store.clone(), keys: keys.clone() },
+        keys,
+        runs: newest.commit.runs.clone(),
+        options,
+        packs: HashMap::new(),
+        report: Report::default(),
+        seen: HashSet::new(),
+        progress,
+    };
+    let history = checker.heads(versions, newest)?;
+    checker.packs(versions, newest)?;
+    checker.version(&newest.commit, true)?;
+    for version in history {
+        checker.version(&version, false)?;
+        checker.nodes_not_in("history", &version.history, &newest.commit.history)?;
+    }
+    Ok(checker.report)
+}
+
+/// Chunks straight from the store, past all caches of content.
+#[derive(Clone)]
+struct Source {
+    store: Arc<ChunkStore>,
+    keys: Arc<RealmKeys>,
+}
+
+impl Chunks for Source {
+    fn get(&self, chunk: &ChunkRef) -> Result<Bytes> {
+        open_chunk(chunk, &self.store.fetch(&chunk.address)?, &*self.keys)
+    }
+}
+
+struct Checker<'a> {
+    source: Source,
+    keys: &'a RealmKeys,
+    runs: RunSet,
+    options: Options,
+    /// The packs of the drive, and how long each is; None: missing or damaged.
+    packs: HashMap<PackId, Option<u64>>,
+    report: Report,
+    /// Hashes of contents that were checked already: directories by root node, files by their Blob.
+    seen: HashSet<[u8; 32]>,
+    progress: &'a mut dyn FnMut(Progress),
+}
+
+/// Whether an error is about what is at rest, and not about getting at it.
+fn is_finding(e: &Error) -> bool {
+    matches!(e.kind(), Kind::Damage | Kind::NotFound)
+}
+
+impl Checker<'_> {
+    fn find(&mut self, object: impl Into<String>, what: impl Into<String>, path: Option<&[u8]>) {
+        if self.report.findings.len() == MAX_FINDINGS {
+            self.report.more += 1;
+            return;
+        }
+        let finding = Finding { object: object.into(), what: what.into(), path: path.map(<[u8]>::to_vec) };
+        self.report.findings.push(finding);
+    }
+
+    /// Makes damage a finding; gives back what was read, if it was.
+    fn note<T>(&mut self, object: impl Into<String>, path: Option<&[u8]>, got: Result<T>) -> Result<Option<T>> {
+        match got {
+            Ok(value) => Ok(Some(value)),
+            Err(e) if is_finding(&e) => {
+                self.find(object, e.chain(), path);
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn in_subset(&self, name: &[u8; 32]) -> bool {
+        let Some((n, of)) = self.options.subset else { return true };
+        let Some(head) = name.first_chunk() else { return true };
+        u32::from_le_bytes(*head) % of == n - 1
+    }
+
+    /// The chain of heads, down to the oldest; returns the older commits if all are to be checked.
+    fn heads(&mut self, versions: &Versions, newest: &Opened) -> Result<Vec<Arc<Commit>>> {
+        let mut older = Vec::new();
+        let mut last = newest.version();
+        for opened in versions.iter(newest) {
+            let object = format!("version before {last}");
+            let Some(opened) = self.note(object, None, opened)? else { break };
+            last = opened.version();
+            self.report.versions += 1;
+            (self.progress)(Progress { what: "heads", done: self.report.versions, total: None });
+            if self.options.all && last != newest.version() {
+                older.push(opened.commit);
+            }
+        }
+        Ok(older)
+    }
+
+    /// That each pack is there, as long as it was, with a footer that lists as many chunks as it had.
+    fn packs(&mut self, versions: &Versions, newest: &Opened) -> Result<()> {
+        self.nodes("index of packs", &newest.commit.packs)?;
+        let total = newest.commit.packs.len() + newest.fresh_packs().count() as u64;
+        let mut listed: Vec<_> = newest.fresh_packs().copied().collect();
+        let entered: Vec<_> = packs::list(&newest.commit.packs, &self.source).collect();
+        for pack in entered {
+            listed.extend(self.note("index of packs", None, pack)?);
+        }
+        for pack in listed {
+            let object = format!("pack {}", pack.id);
+            let mut len = Some(pack.bytes);
+            if self.in_subset(&pack.id.0) {
+                let read = read_footer(versions.objects(), &versions.layout().pack(&pack.id), versions.index_keys());
+                let read = self.note(&object, None, read)?;
+                if let Some((bytes, chunks)) = &read
+                    && (*bytes != pack.bytes || chunks.len() != pack.chunks as usize)
+                {
+                    let what = format!(
+                        "it has {bytes} bytes and {} chunks, not {} and {}",
+                        chunks.len(),
+                        pack.bytes,
+                        pack.chunks
+                    );
+                    self.find(&object, what, None);
+                }
+                len = read.map(|(bytes, _)| bytes);
+            }
+            self.packs.insert(pack.id, len);
+            self.report.packs += 1;
+            (self.progress)(Progress { what: "packs", done: self.report.packs, total: Some(total) });
+        }
+        Ok(())
+    }
+
+    /// A chunk that something needs.
+    fn chunk(&mut self, chunk: &ChunkRef, path: Option<&[u8]>) -> Result<()> {
+        if !self.in_subset(&chunk.address.0) {
+            return Ok(());
+        }
+        self.report.chunks += 1;
+        let object = || format!("chunk {}", chunk.address);
+        let place = self.source.store.index().lookup(&self.runs, &chunk.address);
+        let Some(place) = self.note(object(), path, place)? else { return Ok(()) };
+        let wrong = match place {
+            None => Some("it is in no index run".to_owned()),
+            Some(place) => {
+                self.report.bytes += u64::from(place.len);
+                let end = u64::from(place.offset) + u64::from(place.len);
+                match self.packs.get(&place.pack) {
+                    None => Some(format!("it is in pack {}, which no version lists", place.pack)),
+                    Some(None) => Some(format!("it is lost with pack {}", place.pack)),
+                    Some(Some(len)) if end > *len => {
+                        Some(format!("the index has it past the end of pack {}", place.pack))
+                    }
+                    Some(_) => None,
+                }
+            }
+        };
+        if let Some(what) = wrong {
+            self.find(object(), what, path);
+        } else if self.options.read_data {
+            let read = self.source.get(chunk);
+            self.note(object(), path, read)?;
+        }
+        Ok(())
+    }
+
+    /// All nodes of a Map.
+    fn nodes(&mut self, what: &str, map: &Map) -> Result<()> {
+        self.nodes_not_in(what, map, &Map::default())
+    }
+
+    fn nodes_not_in(&mut self, what: &str, map: &Map, other: &Map) -> Result<()> {
+        let source = self.source.clone();
+        let nodes: Box<dyn Iterator<Item = Result<ChunkRef>>> = match other.is_empty() {
+            true => Box::new(map.nodes(&source)),
+            false => Box::new(map.nodes_not_in(other, &source)),
+        };
+        for node in nodes {
+            if let Some(node) = self.note(what, None, node)? {
+                self.chunk(&node, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this content is new to the check.
+    fn is_new(&mut self, address: Address) -> bool {
+        self.seen.insert(address.0)
+    }
+
+    /// An inode but what a directory holds.
+    fn inode(&mut self, inode: &StoredInode, path: &[u8]) -> Result<()> {
+        use super::inode::{Content, StoredXattrs};
+        if let StoredXattrs::Chunk { .. } = inode.xattrs {
+            let loaded = inode.clone().load(&self.source);
+            self.note(format!("extended attributes of inode {}", inode.ino), Some(path), loaded)?;
+        }
+        if let Content::File(blob) = &inode.content {
+            self.blob(blob, path)?;
+        }
+        Ok(())
+    }
+
+    fn blob(&mut self, blob: &crate::content::Blob, path: &[u8]) -> Result<()> {
+        let mut w = crate::wire::Writer::new();
+        blob.put(&mut w);
+        if !self.is_new(Address::of(w.as_slice())) {
+            return Ok(());
+        }
+        let source = self.source.clone();
+        let visited = blob.chunk_refs(&source, &mut |chunk| self.chunk(&chunk, Some(path)));
+        self.note("file", Some(path), visited)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,364 @@
+//! The versions of a drive in its store: finding them, opening them, adding one.
+//!
+//! A version is made in three steps. [`build`](super::build()) puts its chunks into a batch.
+//! [`Versions::prepare`] makes the batch durable, with index runs, and the commit in a pack of its own.
+//! [`Versions::publish`] creates the head: only then does anybody see the version. Each step can be taken
+//! again after an error; a version is given up by dropping it.
+
+mod payload;
+
+pub use payload::{CommitAt, Payload};
+
+use super::object::{Commit, Parent};
+use super::packs;
+use super::when::When;
+use crate::chunk::Chunks;
+use crate::crypt::{DriveSecrets, RealmKeys, Signature, Signed, SigningKey};
+use crate::error::{Context, Error, Kind, Result};
+use crate::store::pack::PackBuilder;
+use crate::store::{Batch, Head, HeadLink, Heads, IndexKeys, Layout, NewHead, Objects, PackInfo, Race, Written};
+use crate::types::{Address, DeviceId, Epoch, Time, Version};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The versions of a drive.
+pub struct Versions {
+    objects: Arc<dyn Objects>,
+    layout: Layout,
+    heads: Heads,
+    index_keys: IndexKeys,
+    ring: Arc<Keyring>,
+}
+
+/// A version that was opened: its head has a valid signature, its commit is the one that the head names.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    pub head: Head,
+    pub commit: Arc<Commit>,
+    pub at: CommitAt,
+}
+
+/// The newest version, and the number of the next.
+#[derive(Clone, Debug)]
+pub struct Newest {
+    /// None in a drive that has no version yet.
+    pub opened: Option<Opened>,
+    pub next: Version,
+}
+
+/// A version that is in the store, and that nobody sees yet. Its chunks can be read while it lives.
+pub struct Prepared {
+    opened: Opened,
+    head: Bytes,
+    _written: Written,
+}
+
+/// What became of a head.
+#[derive(Debug)]
+pub enum Published {
+    /// It is the newest version. The store of chunks may adopt its runs.
+    Won(Opened),
+    /// Another version has the number.
+    Lost,
+}
+
+/// Signs heads for a device.
+pub struct Signer {
+    device: DeviceId,
+    key: SigningKey,
+    certificate: Signature,
+}
+
+/// The keys of all epochs.
+struct Keyring {
+    secrets: Arc<DriveSecrets>,
+    keys: Mutex<HashMap<Epoch, Arc<RealmKeys>>>,
+}
+
+impl Keyring {
+    fn of(&self, epoch: Epoch) -> Result<Arc<RealmKeys>> {
+        if let Some(keys) = self.keys.lock().get(&epoch) {
+            return Ok(keys.clone());
+        }
+        let keys = Arc::new(self.secrets.realm_keys_of(epoch).map_err(|e| {
+            let what = "a version was written under a key that is not among those opened: the key was rotated; \
+                        open the drive again with its passphrase or key file";
+            Error::new(Kind::Secret, what).with_source(e)
+        })?);
+        self.keys.lock().insert(epoch, keys.clone());
+        Ok(keys)
+    }
+
+    fn payload(&self, head: &Head) -> Result<Payload> {
+        Payload::open(head, &*self.of(head.epoch)?)
+    }
+}
+
+impl Signer {
+    /// Certifies the device with the admin key.
+    pub fn new(secrets: &DriveSecrets, device: DeviceId, key: SigningKey) -> Signer {
+        let certified =
+            payload::certificate_bytes(secrets.drive, secrets.realm, device, &key.public().to_bytes());
+        let certificate = secrets.admin.sign(Signed::Device, &certified);
+        Signer { device, key, certificate }
+    }
+}
+
+impl Opened {
+    pub fn version(&self) -> Version {
+        self.head.version
+    }
+
+    /// What a version that goes on from this one names.
+    pub fn as_parent(&self) -> Parent {
+        let HeadLink { version, hash } = self.head.link();
+        Parent { version, hash }
+    }
+
+    /// All packs that this version alone adds to those in its Map.
+    pub fn fresh_packs(&self) -> impl Iterator<Item = &PackInfo> {
+        self.commit.fresh.iter().chain([&self.at.pack])
+    }
+}
+
+impl Prepared {
+    pub fn opened(&self) -> &Opened {
+        &self.opened
+    }
+}
+
+impl Versions {
+    /// `index_keys`: what packs are sealed under. Reads nothing.
+    pub fn new(objects: Arc<dyn Objects>, secrets: Arc<DriveSecrets>, index_keys: IndexKeys) -> Versions {
+        let (drive, realm, admin) = (secrets.drive, secrets.realm, secrets.admin.public());
+        let ring = Arc::new(Keyring { secrets, keys: Mutex::default() });
+        let verifier = ring.clone();
+        let verify = move |head: &Head, signed: &[u8]| {
+            let vouched = verifier.payload(head).and_then(|p| p.vouches_for(head, signed, &admin));
+            match vouched {
+                Ok(()) => Ok(true),
+                Err(e) if e.kind() == Kind::Damage => {
+                    tracing::warn!("head {} by device {}: {}", head.version, head.device, e.chain());
+                    Ok(false)
+                }
+                Err(e) => Err(e),
+            }
+        };
+        let heads = Heads::new(objects.clone(), drive, realm, verify);
+        Versions { objects, layout: Layout::new(&realm), heads, index_keys, ring }
+    }
+
+    /// The newest version. `known`: the newest that this machine has seen, from which it must descend
+    /// (`Conflict` otherwise: a rollback or a fork).
+    pub fn open_newest(&self, known: Option<HeadLink>) -> Result<Newest> {
+        let newest = self.heads.newest(known)?;
+        let opened = newest.head.map(|head| self.open_head(head)).transpose()?;
+        Ok(Newest { opened, next: newest.next })
+    }
+
+    /// A version by its number. `NotFound` where there is none.
+    pub fn open(&self, version: Version) -> Result<Opened> {
+        match self.heads.get(version) {
+            Ok(head) => self.open_head(head),
+            Err(e) if e.kind() == Kind::NotFound => {
+                Err(Error::new(Kind::NotFound, format!("there is no version {version}")).with_source(e))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The versions from one on, newest first. Read as it goes; ends after an error, and where retention has
+    /// taken the rest.
+    pub fn iter(&self, from: &Opened) -> impl Iterator<Item = Result<Opened>> {
+        let mut next = Some(Ok(from.clone()));
+        std::iter::from_fn(move || {
+            let here = next.take()?;
+            if let Ok(opened) = &here {
+                let before = self.linked(&opened.head.before).transpose();
+                next = before.map(|head| head.and_then(|head| self.open_head(head)));
+            }
+            Some(here)
+        })
+    }
+
+    /// The version that a moment names, seen from the newest: that of the number, or the newest that is not
+    /// after the time. `NotFound` where there is none.
+    pub fn at(&self, when: When, newest: &Opened) -> Result<Opened> {
+        let time = match when {
+            When::Version(version) if version == newest.version() => return Ok(newest.clone()),
+            When::Version(version) if version < newest.version() => return self.open(version),
+            When::Version(version) => {
+                let newest = newest.version();
+                let what = format!("there is no version {version}: the newest is {newest}");
+                return Err(Error::new(Kind::NotFound, what));
+            }
+            When::Until(time) => time,
+        };
+        if newest.commit.time <= time {
+            return Ok(newest.clone());
+        }
+        // Back along the skip links while they lead to what is too new as well.
+        let mut here = newest.head.clone();
+        loop {
+            let skip = match self.linked(&here.skip)? {
+                Some(skip) if self.time(&skip)? > time => Some(skip),
+                _ => None,
+            };
+            here = match skip {
+                Some(skip) => skip,
+                None => match self.linked(&here.before)? {
+                    Some(before) if self.time(&before)? <= time => return self.open_head(before),
+                    Some(before) => before,
+                    None => {
+                        let what = format!("the oldest version, {}, is newer than that", here.version);
+                        return Err(Error::new(Kind::NotFound, what));
+                    }
+                },
+            };
+        }
+    }
+
+    fn time(&self, head: &Head) -> Result<Time> {
+        Ok(self.ring.payload(head)?.time)
+    }
+
+    /// The head that another links to. None where there is no link, and where retention has taken the head.
+    fn linked(&self, link: &HeadLink) -> Result<Option<Head>> {
+        if link.version == 0 {
+            return Ok(None);
+        }
+        match self.heads.get(link.version) {
+            Ok(head) if head.link() == *link => Ok(Some(head)),
+            Ok(_) => {
+                let what = format!("version {} is not the one that the versions after it name", link.version);
+                Err(Error::damage(what))
+            }
+            Err(e) if e.kind() == Kind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn open_head(&self, head: Head) -> Result<Opened> {
+        let version = head.version;
+        let open = || -> Result<Opened> {
+            let Payload { commit: at, time, .. } = self.ring.payload(&head)?;
+            at.check()?;
+            let pack = self.layout.pack(&at.pack.id);
+            let stored = match self.objects.get_range(&pack, at.offset.into(), at.len as usize) {
+                Err(e) if e.kind() == Kind::NotFound => {
+                    return Err(Error::damage(format!("{pack} is missing")).with_source(e));
+                }
+                read => read?,
+            };
+            if Address::of(&stored) != at.address {
+                return Err(Error::damage(format!("what {pack} holds is not the commit that its head names")));
+            }
+            let bytes = self.ring.of(head.epoch)?.open_commit(version, &at.key, &stored)?;
+            let commit = Commit::from_bytes(&bytes)?;
+            let parent = commit.parents.first().map(|p| HeadLink { version: p.version, hash: p.hash });
+            if commit.version != version
+                || commit.time != time
+                || commit.device != head.device
+                || parent.unwrap_or_default() != head.before
+            {
+                return Err(Error::damage("the commit does not say the same as its head"));
+            }
+            Ok(Opened { head: head.clone(), commit: Arc::new(commit), at })
+        };
+        open().context(|| format!("version {version} cannot be opened"))
+    }
+
+    pub(super) fn objects(&self) -> &dyn Objects {
+        &*self.objects
+    }
+
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(super) fn index_keys(&self) -> &IndexKeys {
+        &self.index_keys
+    }
+
+    /// Makes a version durable that was built on the newest: what is left of its batch, the index, the
+    /// commit. After an error it can be tried again with the same arguments.
+    ///
+    /// `Conflict`: chunks that the version shares with others are gone from the index; build it anew.
+    pub fn prepare(
+        &self,
+        newest: &Newest,
+        mut commit: Commit,
+        batch: &mut Batch,
+        keys: &RealmKeys,
+        chunks: &dyn Chunks,
+        signer: &Signer,
+    ) -> Result<Prepared> {
+        let version = commit.version;
+        let parent = newest.opened.as_ref().map(Opened::as_parent);
+        if version != newest.next || commit.parents.first() != parent.as_ref() || commit.device != signer.device {
+            return Err(Error::failed(format!("version {version} does not go on from the newest (a bug in nacrefs)")));
+        }
+        if let Some(base) = &newest.opened {
+            // The packs of a version are known when its chunks are stored: the next version enters them.
+            commit.packs = packs::enter(&base.commit.packs, base.fresh_packs(), keys, chunks, batch)?;
+        }
+        let written = batch.finish()?;
+        commit.fresh = written.packs.clone();
+        commit.fresh.sort_unstable_by_key(|pack| pack.id);
+        commit.runs = written.runs.clone();
+
+        let (chunk, stored) = keys.seal_commit(version, &commit.to_bytes()?)?;
+        let crate::chunk::Opening::Sealed { key, .. } = chunk.opening else {
+            return Err(Error::failed("a commit was not sealed as one chunk"));
+        };
+        let mut pack = PackBuilder::new();
+        let place = pack.push(chunk.address, &stored)?;
+        let pack = pack.seal(&self.index_keys)?;
+        self.objects
+            .put(&self.layout.pack(&pack.info.id), pack.bytes)
+            .context(|| format!("commit {version} cannot be stored"))?;
+
+        let at =
+            CommitAt { address: chunk.address, key, pack: pack.info, offset: place.offset, len: place.len };
+        let head = self.head(newest, keys, &at, commit.time, signer)?;
+        let opened = Opened { head, commit: Arc::new(commit), at };
+        Ok(Prepared { head: opened.head.encode(), opened, _written: written })
+    }
+
+    /// The signed head of a version. The payload is bound to the head's links, so these come first.
+    fn head(
+        &self,
+        newest: &Newest,
+        keys: &RealmKeys,
+        at: &CommitAt,
+        time: Time,
+        signer: &Signer,
+    ) -> Result<Head> {
+        let after =
+            crate::store::Newest { head: newest.opened.as_ref().map(|o| o.head.clone()), next: newest.next };
+        let unsigned = |_: &[u8]| [0; 64];
+        let new =
+            NewHead { epoch: keys.epoch(), device: signer.device, payload: Bytes::new(), sign: &unsigned };
+        let mut head = Head::decode(&self.heads.compose(&after, new)?)?;
+        let payload = Payload {
+            commit: at.clone(),
+            time,
+            device_key: signer.key.public().to_bytes(),
+            certificate: signer.certificate,
+        };
+        head.payload = payload.seal(&head, keys)?.into();
+        head.signature = signer.key.sign(Signed::Head, &head.signed_bytes());
+        Ok(head)
+    }
+
+    /// Makes a prepared version the newest. After an error it is unknown whether it is: try again with the
+    /// same one.
+    pub fn publish(&self, prepared: &Prepared) -> Result<Published> {
+        Ok(match self.heads.create(prepared.opened.version(), &prepared.head)? {
+            Race::Won => Published::Won(prepared.opened.clone()),
+            Race::Lost => Published::Lost,
+        })
+    }
+}
