@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! cli                          what people type
+//! session                      a drive brought together: store, keys, state directory
 //! fuse                         the kernel's protocol <-> drive operations
 //! drive                        the live drive: inodes, handles, locks, the operations
 //! commit                       turning changes into versions
@@ -24,6 +25,7 @@ pub mod drive;
 pub mod error;
 pub mod fuse;
 pub mod journal;
+pub mod session;
 pub mod store;
 pub mod sys;
 pub mod tree;

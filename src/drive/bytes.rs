@@ -5,7 +5,7 @@ use super::inode::{Body, FileBody, Inode};
 use super::layer::{FileLayer, Piece, Run};
 use super::record::Op;
 use super::types::{Allocate, Caller, Opened, Seek, SetAttr, Wait};
-use crate::content::Blob;
+use crate::content::{self, Blob};
 use crate::error::{Error, Kind, Result};
 use crate::types::Ino;
 use std::sync::Arc;
@@ -198,7 +198,8 @@ impl Drive {
                 (Piece::Run { at, run: Run::Data(..), .. }, Seek::Data) => Some(*at),
                 (Piece::Run { .. }, _) => None,
                 (Piece::Below { at, len }, _) => {
-                    let found = slice.base.seek(self.chunks(wait), *at, what == Seek::Data)?;
+                    let sought = if what == Seek::Data { content::Seek::Data } else { content::Seek::Hole };
+                    let found = slice.base.seek(self.chunks(wait), sought, *at, at + len)?;
                     found.filter(|f| *f < at + len)
                 }
             };

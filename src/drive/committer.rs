@@ -6,13 +6,16 @@
 
 use super::Drive;
 use super::inode::{Body, Generation, Inode};
+use super::open::FromStore;
 use super::table::Place;
-use crate::commit::build::{Making, build};
-use crate::commit::change::{Ancestors, BodyChange, Change};
+use crate::chunk::ChunkSink;
 use crate::commit::inode::{Content, InodeRecord};
-use crate::commit::versions::{Opened, Publish, Versions};
-use crate::content::{Blob, Ctx};
+use crate::commit::{
+    Ancestors, BodyChange, Change, Making, Newest, Opened, Parameters, Prepared, Published, Signer, Tools, Versions, build,
+};
+use crate::content::Ctx;
 use crate::error::{Error, Kind, Result};
+use crate::store::ChunkStore;
 use crate::types::{DeviceId, Ino, Lsn, Time, Version};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -20,30 +23,34 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// The counter's bits of an inode number.
+const COUNTER: u64 = (1 << 43) - 1;
+
 /// What commits need, and the one that is under way.
 pub struct Committing {
-    pub(super) versions: Arc<Versions>,
+    versions: Arc<Versions>,
+    store: Arc<ChunkStore>,
     /// The newest version.
-    pub(super) base: Opened,
-    pub(super) device: DeviceId,
-    pub(super) incarnation: [u8; 16],
-    /// How many threads encode.
-    pub(super) workers: usize,
+    newest: Newest,
+    signer: Signer,
+    device: DeviceId,
+    incarnation: [u8; 16],
     /// Remembers the newest head durably.
-    pub(super) remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
+    remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
     closed: Option<Closed>,
 }
 
 impl Committing {
     pub(super) fn new(
         versions: Arc<Versions>,
-        base: Opened,
+        store: Arc<ChunkStore>,
+        newest: Newest,
+        signer: Signer,
         device: DeviceId,
         incarnation: [u8; 16],
-        workers: usize,
         remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
     ) -> Committing {
-        Committing { versions, base, device, incarnation, workers, remember, closed: None }
+        Committing { versions, store, newest, signer, device, incarnation, remember, closed: None }
     }
 }
 
@@ -56,6 +63,8 @@ struct Closed {
     placed: Vec<Ino>,
     next_ino: u64,
     time: Time,
+    /// Its version, once that is in the store; and the inodes as it has them.
+    ready: Option<(Prepared, Vec<InodeRecord>)>,
 }
 
 /// What `status` tells of commits.
@@ -130,36 +139,48 @@ impl Drive {
         Ok(self.version())
     }
 
-    /// Commits what has changed; None where nothing has.
+    /// Commits what has changed; None where nothing has. After an error the next call tries again.
     pub fn commit(&self) -> Result<Option<Version>> {
         let mut committing = self.committing.lock();
-        if committing.closed.is_none() {
-            committing.closed = self.close_generation();
-        }
         let c = &mut *committing;
-        let Some(closed) = &c.closed else { return Ok(None) };
-        let (opened, inodes) = self.publish(c, closed)?;
-        let version = opened.commit.version;
-        // The version is published, whatever becomes of our memory of it: only a rollback would go unnoticed.
-        if let Err(e) = (c.remember)(version, opened.hash) {
-            tracing::error!("cannot remember version {version}: {}", e.chain());
+        if c.closed.is_none() {
+            c.closed = self.close_generation();
         }
-        self.adopt(closed, &opened, inodes);
-        c.base = opened;
-        let Some(closed) = c.closed.take() else { return Ok(None) };
-        *self.facts.lock() = Progress {
-            version,
-            last_commit: closed.time,
-            stored: closed.mark,
-            last_error: None,
-            away: false,
-        };
-        drop(committing);
-        self.journal.trim(closed.mark)?;
-        self.let_go(closed);
-        self.resident.sweep();
-        self.pressure.made_room();
-        Ok(Some(version))
+        let Some(mut closed) = c.closed.take() else { return Ok(None) };
+        match self.publish(c, &mut closed) {
+            Ok(Published::Won(opened)) => {
+                let inodes = closed.ready.take().map(|(_, inodes)| inodes).unwrap_or_default();
+                let head = opened.head.link();
+                c.store.adopt(opened.commit.runs.clone());
+                // The version is published, whatever becomes of our memory of it: only a rollback would go unnoticed.
+                if let Err(e) = (c.remember)(head.version, head.hash) {
+                    tracing::error!("cannot remember version {}: {}", head.version, e.chain());
+                }
+                self.adopt(&closed, &opened, inodes);
+                let (version, stored, last_commit) = (head.version, closed.mark, closed.time);
+                c.newest = Newest { opened: Some(opened), next: version + 1 };
+                *self.facts.lock() = Progress { version, last_commit, stored, last_error: None, away: false };
+                drop(committing);
+                self.journal.trim(stored)?;
+                self.let_go(closed);
+                self.resident.sweep();
+                self.pressure.made_room();
+                Ok(Some(version))
+            }
+            Ok(Published::Lost) => {
+                closed.ready = None;
+                c.closed = Some(closed);
+                Err(Error::new(
+                    Kind::Conflict,
+                    "another machine has written to this drive since it was mounted here: what was changed here is \
+                     kept in the journal; unmount with --local and mount again",
+                ))
+            }
+            Err(e) => {
+                c.closed = Some(closed);
+                Err(e)
+            }
+        }
     }
 
     /// Unloads what a generation needed and nobody else does.
@@ -192,65 +213,70 @@ impl Drive {
             placed: std::mem::take(&mut *self.placed.lock()),
             next_ino: self.next_ino.load(Ordering::Relaxed),
             time: self.clock.now(),
+            ready: None,
         })
     }
 
-    fn publish(&self, c: &Committing, closed: &Closed) -> Result<(Opened, Vec<InodeRecord>)> {
-        let mut batch = c.versions.begin();
-        let mut changes = Vec::with_capacity(closed.inodes.len());
+    /// Makes the version of a closed generation, and publishes it. What is done once is not done again.
+    fn publish(&self, c: &Committing, closed: &mut Closed) -> Result<Published> {
+        let (prepared, _) = match &mut closed.ready {
+            Some(ready) => ready,
+            none => none.insert(self.prepare(c, closed.generation, &closed.inodes, (closed.mark, closed.next_ino), closed.time)?),
+        };
+        c.versions.publish(prepared)
+    }
+
+    fn prepare(
+        &self,
+        c: &Committing,
+        generation: Generation,
+        inodes: &[Arc<Inode>],
+        (mark, next_ino): (Lsn, u64),
+        time: Time,
+    ) -> Result<(Prepared, Vec<InodeRecord>)> {
+        let fetch = FromStore(c.store.clone());
+        let tools = Tools { keys: &self.keys, chunks: &*self.chunks, fetch: &fetch };
+        let mut batch = c.store.begin();
+        let mut changes = Vec::with_capacity(inodes.len());
         let mut nameless = Vec::new();
-        for inode in &closed.inodes {
-            let gens = *self.gate.read();
+        let gens = *self.gate.read();
+        for inode in inodes {
             let mut node = inode.node.write();
             node.roll(gens.now, gens.closed);
-            let Some(change) = node.change(inode.ino, closed.generation) else { continue };
+            let change = node.change(inode.ino, generation);
             drop(node);
+            let Some(change) = change else { continue };
             if change.names.is_empty() && inode.opens.load(Ordering::Relaxed) > 0 {
-                nameless.push(self.nameless(&change, batch.sink())?);
+                nameless.extend(Self::nameless(&change, tools, &mut batch)?);
             }
             changes.push(change);
         }
-        let base = &c.base.commit;
+        let base = c.newest.opened.as_ref();
         let making = Making {
-            version: base.version + 1,
-            parents: vec![c.base.parent()],
-            time: closed.time,
+            version: c.newest.next,
+            parents: base.map(Opened::as_parent).into_iter().collect(),
+            time,
             device: c.device,
             incarnation: c.incarnation,
-            lsn: closed.mark,
-            next_ino: closed.next_ino & ((1 << 43) - 1),
-            parameters: base.parameters.clone(),
-            workers: c.workers,
+            lsn: mark,
+            next_ino: next_ino & COUNTER,
+            parameters: Parameters::default(),
+            workers: self.settings.workers,
         };
-        let (commit, committed) = build(
-            Some(base),
-            changes,
-            &AsClosed(self, closed.generation),
-            &making,
-            &self.keys,
-            &*self.chunks,
-            batch.sink(),
-        )?;
-        match c.versions.publish(&c.base, commit, batch)? {
-            Publish::Won(opened) => {
-                let mut inodes = committed.inodes;
-                inodes.extend(nameless.into_iter().flatten());
-                Ok((opened, inodes))
-            }
-            Publish::Lost => Err(Error::new(
-                Kind::Conflict,
-                "another machine has written to this drive since it was mounted here: what was changed here is kept in the \
-                 journal; unmount with --local and mount again",
-            )),
-        }
+        let base = base.map(|b| &*b.commit);
+        let (commit, committed) = build(base, changes, &AsClosed(self, generation), &making, tools, &mut batch)?;
+        let prepared = c.versions.prepare(&c.newest, commit, &mut batch, &self.keys, &*self.chunks, &c.signer)?;
+        let mut made = committed.inodes;
+        made.extend(nameless);
+        Ok((prepared, made))
     }
 
     /// A file that has no name but is open: its bytes leave the journal like any other's, so that the journal can
     /// be trimmed; no version leads to them, and gc frees them.
-    fn nameless(&self, change: &Change, sink: &mut dyn crate::chunk::ChunkSink) -> Result<Option<InodeRecord>> {
+    fn nameless(change: &Change, tools: Tools, sink: &mut dyn ChunkSink) -> Result<Option<InodeRecord>> {
         let BodyChange::File { base, cut, edits } = &change.body else { return Ok(None) };
-        let ctx = Ctx { sealer: &*self.keys, chunks: &*self.chunks };
-        let blob: Blob = base.update(&ctx, sink, *cut, edits)?;
+        let ctx = Ctx { sealer: tools.keys, chunks: tools.chunks, fetch: tools.fetch, random: false };
+        let blob = base.update(&ctx, sink, *cut, edits)?;
         let mut attr = change.attr.clone();
         attr.allocated = blob.allocated();
         Ok(Some(InodeRecord { ino: change.ino, attr, xattrs: None, content: Content::File(blob) }))

@@ -6,9 +6,11 @@ use super::types::{Stat, Wait};
 use super::{Drive, Held};
 use crate::commit::entry::{Entry, check_name};
 use crate::commit::inode::{FileKind, Name};
+use crate::commit::shells;
 use crate::error::{Error, Result};
 use crate::tree::Map;
 use crate::types::Ino;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// What a directory's layers say of a name.
@@ -62,7 +64,7 @@ impl Drive {
     /// An inode of a directory of the committed version, by the hash of its name.
     fn load_at(&self, base: &Map, parent: Ino, hash: u64, ino: Ino, wait: Wait) -> Result<Option<Arc<Inode>>> {
         let chunks = self.chunks(wait);
-        for item in base.range(chunks, &hash.to_be_bytes()) {
+        for item in base.range(chunks, Bound::Included(&hash.to_be_bytes())) {
             let (key, value) = item?;
             if !key.starts_with(&hash.to_be_bytes()) {
                 break;
@@ -79,8 +81,10 @@ impl Drive {
 
     fn load_shell(&self, ino: Ino, wait: Wait) -> Result<Option<Arc<Inode>>> {
         let shells = self.shells.read().clone();
-        let shell = crate::commit::shells::get(&shells, self.chunks(wait), ino)?;
-        Ok(shell.map(|(record, names)| Inode::load(record, names, true)))
+        let chunks = self.chunks(wait);
+        let Some(stored) = shells::get(&shells, ino, chunks)? else { return Ok(None) };
+        let names = shells::names(&shells, ino, chunks)?;
+        Ok(Some(Inode::load(stored.load(chunks)?, names, true)))
     }
 
     /// What the layers of a locked directory say of a name.

@@ -6,7 +6,7 @@
 use super::written::Written;
 use crate::commit::change::DirKey;
 use crate::commit::inode::FileKind;
-use crate::content::{Edit, EditKind};
+use crate::content::{Edit, What};
 use crate::types::Ino;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -138,8 +138,8 @@ impl FileLayer {
             at: *at,
             len: e.len,
             what: match &e.run {
-                Run::Hole => EditKind::Hole,
-                Run::Data(w, skip) => EditKind::Data(w.clone(), *skip as u64),
+                Run::Hole => What::Hole,
+                Run::Data(w, skip) => What::Data(w.clone(), *skip as u64),
             },
         };
         self.extents.iter().map(edit).collect()

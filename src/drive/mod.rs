@@ -16,6 +16,7 @@ mod bytes;
 mod committer;
 mod find;
 pub mod inode;
+pub mod keeper;
 mod layer;
 mod list;
 mod names;
@@ -27,9 +28,10 @@ pub mod types;
 mod written;
 
 pub use committer::Progress;
-pub use open::{Parts, Settings};
+pub use open::{Parts, Replayed, Settings};
 
 use crate::chunk::Chunks;
+use crate::content::ContentCache;
 use crate::crypt::RealmKeys;
 use crate::error::{Error, Result};
 use crate::journal::Journal;
@@ -65,6 +67,7 @@ pub struct Drive {
     /// Opened chunks, waiting for the store where need be; and without waiting.
     chunks: Arc<dyn Chunks>,
     quick: Arc<dyn Chunks>,
+    cache: Arc<ContentCache>,
     clock: Arc<dyn Clock>,
     next_ino: AtomicU64,
     resident: written::Resident,

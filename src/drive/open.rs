@@ -1,0 +1,232 @@
+//! Opening a drive: the newest version, and the journal's records on top of it.
+
+use super::committer::{Committing, Progress};
+use super::inode::Inode;
+use super::pressure::Pressure;
+use super::record::{Op, Record};
+use super::table::{Place, Table};
+use super::types::{Space, Wait};
+use super::written::Resident;
+use super::{Drive, Gens};
+use crate::chunk::{ChunkRef, Chunks};
+use crate::commit::inode::{InodeRecord, Name, ROOT};
+use crate::commit::{Newest, Opened, Signer, Versions, make_ino};
+use crate::content::{ContentCache, Fetch, Opener};
+use crate::crypt::RealmKeys;
+use crate::error::{Context, Error, Kind, Result};
+use crate::journal::{Journal, Options};
+use crate::store::ChunkStore;
+use crate::sys::{Clock, Disk, Random};
+use crate::types::{Address, DeviceId, Ino, Key, Lsn, Version};
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How an open drive works.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Bytes of opened chunks kept in memory, and of written bytes that are not committed.
+    pub cache: usize,
+    pub written: usize,
+    /// How many inodes may be loaded, and how many may have changes, before something is done about it.
+    pub loaded_inodes: usize,
+    pub dirty_inodes: usize,
+    /// How long a writer waits for room.
+    pub timeout: Duration,
+    pub journal: Options,
+    pub read_only: bool,
+    /// How many threads a commit encodes with.
+    pub workers: usize,
+}
+
+impl Settings {
+    /// Shares a budget of memory out.
+    pub fn within(memory: usize) -> Settings {
+        Settings {
+            cache: memory * 3 / 8,
+            written: memory / 4,
+            loaded_inodes: memory / 8 / 1024,
+            dirty_inodes: memory / 4 / 1024,
+            timeout: Duration::from_secs(120),
+            journal: Options::default(),
+            read_only: false,
+            workers: 2,
+        }
+    }
+}
+
+/// What a drive is opened from.
+pub struct Parts {
+    pub versions: Arc<Versions>,
+    pub store: Arc<ChunkStore>,
+    pub newest: Newest,
+    pub keys: Arc<RealmKeys>,
+    pub signer: Signer,
+    pub device: DeviceId,
+    pub incarnation: [u8; 16],
+    pub journal_disk: Arc<dyn Disk>,
+    pub journal_key: Key,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+    /// Remembers the newest head durably.
+    pub remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
+    /// How much room there is.
+    pub space: Box<dyn Fn() -> Space + Send + Sync>,
+}
+
+/// Opened chunks that are in memory; never waits.
+struct Quick(Arc<ContentCache>);
+
+impl Chunks for Quick {
+    fn get(&self, chunk: &ChunkRef) -> Result<Bytes> {
+        self.0.get(chunk).ok_or(Error::new(Kind::Miss, "a chunk is not in memory"))
+    }
+}
+
+/// Stored chunks, from the store.
+pub(super) struct FromStore(pub Arc<ChunkStore>);
+
+impl Fetch for FromStore {
+    fn fetch(&self, address: &Address) -> Result<Bytes> {
+        self.0.fetch(address)
+    }
+}
+
+/// The keys, where a value of its own is wanted.
+pub(super) struct Keys(pub Arc<RealmKeys>);
+
+impl crate::content::OpenSealed for Keys {
+    fn open_sealed(&self, kind: crate::crypt::Seal, key: &Key, stored: &[u8]) -> Result<Vec<u8>> {
+        self.0.open_sealed(kind, key, stored)
+    }
+}
+
+/// What was found in the journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    pub records: u64,
+    pub last: Lsn,
+}
+
+impl Drive {
+    /// Opens a drive on its newest version, replays the journal, and is ready.
+    pub fn start(parts: Parts, settings: Settings) -> Result<(Arc<Drive>, Replayed)> {
+        let base: Opened = parts
+            .newest
+            .opened
+            .clone()
+            .ok_or_else(|| Error::damage("the drive has no version: was it never finished? run nacrefs init again"))?;
+        let mark = base.commit.device(&parts.device).copied();
+        let (floor, counter, number) =
+            mark.map_or((0, 1, base.commit.next_device_number()), |d| (d.lsn, d.next_ino, d.number));
+        let first = make_ino(number, counter.max(1)).ok_or_else(|| Error::failed("inode numbers are used up"))?;
+        let journal = Options { floor, before_damage: settings.read_only, ..settings.journal.clone() };
+        let (journal, replay) = Journal::open(
+            parts.journal_disk,
+            parts.journal_key,
+            parts.keys.realm(),
+            parts.random,
+            journal,
+        )
+        .context(|| "cannot open the journal")?;
+
+        let cache = Arc::new(ContentCache::new(settings.cache));
+        let opener = Opener::new(cache.clone(), FromStore(parts.store.clone()), Keys(parts.keys.clone()));
+        let chunks: Arc<dyn Chunks> = Arc::new(opener);
+        let root: InodeRecord = base.commit.root.clone().load(&*chunks)?;
+        let name = Name { parent: ROOT, name: b""[..].into() };
+        let root = Inode::load(root, vec![name], false);
+        let table = Table::new();
+        table.insert(root.clone(), Place { parent: ROOT, hash: 0 }, 1, || true);
+        let progress = Progress {
+            version: base.version(),
+            last_commit: base.commit.time,
+            stored: floor,
+            ..Progress::default()
+        };
+        let drive = Drive {
+            table,
+            root,
+            gate: RwLock::new(Gens { now: 1, closed: None }),
+            dirty: Mutex::default(),
+            placed: Mutex::default(),
+            renames: Mutex::default(),
+            epoch: AtomicU64::new(0),
+            shells: RwLock::new(base.commit.shells.clone()),
+            journal: Arc::new(journal),
+            keys: parts.keys,
+            quick: Arc::new(Quick(cache.clone())),
+            cache,
+            chunks,
+            clock: parts.clock,
+            next_ino: AtomicU64::new(first),
+            resident: Resident::new(settings.written),
+            committing: Mutex::new(Committing::new(
+                parts.versions,
+                parts.store,
+                parts.newest,
+                parts.signer,
+                parts.device,
+                parts.incarnation,
+                parts.remember,
+            )),
+            pressure: Pressure::default(),
+            facts: Mutex::new(progress),
+            read_only: AtomicBool::new(false),
+            space: parts.space,
+            control: std::sync::OnceLock::new(),
+            settings,
+        };
+        let mut done = Replayed { records: 0, last: floor };
+        let damage = replay.damage().map(|e| e.chain());
+        replay.for_each(&mut |lsn, bytes| {
+            drive.replay(lsn, bytes).context(|| format!("journal record {lsn} cannot be replayed"))?;
+            done = Replayed { records: done.records + 1, last: lsn };
+            Ok(())
+        })?;
+        if let Some(damage) = damage {
+            tracing::error!("the journal is damaged; this is the state before the damage: {damage}");
+            drive.note_error(&Error::damage(damage));
+        }
+        drive.read_only.store(drive.settings.read_only, Ordering::Relaxed);
+        Ok((Arc::new(drive), done))
+    }
+
+    /// Does again what a record says.
+    fn replay(&self, lsn: Lsn, bytes: &[u8]) -> Result<()> {
+        let record = Record::decode(bytes)?;
+        let generation = self.generation();
+        for (ino, place) in &record.places {
+            // A place that was told in an earlier generation is older than what the replay did since.
+            if self.table.with(*ino, |s| s.inode.is_some()) != Some(true) {
+                self.table.place(*ino, *place, generation);
+                self.placed.lock().push(*ino);
+            }
+        }
+        let inos = record.op.inodes();
+        let mut inodes: Vec<Arc<Inode>> = Vec::with_capacity(inos.len());
+        for ino in inos {
+            if self.table.with(ino, |s| s.inode.is_none() && s.place == Place::NOWHERE) == Some(true) {
+                // A file without a name, whose bytes died with the daemon.
+                return Ok(());
+            }
+            inodes.push(self.load(ino, Wait::Yes)?);
+        }
+        let refs: Vec<&Arc<Inode>> = inodes.iter().collect();
+        let mut held = self.lock(&refs);
+        let data_at = bytes.len() - record.data().len();
+        if let Op::Create { ino, .. } = &record.op
+            && self.table.with(*ino, |_| ()).is_some()
+        {
+            return Err(Error::damage(format!("inode {ino} is made twice")));
+        }
+        self.apply(&mut held, lsn, record.time, &record.op, data_at)
+    }
+
+    /// The root directory's inode number.
+    pub fn root(&self) -> Ino {
+        self.root.ino
+    }
+}
