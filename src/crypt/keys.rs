@@ -27,6 +27,7 @@ struct Keys {
     source: Key,
     head: SealKey,
     index: SealKey,
+    index_key: Key,
     boundary: Key,
     name_hash: Key,
 }
@@ -45,6 +46,7 @@ impl RealmKeys {
             commit: now(domains::REALM_COMMIT),
             head: SealKey::new(&now(domains::REALM_HEAD)),
             index: SealKey::new(&now(domains::REALM_INDEX)),
+            index_key: now(domains::REALM_INDEX),
             boundary: ever(domains::REALM_BOUNDARY),
             name_hash: ever(domains::REALM_NAME_HASH),
         });
@@ -118,6 +120,11 @@ impl RealmKeys {
         self.keys.index.open(kind, &self.realm, ad, sealed)
     }
 
+    /// The key of index runs and pack footers, for the store.
+    pub fn index_key(&self) -> &Key {
+        &self.keys.index_key
+    }
+
     fn index_kind(&self, kind: Seal) -> Result<()> {
         match kind {
             Seal::Index | Seal::Footer => Ok(()),
@@ -125,10 +132,11 @@ impl RealmKeys {
         }
     }
 
-    /// Where a name stands in its directory: 63 bits of its keyed hash, the same for the realm's life.
+    /// Where a name stands in its directory: 63 bits of its keyed hash, the same for the realm's life. It is 3 at
+    /// least: the positions below are those of the start, `.` and `..` in a listing.
     pub fn name_hash(&self, name: &[u8]) -> u64 {
         let hash = blake3::keyed_hash(&self.keys.name_hash.0, name);
-        hash.as_bytes().first_chunk().map_or(0, |first| u64::from_le_bytes(*first)) & (u64::MAX >> 1)
+        hash.as_bytes().first_chunk().map_or(0, |first| u64::from_le_bytes(*first) & (u64::MAX >> 1)).max(3)
     }
 }
 

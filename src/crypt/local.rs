@@ -131,6 +131,11 @@ impl LocalKeys {
         domains::STATE_JOURNAL_FILE.derive(&[&self.keys.journal.0, salt])
     }
 
+    /// The key that the journal derives its files' keys from.
+    pub fn journal_key(&self) -> &Key {
+        &self.keys.journal
+    }
+
     pub fn cache_key(&self) -> &Key {
         &self.keys.cache
     }

@@ -28,7 +28,7 @@ pub mod types;
 mod written;
 
 pub use committer::Progress;
-pub use open::{Parts, Replayed, Settings};
+pub use open::{Keys, Parts, Replayed, Settings};
 
 use crate::chunk::Chunks;
 use crate::content::ContentCache;
@@ -115,9 +115,9 @@ impl Held<'_> {
 }
 
 impl Drive {
-    /// The 63-bit hash that orders a directory; 0 to 2 are kept for the start, `.` and `..`.
+    /// The 63-bit hash that orders a directory; never 0 to 2, which are the start, `.` and `..`.
     pub(crate) fn name_hash(&self, name: &[u8]) -> u64 {
-        self.keys.name_hash(name).max(3)
+        self.keys.name_hash(name)
     }
 
     fn chunks(&self, wait: Wait) -> &dyn Chunks {

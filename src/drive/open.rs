@@ -95,7 +95,7 @@ impl Fetch for FromStore {
 }
 
 /// The keys, where a value of its own is wanted.
-pub(super) struct Keys(pub Arc<RealmKeys>);
+pub struct Keys(pub Arc<RealmKeys>);
 
 impl crate::content::OpenSealed for Keys {
     fn open_sealed(&self, kind: crate::crypt::Seal, key: &Key, stored: &[u8]) -> Result<Vec<u8>> {

@@ -1,4 +1,10 @@
 //! A drive, opened: its store, its keys and this machine's state directory brought together.
 
+mod begin;
+mod site;
 pub mod slots;
 pub mod state;
+
+pub use begin::{Opening, open};
+pub use site::{Made, Site, init};
+pub use state::StateDir;

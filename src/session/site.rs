@@ -1,0 +1,179 @@
+//! A store and the secrets that open it.
+
+use super::slots;
+use crate::commit::inode::{Attr, FileKind, Name, ROOT};
+use crate::commit::{
+    Ancestors, BodyChange, Change, Making, Newest, Opened, Parameters, Published, Signer, Tools, Versions, build,
+};
+use crate::content::{ContentCache, Opener};
+use crate::crypt::{DriveSecrets, KdfParams, RealmKeys, RecoveryCode, Secret, SigningKey, Slot};
+use crate::error::{Context, Error, Kind, Result};
+use crate::store::{self, ChunkStore, HeadLink, IndexKeys, LocalPlace, Objects, OpenOptions, RunSet, layout};
+use crate::sys::{Clock, Random, random};
+use crate::tree::Map;
+use crate::types::{DeviceId, DriveId, Ino};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// An unlocked store.
+pub struct Site {
+    pub objects: Arc<dyn Objects>,
+    pub secrets: Arc<DriveSecrets>,
+    pub keys: Arc<RealmKeys>,
+    pub versions: Arc<Versions>,
+    index_keys: IndexKeys,
+}
+
+/// A drive that was made.
+pub struct Made {
+    pub drive: DriveId,
+    pub recovery: RecoveryCode,
+}
+
+impl Site {
+    /// Opens a store with a secret.
+    pub fn unlock(url: &str, secret: &Secret) -> Result<Site> {
+        let objects = store::open(url, OpenOptions::default())?;
+        let drive = layout::read_drive(&*objects).context(|| format!("{url} is not a nacrefs drive"))?;
+        let secrets = slots::unlock(&*objects, secret).context(|| format!("cannot open the drive in {url}"))?;
+        if secrets.drive != drive {
+            return Err(Error::damage(format!(
+                "{url}: nacre.json names drive {drive}, but its key slots open drive {}: restore nacre.json",
+                secrets.drive
+            )));
+        }
+        Ok(Site::new(objects, secrets))
+    }
+
+    pub fn new(objects: Arc<dyn Objects>, secrets: DriveSecrets) -> Site {
+        let secrets = Arc::new(secrets);
+        let keys = Arc::new(secrets.realm_keys());
+        let index_keys = IndexKeys::new(keys.realm(), keys.epoch(), keys.index_key().clone());
+        let versions = Arc::new(Versions::new(objects.clone(), secrets.clone(), index_keys.clone()));
+        Site { objects, secrets, keys, versions, index_keys }
+    }
+
+    /// The chunks, as the index runs of a version have them.
+    pub fn chunk_store(&self, runs: RunSet, local: Option<LocalPlace>) -> Arc<ChunkStore> {
+        ChunkStore::open(self.objects.clone(), self.index_keys.clone(), runs, store::Settings::default(), local)
+    }
+
+    /// The newest version, which must descend from `known`.
+    pub fn newest(&self, known: Option<HeadLink>) -> Result<Newest> {
+        self.versions.open_newest(known).context(|| "cannot open the newest version of the drive")
+    }
+
+    /// The newest version, of a drive that has one.
+    pub fn newest_opened(&self) -> Result<Opened> {
+        self.newest(None)?.opened.ok_or_else(unfinished)
+    }
+}
+
+pub(super) fn unfinished() -> Error {
+    Error::damage("the drive has no version: 'nacrefs init' was interrupted, or its heads were deleted")
+}
+
+/// There are no directories yet.
+struct Nothing;
+
+impl Ancestors for Nothing {
+    fn place(&self, dir: Ino) -> Result<(Ino, u64)> {
+        Err(Error::failed(format!("directory {dir} is not in an empty drive")))
+    }
+}
+
+/// Makes an empty drive in a store that has none: a key slot for each secret and one for a recovery code, and
+/// version 1 with an empty root, which belongs to `owner` (uid, gid).
+pub fn init(
+    url: &str,
+    secret: &Secret,
+    params: KdfParams,
+    owner: (u32, u32),
+    clock: &dyn Clock,
+    source: &dyn Random,
+) -> Result<Made> {
+    let objects = store::open(url, OpenOptions { create: true, allow_shared: false })?;
+    make(objects, secret, params, owner, clock, source).context(|| format!("cannot make a drive in {url}"))
+}
+
+fn make(
+    objects: Arc<dyn Objects>,
+    secret: &Secret,
+    params: KdfParams,
+    owner: (u32, u32),
+    clock: &dyn Clock,
+    source: &dyn Random,
+) -> Result<Made> {
+    match layout::read_drive(&*objects) {
+        Ok(drive) => return Err(Error::new(Kind::Conflict, format!("the store holds the drive {drive} already"))),
+        Err(e) if e.kind() == Kind::NotADrive => {}
+        Err(e) => return Err(e),
+    }
+    if !objects.list("")?.is_empty() {
+        let what = "the store is not empty, and holds no drive: choose another, or empty it first";
+        return Err(Error::new(Kind::Conflict, what));
+    }
+    store::probe(&*objects, source)?;
+    let secrets = DriveSecrets::generate(source)?;
+    let recovery = RecoveryCode::generate(source)?;
+    let now = clock.now();
+    let drive = secrets.drive;
+    slots::add(&*objects, &Slot::create(&secrets, secret, params, "", now, source)?)?;
+    let code = Secret::Recovery(recovery.clone());
+    slots::add(&*objects, &Slot::create(&secrets, &code, params, "", now, source)?)?;
+
+    let site = Site::new(objects, secrets);
+    let device = DeviceId(random(source)?);
+    let signer = Signer::new(&site.secrets, device, SigningKey::generate(source)?);
+    let attr = Attr {
+        kind: FileKind::Directory,
+        perm: 0o755,
+        uid: owner.0,
+        gid: owner.1,
+        rdev: 0,
+        nlink: 2,
+        size: 0,
+        allocated: 0,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+    };
+    let root = Change {
+        ino: ROOT,
+        attr,
+        xattrs: None,
+        names: vec![Name { parent: ROOT, name: b""[..].into() }],
+        shell: false,
+        was_shell: false,
+        body: BodyChange::Directory { base: Map::default(), names: BTreeMap::new() },
+    };
+    let newest = site.newest(None)?;
+    let making = Making {
+        version: newest.next,
+        parents: Vec::new(),
+        time: now,
+        device,
+        incarnation: random(source)?,
+        lsn: 0,
+        // The root's number is not the first of any device's counter.
+        next_ino: 2,
+        parameters: Parameters::default(),
+        workers: 1,
+    };
+    let chunks = site.chunk_store(RunSet::default(), None);
+    let fetch = chunks.clone();
+    let fetch = move |a: &crate::types::Address| fetch.fetch(a);
+    let opener = Opener::new(Arc::new(ContentCache::new(1 << 20)), fetch.clone(), crate::drive::Keys(site.keys.clone()));
+    let tools = Tools { keys: &site.keys, chunks: &opener, fetch: &fetch };
+    let mut batch = chunks.begin();
+    let (commit, _) = build(None, vec![root], &Nothing, &making, tools, &mut batch)?;
+    let prepared = site.versions.prepare(&newest, commit, &mut batch, &site.keys, &opener, &signer)?;
+    match site.versions.publish(&prepared)? {
+        Published::Won(_) => {}
+        Published::Lost => return Err(Error::new(Kind::Conflict, "somebody else makes a drive in this store")),
+    }
+    // Last, for it is what makes the store a drive: an init that was interrupted leaves none.
+    layout::write_drive(&*site.objects, drive)?;
+    Ok(Made { drive, recovery })
+}
