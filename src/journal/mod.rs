@@ -364,10 +364,8 @@ impl Journal {
         if self.read_only {
             return Ok(());
         }
-        match self.log.lock().half_full() {
-            true => self.make_next(),
-            false => Ok(()),
-        }
+        let due = self.log.lock().half_full();
+        if due { self.make_next() } else { Ok(()) }
     }
 
     pub fn usage(&self) -> Usage {
