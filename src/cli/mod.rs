@@ -8,6 +8,7 @@ pub mod backend;
 mod commands;
 pub mod control;
 mod daemon;
+mod drives;
 pub mod exit;
 mod mount;
 mod mounts;
@@ -19,6 +20,7 @@ mod umount;
 pub mod values;
 pub mod when;
 
+pub use drives::Drives;
 pub use mounts::{CONTROL_XATTR, FS_TYPE};
 
 use crate::error::Result;

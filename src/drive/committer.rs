@@ -30,8 +30,9 @@ const COUNTER: u64 = (1 << 43) - 1;
 pub struct Committing {
     versions: Arc<Versions>,
     store: Arc<ChunkStore>,
-    /// The newest version.
-    newest: Newest,
+    /// The newest version, and the number of the next.
+    newest: Opened,
+    next: Version,
     signer: Signer,
     device: DeviceId,
     incarnation: [u8; 16],
@@ -44,13 +45,14 @@ impl Committing {
     pub(super) fn new(
         versions: Arc<Versions>,
         store: Arc<ChunkStore>,
-        newest: Newest,
+        newest: Opened,
+        next: Version,
         signer: Signer,
         device: DeviceId,
         incarnation: [u8; 16],
         remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
     ) -> Committing {
-        Committing { versions, store, newest, signer, device, incarnation, remember, closed: None }
+        Committing { versions, store, newest, next, signer, device, incarnation, remember, closed: None }
     }
 }
 
@@ -120,6 +122,17 @@ impl Drive {
         facts.away = e.kind() == Kind::Away;
     }
 
+    /// Asks for a commit soon.
+    pub fn want_commit(&self) {
+        self.pressure.want_commit();
+    }
+
+    /// The newest version, and the chunks as it has them. Waits for a commit that is under way.
+    pub fn committed(&self) -> (Opened, Arc<ChunkStore>) {
+        let c = self.committing.lock();
+        (c.newest.clone(), c.store.clone())
+    }
+
     pub fn wait_for_work(&self, at_most: Duration) -> bool {
         self.pressure.wait_for_work(at_most)
     }
@@ -158,7 +171,7 @@ impl Drive {
                 }
                 self.adopt(&closed, &opened, inodes);
                 let (version, stored, last_commit) = (head.version, closed.mark, closed.time);
-                c.newest = Newest { opened: Some(opened), next: version + 1 };
+                (c.newest, c.next) = (opened, version + 1);
                 *self.facts.lock() = Progress { version, last_commit, stored, last_error: None, away: false };
                 drop(committing);
                 self.journal.trim(stored)?;
@@ -251,10 +264,9 @@ impl Drive {
             }
             changes.push(change);
         }
-        let base = c.newest.opened.as_ref();
         let making = Making {
-            version: c.newest.next,
-            parents: base.map(Opened::as_parent).into_iter().collect(),
+            version: c.next,
+            parents: vec![c.newest.as_parent()],
             time,
             device: c.device,
             incarnation: c.incarnation,
@@ -263,9 +275,10 @@ impl Drive {
             parameters: Parameters::default(),
             workers: self.settings.workers,
         };
-        let base = base.map(|b| &*b.commit);
+        let base = Some(&*c.newest.commit);
         let (commit, committed) = build(base, changes, &AsClosed(self, generation), &making, tools, &mut batch)?;
-        let prepared = c.versions.prepare(&c.newest, commit, &mut batch, &self.keys, &*self.chunks, &c.signer)?;
+        let newest = Newest { opened: Some(c.newest.clone()), next: c.next };
+        let prepared = c.versions.prepare(&newest, commit, &mut batch, &self.keys, &*self.chunks, &c.signer)?;
         let mut made = committed.inodes;
         made.extend(nameless);
         Ok((prepared, made))

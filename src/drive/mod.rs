@@ -28,7 +28,7 @@ pub mod types;
 mod written;
 
 pub use committer::Progress;
-pub use open::{Keys, Parts, Replayed, Settings};
+pub use open::{FromStore, Keys, Parts, Replayed, Settings};
 
 use crate::chunk::Chunks;
 use crate::content::ContentCache;
@@ -200,7 +200,22 @@ impl Drive {
 
     /// Makes durable all that was acknowledged before the call.
     pub fn sync(&self) -> Result<()> {
-        self.journal.sync(self.journal.last())
+        self.journal.sync(self.journal.last())?;
+        if self.settings.sync_store {
+            self.commit_all()?;
+        }
+        Ok(())
+    }
+
+    /// Whether everything is in the store.
+    pub fn is_stored(&self) -> bool {
+        let gens = self.gate.read();
+        gens.closed.is_none() && self.dirty.lock().is_empty()
+    }
+
+    /// Bytes of opened chunks in memory.
+    pub fn cached_bytes(&self) -> u64 {
+        self.cache.bytes() as u64
     }
 
     /// The journal, for those who keep it going.

@@ -37,6 +37,8 @@ pub struct Settings {
     pub timeout: Duration,
     pub journal: Options,
     pub read_only: bool,
+    /// A sync returns once the changes are in the store.
+    pub sync_store: bool,
     /// How many threads a commit encodes with.
     pub workers: usize,
 }
@@ -52,6 +54,7 @@ impl Settings {
             timeout: Duration::from_secs(120),
             journal: Options::default(),
             read_only: false,
+            sync_store: false,
             workers: 2,
         }
     }
@@ -86,7 +89,7 @@ impl Chunks for Quick {
 }
 
 /// Stored chunks, from the store.
-pub(super) struct FromStore(pub Arc<ChunkStore>);
+pub struct FromStore(pub Arc<ChunkStore>);
 
 impl Fetch for FromStore {
     fn fetch(&self, address: &Address) -> Result<Bytes> {
@@ -166,7 +169,8 @@ impl Drive {
             committing: Mutex::new(Committing::new(
                 parts.versions,
                 parts.store,
-                parts.newest,
+                base,
+                parts.newest.next,
                 parts.signer,
                 parts.device,
                 parts.incarnation,

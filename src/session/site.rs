@@ -14,6 +14,7 @@ use crate::tree::Map;
 use crate::types::{DeviceId, DriveId, Ino};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// An unlocked store.
 pub struct Site {
@@ -27,7 +28,8 @@ pub struct Site {
 /// A drive that was made.
 pub struct Made {
     pub drive: DriveId,
-    pub recovery: RecoveryCode,
+    /// The recovery code, as it is to be written down, where one was asked for.
+    pub recovery: Option<Zeroizing<String>>,
 }
 
 impl Site {
@@ -42,11 +44,10 @@ impl Site {
                 secrets.drive
             )));
         }
-        Ok(Site::new(objects, secrets))
+        Ok(Site::new(objects, Arc::new(secrets)))
     }
 
-    pub fn new(objects: Arc<dyn Objects>, secrets: DriveSecrets) -> Site {
-        let secrets = Arc::new(secrets);
+    pub fn new(objects: Arc<dyn Objects>, secrets: Arc<DriveSecrets>) -> Site {
         let keys = Arc::new(secrets.realm_keys());
         let index_keys = IndexKeys::new(keys.realm(), keys.epoch(), keys.index_key().clone());
         let versions = Arc::new(Versions::new(objects.clone(), secrets.clone(), index_keys.clone()));
@@ -82,18 +83,19 @@ impl Ancestors for Nothing {
     }
 }
 
-/// Makes an empty drive in a store that has none: a key slot for each secret and one for a recovery code, and
-/// version 1 with an empty root, which belongs to `owner` (uid, gid).
+/// Makes an empty drive in a store that has none: a key slot for the secret and, if it is wanted, one for a recovery code,
+/// and version 1 with an empty root, which belongs to `owner` (uid, gid).
 pub fn init(
     url: &str,
     secret: &Secret,
     params: KdfParams,
     owner: (u32, u32),
+    with_recovery: bool,
     clock: &dyn Clock,
     source: &dyn Random,
 ) -> Result<Made> {
     let objects = store::open(url, OpenOptions { create: true, allow_shared: false })?;
-    make(objects, secret, params, owner, clock, source).context(|| format!("cannot make a drive in {url}"))
+    make(objects, secret, params, owner, with_recovery, clock, source).context(|| format!("cannot make a drive in {url}"))
 }
 
 fn make(
@@ -101,6 +103,7 @@ fn make(
     secret: &Secret,
     params: KdfParams,
     owner: (u32, u32),
+    with_recovery: bool,
     clock: &dyn Clock,
     source: &dyn Random,
 ) -> Result<Made> {
@@ -115,14 +118,17 @@ fn make(
     }
     store::probe(&*objects, source)?;
     let secrets = DriveSecrets::generate(source)?;
-    let recovery = RecoveryCode::generate(source)?;
     let now = clock.now();
     let drive = secrets.drive;
     slots::add(&*objects, &Slot::create(&secrets, secret, params, "", now, source)?)?;
-    let code = Secret::Recovery(recovery.clone());
-    slots::add(&*objects, &Slot::create(&secrets, &code, params, "", now, source)?)?;
+    let mut recovery = None;
+    if with_recovery {
+        let code = RecoveryCode::generate(source)?;
+        recovery = Some(code.to_text());
+        slots::add(&*objects, &Slot::create(&secrets, &Secret::Recovery(code), params, "", now, source)?)?;
+    }
 
-    let site = Site::new(objects, secrets);
+    let site = Site::new(objects, Arc::new(secrets));
     let device = DeviceId(random(source)?);
     let signer = Signer::new(&site.secrets, device, SigningKey::generate(source)?);
     let attr = Attr {

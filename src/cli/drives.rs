@@ -1,0 +1,165 @@
+//! The real drives behind the command line: [`Backend`] over [`session`](crate::session).
+
+mod answers;
+mod mounted;
+
+use super::backend::{
+    Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, KeySlot, MountRequest, Problem, Running,
+};
+use super::control::{Progress, Reply, Request};
+use super::options::MountOptions;
+use super::paths::url_path;
+use super::secrets::Given;
+use super::values::{Moment, escape};
+use crate::commit::check;
+use crate::crypt::{KdfParams, RecoveryCode, Secret, SlotKind};
+use crate::drive::Settings;
+use crate::error::{Error, Kind, Result};
+use crate::session::{self, Site, StateDir, slots};
+use crate::store::{OpenOptions, layout};
+use crate::sys::{SystemClock, SystemRandom};
+use crate::types::{DriveId, Key, hex};
+use answers::Past;
+use mounted::Mounted;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Drives in stores that can be reached from here.
+pub struct Drives;
+
+/// The secret, in the words of the key slots.
+fn secret_of(given: &Given) -> Result<Secret> {
+    Ok(match given {
+        Given::Passphrase(text) => Secret::Passphrase(text.clone()),
+        Given::KeyFile(key) => Secret::KeyFile(Key(**key)),
+        Given::Recovery(text) => Secret::Recovery(RecoveryCode::parse(text)?),
+    })
+}
+
+fn settings_of(options: &MountOptions) -> Settings {
+    let mut settings = Settings::within(usize::try_from(options.memory).unwrap_or(usize::MAX));
+    settings.timeout = options.timeout;
+    settings.journal.limit = options.journal;
+    settings.read_only = options.ro;
+    settings.sync_store = options.sync_store;
+    settings
+}
+
+/// Refuses options that this version cannot keep.
+fn check_options(options: &MountOptions) -> Result<()> {
+    let missing = match options {
+        MountOptions { at: Some(_), .. } => "at=",
+        MountOptions { dedup: false, .. } => "dedup=off",
+        _ => return Ok(()),
+    };
+    Err(Error::new(Kind::Usage, format!("mount option {missing} is not in this version yet")))
+}
+
+impl Backend for Drives {
+    fn init(&self, store: &str, secret: &Given, options: &InitOptions) -> Result<Created> {
+        let secret = secret_of(secret)?;
+        let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let params = KdfParams::default();
+        let made =
+            session::init(store, &secret, params, owner, options.recovery_code, &SystemClock, &SystemRandom)?;
+        Ok(Created { drive: made.drive, recovery_code: made.recovery })
+    }
+
+    fn drive_id(&self, store: &str) -> Result<DriveId> {
+        let objects = crate::store::open(store, OpenOptions::default())?;
+        layout::read_drive(&*objects).map_err(|e| e.context(format!("{store} is not a nacrefs drive")))
+    }
+
+    fn mount(&self, request: MountRequest) -> Result<Arc<dyn Running>> {
+        check_options(&request.options)?;
+        // Before the secrets are opened, so that a drive in use is known at once.
+        let state = StateDir::open(&request.state_dir)?;
+        let site = Site::unlock(&request.store, &secret_of(&request.secret)?)?;
+        Ok(Mounted::start(request, site, state)?)
+    }
+
+    fn answer(&self, drive: &Closed, request: Request, out: &mut dyn Reply) -> Result<()> {
+        let site = Site::unlock(&drive.store, &secret_of(&drive.secret)?)?;
+        let newest = site.newest_opened()?;
+        let past = Past::new(&site, newest, None);
+        match request {
+            Request::Status {} => out.status(&past.status(&drive.store)),
+            Request::Log { path } => past.log(&path, out),
+            Request::Cat { path, at } => past.cat(&path, at.as_ref(), out),
+            Request::Sync {} | Request::Commit {} | Request::Umount { .. } => {
+                Err(Error::new(Kind::NotADrive, format!("{} is not mounted here", drive.store)))
+            }
+        }
+    }
+
+    fn check(
+        &self,
+        drive: &Closed,
+        options: &CheckOptions,
+        progress: &mut dyn FnMut(&Progress) -> Result<()>,
+    ) -> Result<CheckReport> {
+        let site = Site::unlock(&drive.store, &secret_of(&drive.secret)?)?;
+        let newest = site.newest_opened()?;
+        let store = site.chunk_store(newest.commit.runs.clone(), None);
+        let asked = check::Options { all: true, read_data: options.read_data, subset: options.subset };
+        let mut interrupted = None;
+        let found = check::check(&site.versions, &store, &site.keys, &newest, asked, &mut |p| {
+            let told = Progress { what: p.what.into(), done: p.done, total: p.total };
+            if let Err(e) = progress(&told) {
+                interrupted.get_or_insert(e);
+            }
+        })?;
+        if let Some(e) = interrupted {
+            return Err(e);
+        }
+        let mut problems: Vec<Problem> = found
+            .findings
+            .into_iter()
+            .map(|f| Problem { object: f.object, what: f.what, files: f.path.iter().map(|p| escape(p)).collect() })
+            .collect();
+        if found.more > 0 {
+            let what = format!("and {} more findings", found.more);
+            problems.push(Problem { object: "…".into(), what, files: Vec::new() });
+        }
+        Ok(CheckReport {
+            drive: site.secrets.drive.to_string(),
+            store: drive.store.clone(),
+            version: newest.version(),
+            heads: found.versions,
+            packs: found.packs,
+            chunks: found.chunks,
+            bytes_read: found.bytes,
+            problems,
+        })
+    }
+
+    fn keys(&self, drive: &Closed) -> Result<Vec<KeySlot>> {
+        let site = Site::unlock(&drive.store, &secret_of(&drive.secret)?)?;
+        let slots = slots::list(&*site.objects)?;
+        let told = |s: &crate::crypt::Slot| KeySlot {
+            slot: hex(&s.id().0),
+            kind: match s.kind() {
+                SlotKind::Passphrase => "passphrase",
+                SlotKind::KeyFile => "key-file",
+                SlotKind::Recovery => "recovery-code",
+            }
+            .into(),
+            made: Some(Moment(s.created())),
+        };
+        Ok(slots.iter().map(told).collect())
+    }
+}
+
+/// How often things are done for a mount.
+fn pace_of(options: &MountOptions, store: &str) -> crate::drive::keeper::Pace {
+    let least = Duration::from_millis(10);
+    crate::drive::keeper::Pace {
+        flush: options.flush.max(least),
+        commit: options.commit_interval(store).max(least),
+    }
+}
+
+/// The directory of a `file://` store.
+fn store_dir(store: &str) -> Option<std::path::PathBuf> {
+    url_path(store)
+}

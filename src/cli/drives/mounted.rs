@@ -1,0 +1,190 @@
+//! A mounted drive, and what it answers on its control socket.
+
+use super::answers::Past;
+use super::{pace_of, settings_of, store_dir};
+use crate::cli::backend::{MountRequest, Running};
+use crate::cli::control::{Handler, Progress, Reply, Request, Status};
+use crate::cli::values::{Moment, escape};
+use crate::drive::Drive;
+use crate::drive::keeper::Keeper;
+use crate::error::{Error, Result};
+use crate::fuse::{Mount, MountConfig, Serving, Unmounter};
+use crate::session::{self, Opening, Site, StateDir};
+use parking_lot::Mutex;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How often a waiting command is told how far its commit is.
+const TELL: Duration = Duration::from_millis(200);
+
+pub struct Mounted {
+    inner: Arc<Inner>,
+    serving: Mutex<Option<Serving>>,
+    keeper: Mutex<Keeper>,
+}
+
+struct Inner {
+    drive: Arc<Drive>,
+    site: Site,
+    store: String,
+    dir: PathBuf,
+    unmounter: Unmounter,
+    read_only: bool,
+    /// The rest stays in the journal when the mount ends.
+    local: AtomicBool,
+}
+
+impl Mounted {
+    /// Opens the drive, replays its journal, and mounts it.
+    pub fn start(request: MountRequest, site: Site, state: StateDir) -> Result<Arc<Mounted>> {
+        let MountRequest { store, dir, options, control, .. } = request;
+        let parts = Site::new(site.objects.clone(), site.secrets.clone());
+        let opening = Opening { site: parts, state, settings: settings_of(&options), store_dir: store_dir(&store) };
+        let (drive, replayed) = session::open(opening)?;
+        if replayed.records > 0 {
+            tracing::info!("replayed {} changes from the journal", replayed.records);
+        }
+        drive.set_control(control.as_os_str().as_bytes().to_vec());
+        let root = rustix::process::geteuid().is_root();
+        let config = MountConfig {
+            source: store.clone(),
+            read_only: options.ro,
+            allow_other: options.allow_other,
+            suid: root && !options.nosuid,
+            dev: root && !options.nodev,
+            exec: !options.noexec,
+            uid: options.uid,
+            gid: options.gid,
+            writeback: options.writeback,
+            ..MountConfig::default()
+        };
+        let keeper = Keeper::start(drive.clone(), pace_of(&options, &store))?;
+        let mount = Mount::new(drive.clone(), &dir, &config)?;
+        let unmounter = mount.unmounter();
+        let serving = mount.spawn()?;
+        let inner = Inner {
+            drive,
+            site,
+            store,
+            dir,
+            unmounter,
+            read_only: options.ro,
+            local: AtomicBool::new(false),
+        };
+        Ok(Arc::new(Mounted {
+            inner: Arc::new(inner),
+            serving: Mutex::new(Some(serving)),
+            keeper: Mutex::new(keeper),
+        }))
+    }
+}
+
+impl Running for Mounted {
+    fn handler(&self) -> Arc<dyn Handler> {
+        self.inner.clone()
+    }
+
+    fn wait(&self) -> Result<()> {
+        let serving = self.serving.lock().take();
+        let served = serving.map_or(Ok(()), Serving::wait);
+        self.keeper.lock().stop();
+        let inner = &self.inner;
+        if inner.read_only {
+            return served;
+        }
+        inner.drive.sync()?;
+        if !inner.local.load(Ordering::SeqCst)
+            && let Err(e) = inner.drive.commit_all()
+        {
+            tracing::error!("what is not in the store stays in the journal until the next mount: {}", e.chain());
+        }
+        served
+    }
+
+    fn stop(&self) {
+        self.inner.local.store(true, Ordering::SeqCst);
+        if let Err(e) = self.inner.unmounter.detach() {
+            tracing::error!("cannot unmount {}: {}", self.inner.dir.display(), e.chain());
+        }
+    }
+}
+
+impl Inner {
+    /// Commits everything, telling how far that is.
+    fn commit_all(&self, out: &mut dyn Reply) -> Result<u64> {
+        let drive = &self.drive;
+        let total = drive.journal().usage().bytes;
+        std::thread::scope(|scope| {
+            let work = scope.spawn(|| drive.commit_all());
+            let mut heard = Ok(());
+            while !work.is_finished() {
+                std::thread::park_timeout(TELL);
+                let left = drive.journal().usage().bytes.min(total);
+                let told = Progress { what: "committing".into(), done: total - left, total: Some(total) };
+                if heard.is_ok() {
+                    heard = out.progress(&told);
+                }
+            }
+            let done = work.join().unwrap_or_else(|_| Err(Error::failed("the commit panicked")))?;
+            heard.map(|()| done)
+        })
+    }
+
+    fn status(&self) -> Status {
+        let (progress, usage) = (self.drive.progress(), self.drive.journal().usage());
+        Status {
+            drive: self.site.secrets.drive.to_string(),
+            store: self.store.clone(),
+            mount: Some(escape(self.dir.as_os_str().as_bytes())),
+            version: progress.version,
+            last_commit: Some(Moment(progress.last_commit)),
+            dirty_bytes: if self.drive.is_stored() { 0 } else { usage.bytes },
+            journal_bytes: usage.bytes,
+            cache_bytes: self.drive.cached_bytes(),
+            online: !progress.away,
+            last_error: progress.last_error,
+        }
+    }
+}
+
+impl Handler for Inner {
+    fn handle(&self, request: Request, out: &mut dyn Reply) -> Result<()> {
+        match request {
+            Request::Status {} => out.status(&self.status()),
+            Request::Sync {} => {
+                let version = self.commit_all(out)?;
+                out.version(version)
+            }
+            Request::Commit {} => {
+                self.drive.want_commit();
+                out.version(self.drive.version())
+            }
+            Request::Umount { local } => {
+                if self.read_only {
+                    return Ok(());
+                }
+                if local {
+                    self.local.store(true, Ordering::SeqCst);
+                    return self.drive.sync();
+                }
+                self.commit_all(out).map(drop)
+            }
+            Request::Log { path } => self.past().log(&path, out),
+            Request::Cat { path, at: None } => {
+                self.drive.commit_all()?;
+                self.past().cat(&path, None, out)
+            }
+            Request::Cat { path, at } => self.past().cat(&path, at.as_ref(), out),
+        }
+    }
+}
+
+impl Inner {
+    fn past(&self) -> Past<'_> {
+        let (newest, store) = self.drive.committed();
+        Past::new(&self.site, newest, Some(store))
+    }
+}
