@@ -142,13 +142,8 @@ impl Pass<'_> {
 
     /// Makes the nodes that edits change.
     fn edit(&mut self, cursor: &mut Cursor, mut edits: &[Edit]) -> Result<()> {
-        while let Some((key, value)) = edits.first() {
+        while let Some((key, _)) = edits.first() {
             cursor.seek(key, self.level)?;
-            let found = cursor.top().and_then(|top| Some(top.node.value(top.node.find(key)?)));
-            if found == value.as_deref() {
-                edits = &edits[1..];
-                continue;
-            }
             loop {
                 let Some(node) = cursor.top().map(|top| top.node.clone()) else { break };
                 let Some(pointer) = cursor.pointer(self.map)? else { break };
