@@ -115,6 +115,19 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn bent_streams_are_read_without_harm(at: prop::sample::Index, byte: u8, size in 0usize..40_000) {
+            let plain: Vec<u8> = (0..2000).flat_map(|i| format!("entry {i}\n").into_bytes()).collect();
+            let mut packed = compress(&plain).unwrap();
+            let at = at.index(packed.len());
+            packed[at] = byte;
+            if let Some(out) = decompress(&packed, size) {
+                prop_assert_eq!(out.len(), size);
+            }
+        }
+    }
+
     #[test]
     fn text_pays_and_noise_does_not() {
         let text: Vec<u8> = (0..2000).flat_map(|i| format!("entry {i}\n").into_bytes()).collect();

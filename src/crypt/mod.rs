@@ -12,6 +12,8 @@ pub mod secrets;
 pub mod set;
 pub mod sign;
 pub mod slot;
+#[cfg(test)]
+mod vectors;
 
 pub use keys::RealmKeys;
 pub use local::{DeviceRecord, LocalKeys, Memory};

@@ -43,7 +43,11 @@ impl DriveSecrets {
     /// keys of state directories, must then be sealed anew.
     pub fn next_epoch(&mut self, source: &dyn Random) -> Result<()> {
         let next = Key(random(source)?);
-        self.earlier.insert(0, std::mem::replace(&mut self.newest, next));
+        // A list of its own, for one that grows leaves its old place unwiped.
+        let mut earlier = Vec::with_capacity(self.earlier.len() + 1);
+        earlier.push(std::mem::replace(&mut self.newest, next));
+        earlier.extend_from_slice(&self.earlier);
+        self.earlier = earlier;
         Ok(())
     }
 

@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(key.sign(Signed::Device, b"m"), again.sign(Signed::Device, b"m"));
     }
 
-    /// The same signature with the group's order added to its second half verifies loosely, not strictly.
+    /// With the group's order added to its second half a signature is the same number in another form.
     #[test]
     fn signatures_have_one_form() {
         const ORDER: [u8; 32] = [

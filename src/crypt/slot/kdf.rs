@@ -75,6 +75,7 @@ fn failed(e: argon2::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::hex;
 
     /// TRUST 2: a slot that asks for too much is refused before any memory is reserved.
     #[test]
@@ -105,5 +106,12 @@ mod tests {
         ] {
             assert_ne!(key, other.stretch(b"passphrase", &[1; 32]).unwrap());
         }
+    }
+
+    /// As the reference implementation in C has it.
+    #[test]
+    fn known_answer() {
+        let key = KdfParams { memory_kib: 64, passes: 3, lanes: 4 }.stretch(b"passphrase", &[1; 32]).unwrap();
+        assert_eq!(hex(&key.0), "0aa1511e7d1927f7ac5515f4279eab5914779339c5d4dd64a316c1b088af6d30");
     }
 }
