@@ -335,3 +335,30 @@ fn get_base(r: &mut Reader, has_hidden: bool) -> Result<Base> {
     }
     Ok(Base { set, shown, hidden, stale })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// docs/FORMAT.md, "Segments".
+    #[test]
+    fn the_bytes_of_an_entry() {
+        let set = [&[16, 0x81, 0x80, 0x08][..], &[7; 3 * 64]].concat();
+        let holes = [&2u64.to_le_bytes()[..], &[0; 24]].concat();
+        let extent = [&[5, 0x80, 0x20, 0, 1][..], &[1; 32], &[2; 32]].concat();
+        let entry = [&[3][..], &set, &[0x81, 0x80, 0x04, 9], &holes, &[1], &extent].concat();
+        let segment = Segment::decode(&entry).unwrap();
+        assert_eq!(segment.encode(), entry);
+        let base = segment.base.as_ref().unwrap();
+        assert_eq!((base.set.size(), base.shown, base.stale), (0x20001, 0x10001, 9));
+        assert_eq!(base.hidden.runs().collect::<Vec<_>>(), [1..2]);
+        let part = &segment.parts[0];
+        assert_eq!((part.at, part.len, part.source.front, part.source.back), (5, 4096, 0, 1));
+        // Nothing at all, unknown flags, a hole at the end, a length that is not minimal.
+        let with = |at: usize, byte: u8| [&entry[..at], &[byte], &entry[at + 1..]].concat();
+        let hole = 1 + set.len() + 4 + 2;
+        for bad in [vec![0, 0], with(0, 4), with(hole, 1), with(entry.len() - 67, 0)] {
+            assert_eq!(Segment::decode(&bad).unwrap_err().kind(), crate::error::Kind::Damage);
+        }
+    }
+}
