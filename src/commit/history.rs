@@ -234,7 +234,10 @@ mod tests {
             }
             assert!(Event::from_bytes(&[&bytes[..], &[0]].concat()).is_err());
         }
-        for bad in [Event { name: b"a/b".as_slice().into(), ..event(What::Created) }, Event { size: 1, ..event(What::Removed) }] {
+        for bad in [
+            Event { name: b"a/b".as_slice().into(), ..event(What::Created) },
+            Event { size: 1, ..event(What::Removed) },
+        ] {
             assert!(Event::from_bytes(&bad.to_bytes()).is_err());
         }
     }

@@ -154,7 +154,9 @@ impl Commit {
             return Err(r.bad("is larger than 1 MiB"));
         }
         if r.u8()? != FORMAT {
-            return Err(Error::failed("this drive has a format of a newer version of nacrefs: upgrade nacrefs"));
+            return Err(Error::failed(
+                "this drive has a format of a newer version of nacrefs: upgrade nacrefs",
+            ));
         }
         let parameters = Parameters::get_from(&mut r)?;
         let version = r.var()?;
@@ -175,7 +177,8 @@ impl Commit {
         if root.ino != ROOT || root.attr.kind != FileKind::Directory {
             return Err(r.bad("has a root that is none"));
         }
-        let [shells, history, packs] = [Map::get_from(&mut r)?, Map::get_from(&mut r)?, Map::get_from(&mut r)?];
+        let [shells, history, packs] =
+            [Map::get_from(&mut r)?, Map::get_from(&mut r)?, Map::get_from(&mut r)?];
         let fresh = get_packs(&mut r)?;
         let runs = RunSet::get(&mut r)?;
         r.end()?;
