@@ -267,15 +267,21 @@ fn reading_an_entry_reads_one_node_of_each_level() {
 #[test]
 fn a_million_appended_in_batches_are_written_about_once() {
     let memory = Memory::new();
-    let mut map = Map::default();
+    let (mut map, mut half) = (Map::default(), Map::default());
     let entry = |n: u32| (n.to_be_bytes().to_vec(), Some(n.to_le_bytes().to_vec()));
     for batch in 0..100u32 {
         let edits: Vec<Edit> = (batch * 10_000..(batch + 1) * 10_000).map(entry).collect();
         map = update(&map, &memory, &edits).unwrap();
+        if batch == 49 {
+            half = map.clone();
+        }
     }
     let written = memory.tally();
     assert_eq!((map.len(), written.repeats), (1_000_000, 0));
     assert!(written.gets <= 99 * usize::from(map.height()), "an append reads the right edge once");
+    let new = map.nodes_not_in(&half, &memory).count();
+    let read = memory.tally().gets;
+    assert!(new > 600 && read < 30, "{read} nodes read for {new} that are new");
     let all: Vec<Edit> = (0..1_000_000).map(entry).collect();
     let once = Memory::new();
     assert_eq!(update(&Map::default(), &once, &all).unwrap(), map);
