@@ -321,6 +321,10 @@ impl Segment {
 fn get_base(r: &mut Reader, has_hidden: bool) -> Result<Base> {
     let set = SetMap::get(r)?;
     let (shown, stale) = (r.var32()?, r.var32()?);
+    // Of smaller pieces, an entry would not fit into a Map.
+    if !(16 << 10..=256 << 10).contains(&set.piece_size()) {
+        return Err(r.bad("the base of a segment has pieces out of range"));
+    }
     if set.size() > SEGMENT || shown == 0 || shown > set.size() || stale > SEGMENT {
         return Err(r.bad("the base of a segment has sizes out of range"));
     }

@@ -17,7 +17,7 @@ pub fn keys() -> RealmKeys {
 /// Chunks by address; a clone is another handle to the same ones.
 #[derive(Clone)]
 pub struct World {
-    pub keys: Arc<RealmKeys>,
+    keys: Arc<RealmKeys>,
     held: Arc<Mutex<Held>>,
 }
 
@@ -30,11 +30,13 @@ struct Held {
     fetched: usize,
 }
 
-impl World {
-    pub fn new() -> World {
+impl Default for World {
+    fn default() -> World {
         World { keys: Arc::new(keys()), held: Arc::default() }
     }
+}
 
+impl World {
     pub fn ctx(&self) -> Ctx<'_> {
         Ctx { sealer: &*self.keys, chunks: self, fetch: self, random: false }
     }

@@ -20,11 +20,14 @@ pub(crate) fn text(size: usize, seed: u64) -> Vec<u8> {
     words.take(size).collect()
 }
 
+type Secrets = (u32, [[u8; 32]; 3]);
+
 /// A store of members which checks that no key and nonce ever meet two messages.
 #[derive(Default)]
 struct World {
     stored: RefCell<HashMap<Address, Vec<u8>>>,
-    messages: RefCell<HashMap<(u32, [[u8; 32]; 3]), Vec<u8>>>,
+    /// Encoded bytes by index and source hashes, which is what key and nonce come from.
+    messages: RefCell<HashMap<Secrets, Vec<u8>>>,
     sealed: Cell<usize>,
     opened: Cell<usize>,
 }
