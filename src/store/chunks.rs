@@ -1,0 +1,354 @@
+//! The chunks of a realm: reading them by address, verified, and writing new ones in batches.
+
+use super::index::{Entry, Index, Place, Shape};
+use super::keys::IndexKeys;
+use super::local_index::{LocalIndex, LocalPlace};
+use super::objects::Objects;
+use super::pack::{PackBuilder, PackInfo, SealedPack};
+use super::runs::RunSet;
+use crate::chunk::ChunkSink;
+use crate::error::{Error, Kind, Result};
+use crate::types::{Address, MAX_CHUNK};
+use bytes::Bytes;
+use lru::LruCache;
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+/// How many chunks are remembered as written or verified by us, and held now.
+const VERIFIED: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 16) - 1);
+/// No pack is aimed to be longer than this.
+const MAX_TARGET: usize = 256 << 20;
+
+/// How a chunk store works.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// A pack is put when the next chunk would make it longer than this, in bytes.
+    pub pack: usize,
+    /// How much memory the index may take for what it has read, in bytes.
+    pub index_cache: usize,
+    pub shape: Shape,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { pack: 16 << 20, index_cache: 16 << 20, shape: Shape::default() }
+    }
+}
+
+/// The chunks of a realm.
+pub struct ChunkStore {
+    index: Arc<Index>,
+    runs: RwLock<Arc<RunSet>>,
+    pending: RwLock<Vec<Arc<Pending>>>,
+    verified: Mutex<LruCache<Address, ()>>,
+    local: Option<LocalIndex>,
+    pack: usize,
+}
+
+impl ChunkStore {
+    /// `runs`: those of the commit that is read. `local`: where the local index may be kept. Reads nothing.
+    pub fn open(
+        objects: Arc<dyn Objects>,
+        keys: IndexKeys,
+        runs: RunSet,
+        settings: Settings,
+        local: Option<LocalPlace>,
+    ) -> Arc<ChunkStore> {
+        let index = Arc::new(Index::new(objects, keys, settings.shape, settings.index_cache));
+        let runs = Arc::new(runs);
+        let local = local.and_then(|at| LocalIndex::start(at, index.clone(), runs.clone()));
+        Arc::new(ChunkStore {
+            index,
+            runs: RwLock::new(runs),
+            pending: RwLock::default(),
+            verified: Mutex::new(LruCache::new(VERIFIED)),
+            local,
+            pack: settings.pack.min(MAX_TARGET),
+        })
+    }
+
+    /// The index runs that are read.
+    pub fn runs(&self) -> Arc<RunSet> {
+        self.runs.read().clone()
+    }
+
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The stored bytes of a chunk, which its address vouches for. A chunk that is missing, or not what its
+    /// address says, is `Damage`; a store that cannot be reached is `Away`.
+    pub fn fetch(&self, address: &Address) -> Result<Bytes> {
+        let pending = self.pending.read().iter().find_map(|p| p.find(address));
+        match pending {
+            Some(Held::Here(bytes)) => return check(address, bytes, "the batch in progress"),
+            Some(Held::At(place)) => return self.read(address, &place),
+            None => {}
+        }
+        if let Some(place) = self.local.as_ref().and_then(|l| l.get(address)) {
+            match self.read(address, &place) {
+                Err(e) if e.kind() == Kind::Damage => {
+                    tracing::debug!("the local index is wrong about chunk {address}: {}", e.chain());
+                }
+                read => return read,
+            }
+        }
+        let found = self.find(&self.runs(), address)?;
+        found.ok_or_else(|| Error::damage(format!("chunk {address} is in no index run of the store")))
+    }
+
+    /// Whether a chunk need not be stored again: the index lists it, and we wrote it or have read it.
+    /// A chunk that is listed and damaged is not held.
+    pub fn contains(&self, address: &Address) -> Result<bool> {
+        if self.verified.lock().get(address).is_some() {
+            return Ok(true);
+        }
+        match self.find(&self.runs(), address) {
+            Ok(found) => Ok(found.is_some()),
+            Err(e) if e.kind() == Kind::Damage => {
+                tracing::warn!("chunk {address} will be stored again: {}", e.chain());
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Looks a chunk up in the runs, newest first, until one gives its bytes. Nothing if no run lists it.
+    fn find(&self, runs: &RunSet, address: &Address) -> Result<Option<Bytes>> {
+        let mut trouble: Option<Error> = None;
+        for place in self.index.places(runs, address) {
+            match place.and_then(|place| self.read(address, &place)) {
+                Ok(bytes) => {
+                    self.verified.lock().put(*address, ());
+                    return Ok(Some(bytes));
+                }
+                // While the store is away nothing is known to be damaged.
+                Err(e) if trouble.as_ref().is_none_or(|t| t.kind() == Kind::Damage) => trouble = Some(e),
+                Err(_) => {}
+            }
+        }
+        trouble.map_or(Ok(None), Err)
+    }
+
+    fn read(&self, address: &Address, place: &Place) -> Result<Bytes> {
+        let name = self.index.layout.pack(&place.pack);
+        if place.len as usize > MAX_CHUNK {
+            return Err(Error::damage(format!("chunk {address} cannot be {} bytes long", place.len)));
+        }
+        match self.index.objects.get_range(&name, place.offset.into(), place.len as usize) {
+            Ok(bytes) => check(address, bytes, &name),
+            Err(e) if e.kind() == Kind::NotFound => {
+                Err(Error::damage(format!("chunk {address} is lost: pack {name} is missing")).with_source(e))
+            }
+            Err(e) => Err(e.context(format!("cannot read chunk {address}"))),
+        }
+    }
+
+    /// Starts a batch of new chunks. `fetch` finds them at once; `contains` does not before [`Self::adopt`].
+    pub fn begin(self: &Arc<Self>) -> Batch {
+        let pending = Arc::new(Pending::default());
+        self.pending.write().push(pending.clone());
+        Batch {
+            hold: Arc::new(Hold { store: self.clone(), pending }),
+            duplicates: Vec::new(),
+            checked: self.runs(),
+        }
+    }
+
+    /// Reads the runs of another commit from now on: of one that we made, or of somebody else's.
+    pub fn adopt(&self, runs: RunSet) {
+        let runs = Arc::new(runs);
+        let base = std::mem::replace(&mut *self.runs.write(), runs.clone());
+        let ours = self.pending.read().iter().find_map(|p| p.finished_as(&base, &runs));
+        {
+            let mut verified = self.verified.lock();
+            match &ours {
+                Some(entries) => {
+                    for entry in entries {
+                        verified.put(entry.address, ());
+                    }
+                }
+                None if base != runs => verified.clear(),
+                None => {}
+            }
+        }
+        if let Some(local) = &self.local {
+            local.adopt(base, runs, ours);
+        }
+    }
+}
+
+fn check(address: &Address, bytes: Bytes, name: &str) -> Result<Bytes> {
+    if Address::of(&bytes) == *address {
+        Ok(bytes)
+    } else {
+        Err(Error::damage(format!("chunk {address} in {name} is not what its address says")))
+    }
+}
+
+/// Where a chunk of a batch in progress is.
+enum Held {
+    Here(Bytes),
+    At(Place),
+}
+
+/// What a batch has taken so far, as readers see it.
+#[derive(Default)]
+struct Pending {
+    state: RwLock<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Each chunk: the number of its pack, its offset and length there.
+    chunks: HashMap<Address, (usize, u32, u32)>,
+    /// Packs that the store has, durably.
+    packs: Vec<PackInfo>,
+    /// A pack that is being put; its number is that of `packs` to come.
+    full: Option<SealedPack>,
+    open: PackBuilder,
+    /// The runs that the batch was added to, and what they became.
+    finished: Option<(Arc<RunSet>, RunSet)>,
+}
+
+impl State {
+    fn entries(&self) -> Vec<Entry> {
+        let place = |(pack, offset, len): (usize, u32, u32)| {
+            self.packs.get(pack).map(|p| Place { pack: p.id, offset, len })
+        };
+        self.chunks.iter().filter_map(|(a, at)| Some(Entry { address: *a, place: place(*at)? })).collect()
+    }
+}
+
+impl Pending {
+    fn find(&self, address: &Address) -> Option<Held> {
+        let state = self.state.read();
+        let &(pack, offset, len) = state.chunks.get(address)?;
+        if let Some(info) = state.packs.get(pack) {
+            return Some(Held::At(Place { pack: info.id, offset, len }));
+        }
+        match &state.full {
+            Some(full) if pack == state.packs.len() => {
+                let range = offset as usize..offset as usize + len as usize;
+                Some(Held::Here(full.bytes.slice(range)))
+            }
+            _ => state.open.chunk(offset, len).map(|c| Held::Here(Bytes::copy_from_slice(c))),
+        }
+    }
+
+    /// What the batch added, if that is how `base` became `runs`.
+    fn finished_as(&self, base: &Arc<RunSet>, runs: &RunSet) -> Option<Vec<Entry>> {
+        let state = self.state.read();
+        match &state.finished {
+            Some((from, to)) if Arc::ptr_eq(from, base) && to == runs => Some(state.entries()),
+            _ => None,
+        }
+    }
+}
+
+/// Keeps a batch's chunks readable; lets go of them when the batch and what was made of it are dropped.
+struct Hold {
+    store: Arc<ChunkStore>,
+    pending: Arc<Pending>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.store.pending.write().retain(|p| !Arc::ptr_eq(p, &self.pending));
+    }
+}
+
+/// New chunks on their way into the store. Takes the memory of one pack and some 100 bytes for each chunk.
+/// Dropped unfinished, it leaves at most packs that nothing names.
+pub struct Batch {
+    hold: Arc<Hold>,
+    /// Chunks that were not taken because the store holds them.
+    duplicates: Vec<Address>,
+    /// The runs in which all duplicates are known to be.
+    checked: Arc<RunSet>,
+}
+
+/// What a batch became: packs and index runs that the store has, durably. While it lives, the chunks can be
+/// read even though the runs are not adopted yet.
+pub struct Written {
+    pub packs: Vec<PackInfo>,
+    pub runs: RunSet,
+    _hold: Arc<Hold>,
+}
+
+impl ChunkSink for Batch {
+    /// After an error the chunk was not taken: it may be put again.
+    fn put(&mut self, address: Address, stored: Vec<u8>) -> Result<()> {
+        debug_assert_eq!(Address::of(&stored), address);
+        let store = &self.hold.store;
+        let state = &self.hold.pending.state;
+        if state.read().chunks.contains_key(&address) {
+            return Ok(());
+        }
+        if store.contains(&address)? {
+            self.duplicates.push(address);
+            return Ok(());
+        }
+        let fits = |s: &State| s.open.is_empty() || s.open.len() + stored.len() <= store.pack;
+        if !fits(&state.read()) {
+            self.put_pack()?;
+        }
+        let mut state = state.write();
+        let at = state.open.push(address, &stored)?;
+        let pack = state.packs.len() + usize::from(state.full.is_some());
+        state.chunks.insert(address, (pack, at.offset, at.len));
+        Ok(())
+    }
+}
+
+impl Batch {
+    /// Puts the open pack into the store. After an error it stays, and can be put again.
+    fn put_pack(&self) -> Result<()> {
+        let (index, state) = (&self.hold.store.index, &self.hold.pending.state);
+        let full = {
+            let mut state = state.write();
+            if state.full.is_none() && !state.open.is_empty() {
+                state.full = Some(std::mem::take(&mut state.open).seal(&index.keys)?);
+            }
+            state.full.clone()
+        };
+        if let Some(full) = full {
+            index.objects.put(&index.layout.pack(&full.info.id), full.bytes)?;
+            let mut state = state.write();
+            state.full = None;
+            state.packs.push(full.info);
+        }
+        Ok(())
+    }
+
+    /// Puts what is left, then an index run on top of the runs that are adopted now. All of it is durable
+    /// when this returns. May be called again: after an error, or to come on top of runs that were adopted
+    /// since. `Conflict` if a chunk that was taken for a duplicate is not in those: then the batch must be
+    /// made anew.
+    pub fn finish(&mut self) -> Result<Written> {
+        // Twice: a pack whose putting failed, then the open one.
+        self.put_pack()?;
+        self.put_pack()?;
+        let store = &self.hold.store;
+        let base = store.runs();
+        if !Arc::ptr_eq(&base, &self.checked) {
+            for address in &self.duplicates {
+                if store.index.lookup(&base, address)?.is_none() {
+                    let gone =
+                        format!("chunk {address} was taken for a duplicate, and is gone from the index");
+                    return Err(Error::new(Kind::Conflict, gone));
+                }
+            }
+            self.checked = base.clone();
+        }
+        let (entries, packs) = {
+            let state = self.hold.pending.state.read();
+            (state.entries(), state.packs.clone())
+        };
+        let runs = store.index.add(&base, entries)?;
+        self.hold.pending.state.write().finished = Some((base, runs.clone()));
+        Ok(Written { packs, runs, _hold: self.hold.clone() })
+    }
+}

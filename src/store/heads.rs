@@ -1,0 +1,298 @@
+//! Heads by counter: one object for each version, created only if absent, so that a name is a
+//! compare-and-swap and rollback shows.
+
+pub use super::head::{Head, HeadLink, MAX_PAYLOAD, SIGNATURE};
+
+use super::head::MAX_HEAD;
+use super::layout::Layout;
+use super::objects::{Objects, Race, create_verified};
+use crate::error::{Error, Kind, Result};
+use crate::types::{DeviceId, DriveId, Epoch, RealmId, Version};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How far a reader looks ahead one by one before it lists instead.
+const PROBES: u64 = 32;
+
+/// Whether a head's signature is that of its device: given the head, and the bytes that are signed.
+/// An error says that it cannot be told (the store is away); `false` makes the head count as absent.
+pub type Verify = dyn Fn(&Head, &[u8]) -> Result<bool> + Send + Sync;
+
+/// The heads of a realm.
+pub struct Heads {
+    objects: Arc<dyn Objects>,
+    layout: Layout,
+    drive: DriveId,
+    realm: RealmId,
+    verify: Box<Verify>,
+}
+
+/// What the newest version is, and which number comes next.
+#[derive(Clone, Debug)]
+pub struct Newest {
+    /// Nothing in a realm that has no version yet.
+    pub head: Option<Head>,
+    /// The least number above it that no object has.
+    pub next: Version,
+}
+
+/// What a new head is to say, besides its place in the chain.
+pub struct NewHead<'a> {
+    pub epoch: Epoch,
+    pub device: DeviceId,
+    /// Sealed by the caller; at most [`MAX_PAYLOAD`] bytes.
+    pub payload: Bytes,
+    /// Signs with the device's key.
+    pub sign: &'a dyn Fn(&[u8]) -> [u8; SIGNATURE],
+}
+
+/// An object at a counter: a valid head, or something that counts as absent but has taken the number.
+type Found = Option<Head>;
+
+impl Heads {
+    pub fn new(
+        objects: Arc<dyn Objects>,
+        drive: DriveId,
+        realm: RealmId,
+        verify: impl Fn(&Head, &[u8]) -> Result<bool> + Send + Sync + 'static,
+    ) -> Heads {
+        Heads { objects, layout: Layout::new(&realm), drive, realm, verify: Box::new(verify) }
+    }
+
+    /// The newest head. `known`: the newest that this machine has seen; a store whose newest does not
+    /// descend from it shows a rollback or a fork, which is a `Conflict`. A machine with a memory probes
+    /// forward from it, or from the hint; one without lists all heads, for a hint may be stale or a lie.
+    pub fn newest(&self, known: Option<HeadLink>) -> Result<Newest> {
+        let known = known.filter(|k| k.version != 0);
+        let mut found = BTreeMap::new();
+        if !self.probe_from(known, &mut found)? || found.values().all(Option::is_none) {
+            self.list_heads(&mut found)?;
+        }
+        let head = found.values().rev().flatten().next().cloned();
+        let mut next = head.as_ref().map_or(0, |h| h.version) + 1;
+        while found.contains_key(&next) {
+            next += 1;
+        }
+        match (&head, known) {
+            (Some(head), Some(known)) => self.check_descent(head, known)?,
+            (None, Some(known)) => {
+                return Err(conflict(format!(
+                    "the store shows no version at all, but this machine has seen version {}: the store was \
+                     rolled back or emptied",
+                    known.version
+                )));
+            }
+            (_, None) => {}
+        }
+        Ok(Newest { head, next })
+    }
+
+    /// The head of a version. `NotFound` where there is none, `Damage` where it is no valid head.
+    pub fn get(&self, version: Version) -> Result<Head> {
+        let name = self.layout.head(version);
+        let invalid = || Error::damage(format!("{name} is not a head of this drive with a valid signature"));
+        self.load(version)?.ok_or_else(invalid)
+    }
+
+    /// The bytes of the head that is to follow `newest`.
+    pub fn compose(&self, newest: &Newest, new: NewHead) -> Result<Bytes> {
+        if new.payload.len() > MAX_PAYLOAD {
+            return Err(Error::failed(format!("a head cannot carry {} bytes", new.payload.len())));
+        }
+        let mut head = Head {
+            drive: self.drive,
+            realm: self.realm,
+            epoch: new.epoch,
+            device: new.device,
+            version: newest.next,
+            before: HeadLink::default(),
+            skip: HeadLink::default(),
+            payload: new.payload,
+            signature: [0; SIGNATURE],
+        };
+        if let Some(before) = &newest.head {
+            head.before = before.link();
+            head.skip = self.skip_link(head.version, before)?;
+        }
+        head.signature = (new.sign)(&head.signed_bytes());
+        let bytes = head.encode();
+        Head::decode(&bytes)?;
+        Ok(bytes)
+    }
+
+    /// Makes a head the one of its version, if that number is free, and then the hint point to it.
+    /// After an error it is unknown whether the head will come to be: try again with the same bytes.
+    pub fn create(&self, version: Version, bytes: &Bytes) -> Result<Race> {
+        let race = create_verified(&*self.objects, &self.layout.head(version), bytes)?;
+        if race == Race::Won {
+            let hint = Bytes::from(format!("{version:020}\n"));
+            if let Err(e) = self.objects.put(&self.layout.latest(), hint) {
+                tracing::debug!("the hint to the newest version was not written: {}", e.chain());
+            }
+        }
+        Ok(race)
+    }
+
+    /// What `latest` says; nothing where it says nothing sensible.
+    fn hint(&self) -> Result<Option<Version>> {
+        match self.objects.get_range(&self.layout.latest(), 0, 21) {
+            Ok(bytes) => {
+                let digits = bytes.strip_suffix(b"\n").filter(|d| d.iter().all(u8::is_ascii_digit));
+                Ok(digits.and_then(|d| std::str::from_utf8(d).ok()?.parse().ok()))
+            }
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damage) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Reads what is at a counter.
+    fn load(&self, version: Version) -> Result<Found> {
+        let name = self.layout.head(version);
+        if self.objects.size(&name)? > MAX_HEAD as u64 {
+            return Ok(None);
+        }
+        let bytes = self.objects.get(&name)?;
+        let invalid = |why: &str| {
+            tracing::warn!("{name} counts as absent: {why}");
+            Ok(None)
+        };
+        let head = match Head::decode(&bytes) {
+            Ok(head) => head,
+            Err(e) => return invalid(&e.chain()),
+        };
+        if (head.version, head.drive, head.realm) != (version, self.drive, self.realm) {
+            return invalid("it is the head of something else");
+        }
+        let (signed, _) = bytes.split_at(bytes.len() - SIGNATURE);
+        if !(self.verify)(&head, signed)? {
+            return invalid("its signature is not valid");
+        }
+        Ok(Some(head))
+    }
+
+    /// Reads what is at a counter into `found`; says whether anything is.
+    fn look(&self, version: Version, found: &mut BTreeMap<Version, Found>) -> Result<bool> {
+        match self.load(version) {
+            Ok(head) => {
+                found.insert(version, head);
+                Ok(true)
+            }
+            Err(e) if e.kind() == Kind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Reads from the hint or the known head on, while there is something; says whether it came to the end.
+    fn probe_from(&self, known: Option<HeadLink>, found: &mut BTreeMap<Version, Found>) -> Result<bool> {
+        let Some(known) = known else {
+            return Ok(false);
+        };
+        let hint = self.hint()?.filter(|h| *h != Version::MAX);
+        let mut start = hint.unwrap_or(0).max(known.version);
+        if !self.look(start, found)? {
+            start = known.version;
+            if !self.look(start, found)? {
+                return Ok(false);
+            }
+        }
+        for ahead in 1..=PROBES {
+            match start.checked_add(ahead) {
+                Some(version) if version != Version::MAX && self.look(version, found)? => {}
+                _ => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Lists all heads, and reads them from the newest down to the first valid one.
+    fn list_heads(&self, found: &mut BTreeMap<Version, Found>) -> Result<()> {
+        let names = self.objects.list(&self.layout.heads())?;
+        let mut versions: Vec<Version> = names.iter().filter_map(|n| self.layout.version_of(n)).collect();
+        versions.sort_unstable();
+        // Of the last number there can be no next.
+        for version in versions.into_iter().rev().filter(|v| !matches!(*v, 0 | Version::MAX)) {
+            // One that goes away meanwhile was never the newest.
+            self.look(version, found)?;
+            if found.get(&version).is_some_and(Option::is_some) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Demands that a head descends from the one that this machine has seen.
+    fn check_descent(&self, head: &Head, known: HeadLink) -> Result<()> {
+        let newest = head.link();
+        if newest.version < known.version {
+            return Err(conflict(format!(
+                "the store shows version {} as the newest, but this machine has seen version {}: the store \
+                 was rolled back",
+                newest.version, known.version
+            )));
+        }
+        let fork = |at: &HeadLink| {
+            conflict(format!(
+                "version {} in the store (by device {}) does not descend from version {} that this machine \
+                 has seen: the histories part at or before version {}",
+                newest.version, head.device, known.version, at.version
+            ))
+        };
+        let mut at = newest;
+        let mut here = Some(head.clone());
+        while at.version > known.version {
+            let step = match here.take() {
+                Some(head) => head,
+                None => self.linked(&at, &newest, &known)?,
+            };
+            at = if step.skip.version >= known.version { step.skip } else { step.before };
+        }
+        if at == known { Ok(()) } else { Err(fork(&at)) }
+    }
+
+    /// The head that a link names; its hash vouches for it.
+    fn linked(&self, link: &HeadLink, newest: &HeadLink, known: &HeadLink) -> Result<Head> {
+        let unproven = |why: &str| {
+            conflict(format!(
+                "version {} in the store cannot be shown to descend from version {} that this machine has \
+                 seen: version {} between them {why}",
+                newest.version, known.version, link.version
+            ))
+        };
+        match self.load(link.version) {
+            Ok(Some(head)) if head.link() == *link => Ok(head),
+            Ok(_) => Err(unproven("is not the one that it was")),
+            Err(e) if e.kind() == Kind::NotFound => Err(unproven("is gone")),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The skip link of a version that follows `before`: in the manner of a skip list, from number n to the
+    /// newest at or below n without its lowest set bit.
+    fn skip_link(&self, version: Version, before: &Head) -> Result<HeadLink> {
+        let target = version & (version - 1);
+        if target == 0 {
+            return Ok(HeadLink::default());
+        }
+        let mut at = before.link();
+        let mut here = Some(before.clone());
+        while at.version > target {
+            let step = match here.take() {
+                Some(head) => head,
+                None => match self.load(at.version) {
+                    Ok(Some(head)) if head.link() == at => head,
+                    // Retention may have taken it: then there is no shorter way than the chain itself.
+                    Ok(_) => return Ok(HeadLink::default()),
+                    Err(e) if e.kind() == Kind::NotFound => return Ok(HeadLink::default()),
+                    Err(e) => return Err(e),
+                },
+            };
+            at = if step.skip.version >= target { step.skip } else { step.before };
+        }
+        Ok(at)
+    }
+}
+
+fn conflict(message: String) -> Error {
+    Error::new(Kind::Conflict, message)
+}

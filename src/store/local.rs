@@ -1,0 +1,263 @@
+//! `file://`: a directory of the host. Writing goes through `object_store` with fsync on; reading does not.
+//!
+//! What `object_store`'s backend leaves open is closed here: every directory's own entry is made durable
+//! before anything is written into it (the crate does that only for directories that it makes itself, and
+//! not for the root), and a directory that has been unmounted is noticed rather than written beside.
+
+use super::memory::too_short;
+use super::objects::{Created, MAX_OBJECT, Objects, check_name};
+use super::remote::{Remote, kind_of_io};
+use crate::error::{Error, Kind, Result};
+use bytes::Bytes;
+use lru::LruCache;
+use object_store::local::LocalFileSystem;
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::num::NonZeroUsize;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How many packs and index runs are kept open for reading.
+const OPEN_FILES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
+
+/// A store in a directory of the host.
+pub struct Local {
+    root: PathBuf,
+    /// Device and inode of the root: what tells it from the empty mount point below it.
+    identity: (u64, u64),
+    writer: Remote,
+    /// Directories whose entries are known to be durable.
+    durable: Mutex<HashSet<PathBuf>>,
+    /// Open files of objects that never change.
+    files: Mutex<LruCache<String, Arc<File>>>,
+}
+
+impl Local {
+    /// Opens the store in a directory; with `create`, makes the directory (mode 0700) where there is none.
+    /// A directory that others may write to is refused, unless `allow_shared`.
+    pub fn open(dir: &Path, create: bool, allow_shared: bool) -> Result<Local> {
+        let cannot = |e: io::Error| io_error("open the store in", &dir.display().to_string(), e);
+        let wanted = std::path::absolute(dir).map_err(cannot)?;
+        if create {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&wanted);
+            made.map_err(|e| io_error("make the directory", &dir.display().to_string(), e))?;
+        }
+        let root = fs::canonicalize(&wanted).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                Error::new(Kind::NotADrive, format!("there is no directory {}", dir.display()))
+            }
+            _ => cannot(e),
+        })?;
+        let meta = fs::metadata(&root).map_err(cannot)?;
+        if !meta.is_dir() {
+            return Err(Error::new(Kind::NotADrive, format!("{} is not a directory", dir.display())));
+        }
+        if !allow_shared {
+            refuse_shared(&root, &meta)?;
+        }
+        let mut durable = HashSet::new();
+        if create {
+            // Which of the directories above are new is not known: all of them are made durable.
+            for above in root.ancestors().skip(1) {
+                match sync_dir(above) {
+                    // A directory that we may not read is not one that we have made.
+                    Err(e) if e.raw_os_error() == Some(libc::EACCES) => break,
+                    synced => synced.map_err(cannot)?,
+                }
+            }
+        }
+        durable.insert(root.clone());
+        let store = LocalFileSystem::new_with_prefix(&root)
+            .map_err(|e| Error::failed(format!("cannot open the store in {}", dir.display())).with_source(e))?
+            .with_fsync(true);
+        Ok(Local {
+            writer: Remote::new(Arc::new(store), root.display().to_string())?,
+            identity: (meta.dev(), meta.ino()),
+            durable: Mutex::new(durable),
+            files: Mutex::new(LruCache::new(OPEN_FILES)),
+            root,
+        })
+    }
+
+    /// Fails when the root is no longer the directory that was opened.
+    fn present(&self) -> Result<()> {
+        match fs::metadata(&self.root) {
+            Ok(meta) if (meta.dev(), meta.ino()) == self.identity => Ok(()),
+            _ => Err(Error::new(
+                Kind::Away,
+                format!("the store's directory {} is gone; mount what holds it again", self.root.display()),
+            )),
+        }
+    }
+
+    /// Makes the directory of an object, and every entry on the way to it durable.
+    fn make_dir(&self, name: &str) -> Result<()> {
+        check_name(name)?;
+        let mut dir = self.root.clone();
+        let mut durable = self.durable.lock();
+        let parts: Vec<&str> = name.split('/').collect();
+        for part in &parts[..parts.len() - 1] {
+            let above = dir.clone();
+            dir.push(part);
+            if durable.contains(&dir) {
+                continue;
+            }
+            let cannot = |e| io_error("make the directory", &dir.display().to_string(), e);
+            match DirBuilder::new().mode(0o700).create(&dir) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(cannot(e)),
+                _ => sync_dir(&above).map_err(cannot)?,
+            }
+            durable.insert(dir.clone());
+        }
+        Ok(())
+    }
+
+    fn open_file(&self, name: &str) -> Result<File> {
+        check_name(name)?;
+        File::open(self.root.join(name)).map_err(|e| self.read_error(name, e))
+    }
+
+    /// The open file of an object that never changes, kept open for the next reader.
+    fn kept_file(&self, name: &str) -> Result<Arc<File>> {
+        if let Some(file) = self.files.lock().get(name) {
+            return Ok(file.clone());
+        }
+        let file = Arc::new(self.open_file(name)?);
+        self.files.lock().put(name.to_owned(), file.clone());
+        Ok(file)
+    }
+
+    fn read_error(&self, name: &str, e: io::Error) -> Error {
+        match self.present() {
+            Err(away) if e.kind() == io::ErrorKind::NotFound => away,
+            _ => io_error("read", &format!("{name} in {}", self.root.display()), e),
+        }
+    }
+}
+
+impl Objects for Local {
+    fn get(&self, name: &str) -> Result<Bytes> {
+        let file = self.open_file(name)?;
+        let size = file.metadata().map_err(|e| self.read_error(name, e))?.len();
+        let mut bytes = Vec::with_capacity(size.min(MAX_OBJECT) as usize);
+        file.take(MAX_OBJECT + 1).read_to_end(&mut bytes).map_err(|e| self.read_error(name, e))?;
+        if bytes.len() as u64 > MAX_OBJECT {
+            return Err(Error::damage(format!("{name} is longer than any object of ours")));
+        }
+        Ok(bytes.into())
+    }
+
+    fn get_range(&self, name: &str, start: u64, len: usize) -> Result<Bytes> {
+        let file = self.kept_file(name)?;
+        let mut bytes = vec![0; len];
+        match file.read_exact_at(&mut bytes, start) {
+            Ok(()) => Ok(bytes.into()),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(too_short(name, start, len)),
+            Err(e) => Err(self.read_error(name, e)),
+        }
+    }
+
+    fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
+        self.present()?;
+        self.make_dir(name)?;
+        let written = self.writer.put(name, bytes);
+        self.files.lock().pop(name);
+        written
+    }
+
+    fn create(&self, name: &str, bytes: Bytes) -> Result<Created> {
+        self.present()?;
+        self.make_dir(name)?;
+        self.writer.create(name, bytes)
+    }
+
+    fn list(&self, dir: &str) -> Result<Vec<String>> {
+        self.present()?;
+        self.writer.list(dir)
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        self.present()?;
+        self.files.lock().pop(name);
+        self.writer.delete(name)
+    }
+
+    fn size(&self, name: &str) -> Result<u64> {
+        check_name(name)?;
+        Ok(fs::metadata(self.root.join(name)).map_err(|e| self.read_error(name, e))?.len())
+    }
+
+    fn settle(&self, name: &str) -> Result<()> {
+        let path = self.root.join(name);
+        let synced = self.open_file(name)?.sync_all().and_then(|()| path.parent().map_or(Ok(()), sync_dir));
+        synced.map_err(|e| io_error("make durable", &path.display().to_string(), e))
+    }
+}
+
+/// Refuses a directory that somebody other than us and root may write to.
+fn refuse_shared(root: &Path, meta: &fs::Metadata) -> Result<()> {
+    let us = rustix::process::geteuid().as_raw();
+    let why = if meta.uid() != us && meta.uid() != 0 {
+        format!("belongs to another user (uid {})", meta.uid())
+    } else if meta.mode() & 0o022 != 0 {
+        format!("may be written to by others (mode {:04o}); `chmod go-w` it", meta.mode() & 0o7777)
+    } else {
+        return Ok(());
+    };
+    Err(Error::failed(format!(
+        "the store's directory {} {why}, or allow a shared store explicitly",
+        root.display()
+    )))
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn io_error(doing: &str, what: &str, e: io::Error) -> Error {
+    Error::new(kind_of_io(&e).unwrap_or(Kind::Failed), format!("cannot {doing} {what}")).with_source(e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o770)).unwrap();
+        assert!(Local::open(dir.path(), false, false).err().unwrap().chain().contains("chmod"));
+        Local::open(dir.path(), false, true).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Local::open(dir.path(), false, false).unwrap();
+    }
+
+    #[test]
+    fn a_store_whose_directory_is_gone_is_away_and_not_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("a/store");
+        assert_eq!(Local::open(&root, false, false).err().unwrap().kind(), Kind::NotADrive);
+        let store = Local::open(&root, true, false).unwrap();
+        store.put("x/y", Bytes::from_static(b"1")).unwrap();
+        fs::rename(&root, dir.path().join("elsewhere")).unwrap();
+        fs::create_dir(&root).unwrap();
+        assert_eq!(store.get("x/y").unwrap_err().kind(), Kind::Away);
+        assert_eq!(store.put("x/z", Bytes::new()).unwrap_err().kind(), Kind::Away);
+        assert_eq!(store.create("x/z", Bytes::new()).unwrap_err().kind(), Kind::Away);
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_object_that_was_put_again_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Local::open(dir.path(), false, true).unwrap();
+        for text in [&b"one"[..], b"two"] {
+            store.put("a", Bytes::from_static(text)).unwrap();
+            assert_eq!(store.get_range("a", 0, 3).unwrap(), text);
+        }
+    }
+}
