@@ -82,6 +82,11 @@ pub fn make_ino(number: u32, counter: u64) -> Option<Ino> {
         .filter(|ino| *ino != 0)
 }
 
+/// The device's number and the counter of an inode number.
+pub fn split_ino(ino: Ino) -> (u32, u64) {
+    ((ino >> COUNTER_BITS) as u32, ino & ((1 << COUNTER_BITS) - 1))
+}
+
 impl Commit {
     pub fn device(&self, id: &DeviceId) -> Option<&Device> {
         self.devices.iter().find(|d| d.id == *id)

@@ -3,7 +3,7 @@
 use super::build::{Making, Tools, build};
 use super::change::{Ancestors, BodyChange, Change, DirKey};
 use super::inode::{Attr, Content, FileKind, Name, ROOT, Xattrs};
-use super::object::{Commit, Parent};
+use super::object::{Commit, Parent, make_ino};
 use super::params::Parameters;
 use super::view::View;
 use crate::chunk::{ChunkSink, Chunks};
@@ -44,7 +44,7 @@ pub struct Mini {
     pub nodes: BTreeMap<Ino, Node>,
     pub dirty: BTreeSet<Ino>,
     pub commit: Option<Arc<Commit>>,
-    next: Ino,
+    next: u64,
     now: i64,
 }
 
@@ -61,13 +61,14 @@ impl Ancestors for Places<'_> {
 impl Mini {
     /// A drive whose chunks are in memory.
     pub fn in_memory() -> (Mini, World) {
-        let world = World::new();
-        (Mini::new(world.keys.clone(), Arc::new(world.clone()), Arc::new(world.clone())), world)
+        let world = World::default();
+        let keys = Arc::new(crate::content::testing::keys());
+        (Mini::new(keys, Arc::new(world.clone()), Arc::new(world.clone())), world)
     }
 
     pub fn new(keys: Arc<RealmKeys>, chunks: Arc<dyn Chunks>, fetch: Arc<dyn Fetch>) -> Mini {
         let (nodes, dirty) = Default::default();
-        let mut mini = Mini { keys, chunks, fetch, nodes, dirty, commit: None, next: 2, now: 1000 };
+        let mut mini = Mini { keys, chunks, fetch, nodes, dirty, commit: None, next: 1, now: 1000 };
         let mut root = mini.node(FileKind::Directory);
         root.names.insert(Name { parent: ROOT, name: b"".as_slice().into() });
         mini.nodes.insert(ROOT, root);
@@ -142,7 +143,7 @@ impl Mini {
     }
 
     pub fn make(&mut self, dir: Ino, name: &[u8], kind: FileKind) -> Ino {
-        let ino = self.next;
+        let ino = make_ino(1, self.next).expect("a number");
         self.next += 1;
         let node = self.node(kind);
         self.nodes.insert(ino, node);

@@ -60,10 +60,8 @@ impl Rig {
         making.parents = self.newest.opened.iter().map(Opened::as_parent).collect();
         let commit = self.mini.build(&making, &mut batch).unwrap();
         let source = Source { store: self.store.clone(), keys: self.keys.clone() };
-        let prepared = self
-            .versions
-            .prepare(&self.newest, commit, &mut batch, &source, &self.signer)
-            .unwrap();
+        let prepared =
+            self.versions.prepare(&self.newest, commit, &mut batch, &source, &self.signer).unwrap();
         (prepared, batch)
     }
 
@@ -237,10 +235,7 @@ fn a_sound_drive_has_no_findings() {
     assert_eq!(parts, whole.chunks);
     let (versions, store, opened) = rig.fresh();
     let bad = Options { subset: Some((4, 3)), ..DEEP };
-    assert_eq!(
-        check(&versions, &store, &opened, bad, &mut |_| {}).unwrap_err().kind(),
-        Kind::Usage
-    );
+    assert_eq!(check(&versions, &store, &opened, bad, &mut |_| {}).unwrap_err().kind(), Kind::Usage);
 }
 
 #[test]
