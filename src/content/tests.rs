@@ -319,6 +319,57 @@ fn folding_encodes_and_seals_only_what_changed() {
 }
 
 #[test]
+fn what_is_punched_or_cut_off_gives_its_space_back() {
+    let stored = |m: &Model| {
+        let mut bytes = BTreeMap::new();
+        m.blob
+            .chunk_refs(&m.world, &mut |chunk: ChunkRef| {
+                bytes.insert(chunk.address, m.world.fetch(&chunk.address)?.len() as u64);
+                Ok(())
+            })
+            .unwrap();
+        bytes.values().sum::<u64>()
+    };
+    let mut m = Model::new();
+    m.write(0, noise(MIB as usize, 1));
+    // Page by page: hidden first, then folded away.
+    for page in 20..200 {
+        m.update(None, &[Edit::hole(page * 4096, 4096)]);
+        assert!(stored(&m) <= (MIB - (page - 19) * 4096) + 260 * KIB + 64 * KIB, "page {page}");
+    }
+    m.check();
+    m.check_pages();
+    let mut m = Model::new();
+    m.write(0, noise(MIB as usize, 2));
+    for size in (200..1000).rev().step_by(50) {
+        m.update(Some(size * KIB), &[]);
+        assert!(stored(&m) <= size * KIB + 260 * KIB, "cut to {size} KiB");
+    }
+    m.check();
+    // A chunk of which little is left is not kept.
+    let mut m = Model::new();
+    m.write(0, noise(100 << 10, 3));
+    m.update(Some(20 * KIB), &[]);
+    assert!(stored(&m) < 24 * KIB);
+}
+
+#[test]
+fn a_segment_that_fills_becomes_one_set() {
+    let mut m = Model::new();
+    m.write(0, noise(900 << 10, 1));
+    while (m.bytes.len() as u64) < MIB {
+        let end = m.bytes.len() as u64;
+        m.write(end, noise((30 << 10).min((MIB - end) as usize), end));
+        let first = &segments(&m.blob, &m.world)[&0];
+        assert_eq!(first.parts.is_empty(), first.end() == SEGMENT);
+    }
+    m.check();
+    // And as it is a set of its content alone, it is the one that a single write makes.
+    let whole = [Edit::data(0, m.bytes.clone())];
+    assert_eq!(Blob::Empty.update(&m.world.ctx(), &mut m.world.clone(), None, &whole).unwrap(), m.blob);
+}
+
+#[test]
 fn damage_spoils_only_what_needs_it() {
     let mut m = Model::new();
     m.write(0, noise(2 * MIB as usize, 1));
