@@ -63,7 +63,7 @@ impl ChunkStore {
             index,
             runs: RwLock::new(runs),
             pending: RwLock::default(),
-            verified: Mutex::new(LruCache::new(VERIFIED)),
+            verified: Mutex::new(LruCache::sparse(VERIFIED)),
             local,
             pack: settings.pack.min(MAX_TARGET),
         })
@@ -95,7 +95,7 @@ impl ChunkStore {
                 read => return read,
             }
         }
-        let found = self.find(&self.runs(), address)?;
+        let found = self.find(address)?;
         found.ok_or_else(|| Error::damage(format!("chunk {address} is in no index run of the store")))
     }
 
@@ -105,7 +105,7 @@ impl ChunkStore {
         if self.verified.lock().get(address).is_some() {
             return Ok(true);
         }
-        match self.find(&self.runs(), address) {
+        match self.find(address) {
             Ok(found) => Ok(found.is_some()),
             Err(e) if e.kind() == Kind::Damage => {
                 tracing::warn!("chunk {address} will be stored again: {}", e.chain());
@@ -116,12 +116,16 @@ impl ChunkStore {
     }
 
     /// Looks a chunk up in the runs, newest first, until one gives its bytes. Nothing if no run lists it.
-    fn find(&self, runs: &RunSet, address: &Address) -> Result<Option<Bytes>> {
+    fn find(&self, address: &Address) -> Result<Option<Bytes>> {
+        let runs = self.runs();
         let mut trouble: Option<Error> = None;
-        for place in self.index.places(runs, address) {
+        for place in self.index.places(&runs, address) {
             match place.and_then(|place| self.read(address, &place)) {
                 Ok(bytes) => {
-                    self.verified.lock().put(*address, ());
+                    let mut verified = self.verified.lock();
+                    if Arc::ptr_eq(&runs, &self.runs.read()) {
+                        verified.put(*address, ());
+                    }
                     return Ok(Some(bytes));
                 }
                 // While the store is away nothing is known to be damaged.
@@ -160,10 +164,11 @@ impl ChunkStore {
     /// Reads the runs of another commit from now on: of one that we made, or of somebody else's.
     pub fn adopt(&self, runs: RunSet) {
         let runs = Arc::new(runs);
-        let base = std::mem::replace(&mut *self.runs.write(), runs.clone());
-        let ours = self.pending.read().iter().find_map(|p| p.finished_as(&base, &runs));
-        {
+        let (base, ours) = {
+            // Under this lock, so that nothing found in the old runs is remembered after the change.
             let mut verified = self.verified.lock();
+            let base = std::mem::replace(&mut *self.runs.write(), runs.clone());
+            let ours = self.pending.read().iter().find_map(|p| p.finished_as(&base, &runs));
             match &ours {
                 Some(entries) => {
                     for entry in entries {
@@ -173,7 +178,8 @@ impl ChunkStore {
                 None if base != runs => verified.clear(),
                 None => {}
             }
-        }
+            (base, ours)
+        };
         if let Some(local) = &self.local {
             local.adopt(base, runs, ours);
         }
@@ -291,8 +297,10 @@ impl ChunkSink for Batch {
             self.duplicates.push(address);
             return Ok(());
         }
+        // A pack whose putting failed goes first: there is never more than one waiting.
         let fits = |s: &State| s.open.is_empty() || s.open.len() + stored.len() <= store.pack;
-        if !fits(&state.read()) {
+        let ready = |s: &State| s.full.is_none() && fits(s);
+        while !ready(&state.read()) {
             self.put_pack()?;
         }
         let mut state = state.write();

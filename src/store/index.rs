@@ -296,6 +296,8 @@ impl Index {
                     rebuilt.packs += 1;
                 }
                 Err(e) if e.kind() == Kind::Damage => rebuilt.damaged.push((pack, e)),
+                // Deleted since it was listed.
+                Err(e) if e.kind() == Kind::NotFound => {}
                 Err(e) => return Err(e),
             }
             if entries.len() >= self.shape.part {

@@ -63,8 +63,10 @@ impl Local {
             // Which of the directories above are new is not known: all of them are made durable.
             for above in root.ancestors().skip(1) {
                 match sync_dir(above) {
-                    // A directory that we may not read is not one that we have made.
-                    Err(e) if e.raw_os_error() == Some(libc::EACCES) => break,
+                    // One that we may not read, or that cannot be synced, is not one that we have made.
+                    Err(e) if matches!(e.raw_os_error(), Some(libc::EACCES | libc::EINVAL | libc::EROFS)) => {
+                        break;
+                    }
                     synced => synced.map_err(cannot)?,
                 }
             }

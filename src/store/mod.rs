@@ -9,6 +9,8 @@ mod contract;
 pub mod faulty;
 mod head;
 pub mod heads;
+#[cfg(test)]
+mod heads_tests;
 pub mod index;
 mod keys;
 pub mod layout;
@@ -21,6 +23,8 @@ pub mod pack;
 mod part;
 pub mod remote;
 pub mod runs;
+#[cfg(test)]
+mod tests;
 
 pub use chunks::{Batch, ChunkStore, Settings, Written};
 pub use heads::{Head, HeadLink, Heads, NewHead, Newest};
