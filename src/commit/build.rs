@@ -11,7 +11,7 @@ mod ledger;
 use super::change::{Ancestors, Change, Committed};
 use super::entry::Entry;
 use super::inode::{Content, FileKind, InodeRecord, ROOT, StoredInode};
-use super::object::{Commit, Counts, Parent};
+use super::object::{Commit, Parent};
 use super::params::Parameters;
 use crate::chunk::{ChunkSink, Chunks};
 use crate::content::Fetch;
@@ -92,9 +92,7 @@ pub fn build(
 
     let shells = base.map_or_else(Map::default, |b| b.shells.clone());
     let shells = ledger::shells(&shells, &changes, &made, tools, sink)?;
-    let history = base.map_or_else(Map::default, |b| b.history.clone());
-    let before = base.map_or_else(Counts::default, |b| b.counts);
-    let (history, counts) = ledger::history(&history, before, &changes, &made, making, tools, sink)?;
+    let (history, counts) = ledger::history(base, &changes, &made, making, tools, sink)?;
 
     let mut commit = Commit {
         version: making.version,

@@ -26,9 +26,16 @@ pub struct Change {
 /// How the content of an inode changed.
 pub enum BodyChange {
     /// `base` cut at `cut` (all at and beyond is gone), then `edits` (sorted, not overlapping).
-    File { base: Blob, cut: Option<u64>, edits: Vec<Edit> },
+    File {
+        base: Blob,
+        cut: Option<u64>,
+        edits: Vec<Edit>,
+    },
     /// Names that were added (inode and type) or removed (None), over `base`.
-    Directory { base: Map, names: BTreeMap<DirKey, Option<(Ino, FileKind)>> },
+    Directory {
+        base: Map,
+        names: BTreeMap<DirKey, Option<(Ino, FileKind)>>,
+    },
     Symlink(Arc<[u8]>),
     Special,
 }

@@ -87,7 +87,6 @@ pub struct Progress {
 pub fn check(
     versions: &Versions,
     store: &Arc<ChunkStore>,
-    keys: &Arc<RealmKeys>,
     newest: &Opened,
     options: Options,
     progress: &mut dyn FnMut(Progress),
@@ -95,9 +94,9 @@ pub fn check(
     if options.subset.is_some_and(|(n, of)| n == 0 || n > of) {
         return Err(Error::new(Kind::Usage, "a subset is N/T with N from 1 to T"));
     }
+    let keys = versions.keys()?;
     let mut checker = Checker {
-        source: Source { store: store.clone(), keys: keys.clone() },
-        keys,
+        source: Source { store: store.clone(), keys },
         runs: newest.commit.runs.clone(),
         options,
         packs: HashMap::new(),
@@ -117,9 +116,9 @@ pub fn check(
 
 /// Chunks straight from the store, past all caches of content.
 #[derive(Clone)]
-struct Source {
-    store: Arc<ChunkStore>,
-    keys: Arc<RealmKeys>,
+pub(super) struct Source {
+    pub store: Arc<ChunkStore>,
+    pub keys: Arc<RealmKeys>,
 }
 
 impl Chunks for Source {
@@ -130,7 +129,6 @@ impl Chunks for Source {
 
 struct Checker<'a> {
     source: Source,
-    keys: &'a RealmKeys,
     runs: RunSet,
     options: Options,
     /// The packs of the drive, and how long each is; None: missing or damaged.
@@ -157,7 +155,12 @@ impl Checker<'_> {
     }
 
     /// Makes damage a finding; gives back what was read, if it was.
-    fn note<T>(&mut self, object: impl Into<String>, path: Option<&[u8]>, got: Result<T>) -> Result<Option<T>> {
+    fn note<T>(
+        &mut self,
+        object: impl Into<String>,
+        path: Option<&[u8]>,
+        got: Result<T>,
+    ) -> Result<Option<T>> {
         match got {
             Ok(value) => Ok(Some(value)),
             Err(e) if is_finding(&e) => {
@@ -193,7 +196,6 @@ impl Checker<'_> {
 
     /// That each pack is there, as long as it was, with a footer that lists as many chunks as it had.
     fn packs(&mut self, versions: &Versions, newest: &Opened) -> Result<()> {
-        self.nodes("index of packs", &newest.commit.packs)?;
         let total = newest.commit.packs.len() + newest.fresh_packs().count() as u64;
         let mut listed: Vec<_> = newest.fresh_packs().copied().collect();
         let entered: Vec<_> = packs::list(&newest.commit.packs, &self.source).collect();
@@ -204,7 +206,8 @@ impl Checker<'_> {
             let object = format!("pack {}", pack.id);
             let mut len = Some(pack.bytes);
             if self.in_subset(&pack.id.0) {
-                let read = read_footer(versions.objects(), &versions.layout().pack(&pack.id), versions.index_keys());
+                let read =
+                    read_footer(versions.objects(), &versions.layout().pack(&pack.id), versions.index_keys());
                 let read = self.note(&object, None, read)?;
                 if let Some((bytes, chunks)) = &read
                     && (*bytes != pack.bytes || chunks.len() != pack.chunks as usize)
@@ -223,7 +226,7 @@ impl Checker<'_> {
             self.report.packs += 1;
             (self.progress)(Progress { what: "packs", done: self.report.packs, total: Some(total) });
         }
-        Ok(())
+        self.nodes("index of packs", &newest.commit.packs)
     }
 
     /// A chunk that something needs.

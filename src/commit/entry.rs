@@ -56,7 +56,9 @@ impl Entry {
             SHELL => {
                 let ino = get_ino(&mut r)?;
                 match FileKind::from_u8(r.u8()?) {
-                    None | Some(FileKind::Directory) => return Err(r.bad("the type cannot have several names")),
+                    None | Some(FileKind::Directory) => {
+                        return Err(r.bad("the type cannot have several names"));
+                    }
                     Some(kind) => Entry::Shell { ino, kind },
                 }
             }
@@ -112,7 +114,8 @@ mod tests {
         let bytes = entry.to_bytes();
         assert_eq!(bytes, [2, 0xac, 2, 1]);
         assert_eq!(Entry::from_bytes(&bytes).unwrap().to_bytes(), bytes);
-        for bad in [&[][..], &[0, 1, 1], &[2, 0, 1], &[2, 1, 2], &[2, 1, 9], &[2, 1, 1, 0], &[2, 0x81, 0, 1]] {
+        for bad in [&[][..], &[0, 1, 1], &[2, 0, 1], &[2, 1, 2], &[2, 1, 9], &[2, 1, 1, 0], &[2, 0x81, 0, 1]]
+        {
             assert!(Entry::from_bytes(bad).is_err(), "{bad:?}");
         }
         let mut past = vec![2];

@@ -6,7 +6,7 @@
 //! it whether the inode is new, and what it was.
 
 use super::entry::{check_name, get_ino};
-use super::inode::{Content, FileKind, InodeRecord, ROOT};
+use super::inode::{Content, FileKind, InodeRecord, Name, ROOT};
 use crate::chunk::Chunks;
 use crate::content::Blob;
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub enum What {
     Created = 1,
     Removed = 2,
-    /// Its (first) name is another one now.
+    /// It no longer has the name that it was told by.
     Renamed = 3,
     /// Its content changed: bytes of a file, names in a directory.
     Changed = 4,
@@ -54,7 +54,8 @@ impl What {
 pub struct Event {
     pub what: What,
     pub kind: FileKind,
-    /// Where it stands since, or stood before it was removed: the directory of its first name, and the name.
+    /// Where it stands since, or stood before it was removed. Of several names the one that the event before
+    /// told, while it has it; else the first by parent and name.
     pub parent: Ino,
     pub name: Arc<[u8]>,
     /// Its mtime; of a removal, the time of the commit.
@@ -103,15 +104,9 @@ impl Event {
         Ok(Event { what, kind, parent, name: name.into(), time, size, content })
     }
 
-    /// The event that takes an inode from `before` (None: it did not exist) to `now`, which stands at
-    /// `parent`, `name`. `names_changed` tells of a directory whether its names did.
-    pub(super) fn of(
-        before: Option<&Event>,
-        now: &InodeRecord,
-        parent: Ino,
-        name: Arc<[u8]>,
-        names_changed: bool,
-    ) -> Event {
+    /// The event that takes an inode from `before` (None: it did not exist) to `now`, which is told
+    /// by this name of it. `names_changed` tells of a directory whether its names did.
+    pub(super) fn of(before: Option<&Event>, now: &InodeRecord, name: &Name, names_changed: bool) -> Event {
         let content = match &now.content {
             Content::File(_) | Content::Symlink(_) => Some(now.content.clone()),
             Content::Directory(_) | Content::Special => None,
@@ -119,8 +114,8 @@ impl Event {
         let mut event = Event {
             what: What::Created,
             kind: now.attr.kind,
-            parent,
-            name,
+            parent: name.parent,
+            name: name.name.clone(),
             time: now.attr.mtime,
             size: now.attr.size,
             content,
@@ -234,7 +229,10 @@ mod tests {
             }
             assert!(Event::from_bytes(&[&bytes[..], &[0]].concat()).is_err());
         }
-        for bad in [Event { name: b"a/b".as_slice().into(), ..event(What::Created) }, Event { size: 1, ..event(What::Removed) }] {
+        for bad in [
+            Event { name: b"a/b".as_slice().into(), ..event(What::Created) },
+            Event { size: 1, ..event(What::Removed) },
+        ] {
             assert!(Event::from_bytes(&bad.to_bytes()).is_err());
         }
     }

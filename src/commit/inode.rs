@@ -141,7 +141,11 @@ pub enum StoredXattrs {
     /// At most [`INLINE_XATTRS`] bytes, encoded.
     Inline(Arc<Xattrs>),
     /// A sealed chunk of `size` bytes.
-    Chunk { address: Address, key: Key, size: u32 },
+    Chunk {
+        address: Address,
+        key: Key,
+        size: u32,
+    },
 }
 
 impl InodeRecord {
@@ -268,7 +272,9 @@ impl Content {
             FileKind::File => Content::File(Blob::get(r)?),
             FileKind::Directory => Content::Directory(Map::get_from(r)?),
             FileKind::Symlink => Content::Symlink(get_target(r)?),
-            FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => Content::Special,
+            FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
+                Content::Special
+            }
         })
     }
 }

@@ -23,7 +23,7 @@ pub use change::{Ancestors, BodyChange, Change, Committed, DirKey};
 pub use entry::{Entry, check_name};
 pub use history::{Event, What};
 pub use inode::{Attr, Content, FileKind, InodeRecord, Name, ROOT, StoredInode, Xattrs};
-pub use object::{Commit, Counts, Device, Parent, make_ino};
+pub use object::{Commit, Counts, Device, Parent, make_ino, split_ino};
 pub use params::{Parameter, Parameters};
 pub use versions::{Newest, Opened, Prepared, Published, Signer, Versions};
 pub use view::View;

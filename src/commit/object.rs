@@ -82,6 +82,11 @@ pub fn make_ino(number: u32, counter: u64) -> Option<Ino> {
         .filter(|ino| *ino != 0)
 }
 
+/// The device's number and the counter of an inode number.
+pub fn split_ino(ino: Ino) -> (u32, u64) {
+    ((ino >> COUNTER_BITS) as u32, ino & ((1 << COUNTER_BITS) - 1))
+}
+
 impl Commit {
     pub fn device(&self, id: &DeviceId) -> Option<&Device> {
         self.devices.iter().find(|d| d.id == *id)
@@ -154,7 +159,9 @@ impl Commit {
             return Err(r.bad("is larger than 1 MiB"));
         }
         if r.u8()? != FORMAT {
-            return Err(Error::failed("this drive has a format of a newer version of nacrefs: upgrade nacrefs"));
+            return Err(Error::failed(
+                "this drive has a format of a newer version of nacrefs: upgrade nacrefs",
+            ));
         }
         let parameters = Parameters::get_from(&mut r)?;
         let version = r.var()?;
@@ -175,7 +182,8 @@ impl Commit {
         if root.ino != ROOT || root.attr.kind != FileKind::Directory {
             return Err(r.bad("has a root that is none"));
         }
-        let [shells, history, packs] = [Map::get_from(&mut r)?, Map::get_from(&mut r)?, Map::get_from(&mut r)?];
+        let [shells, history, packs] =
+            [Map::get_from(&mut r)?, Map::get_from(&mut r)?, Map::get_from(&mut r)?];
         let fresh = get_packs(&mut r)?;
         let runs = RunSet::get(&mut r)?;
         r.end()?;

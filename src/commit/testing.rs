@@ -3,11 +3,12 @@
 use super::build::{Making, Tools, build};
 use super::change::{Ancestors, BodyChange, Change, DirKey};
 use super::inode::{Attr, Content, FileKind, Name, ROOT, Xattrs};
-use super::object::{Commit, Parent};
+use super::object::{Commit, Parent, make_ino};
 use super::params::Parameters;
 use super::view::View;
+use crate::chunk::{ChunkSink, Chunks};
 use crate::content::testing::World;
-use crate::content::{Blob, Edit};
+use crate::content::{Blob, Edit, Fetch};
 use crate::crypt::RealmKeys;
 use crate::error::{Error, Result};
 use crate::tree::Map;
@@ -37,12 +38,13 @@ pub struct Node {
 }
 
 pub struct Mini {
-    pub world: World,
     pub keys: Arc<RealmKeys>,
+    chunks: Arc<dyn Chunks>,
+    fetch: Arc<dyn Fetch>,
     pub nodes: BTreeMap<Ino, Node>,
     pub dirty: BTreeSet<Ino>,
     pub commit: Option<Arc<Commit>>,
-    next: Ino,
+    next: u64,
     now: i64,
 }
 
@@ -56,23 +58,17 @@ impl Ancestors for Places<'_> {
     }
 }
 
-impl Default for Mini {
-    fn default() -> Mini {
-        Mini::new(World::new())
-    }
-}
-
 impl Mini {
-    pub fn new(world: World) -> Mini {
-        let mut mini = Mini {
-            keys: world.keys.clone(),
-            world,
-            nodes: BTreeMap::new(),
-            dirty: BTreeSet::new(),
-            commit: None,
-            next: 2,
-            now: 1000,
-        };
+    /// A drive whose chunks are in memory.
+    pub fn in_memory() -> (Mini, World) {
+        let world = World::default();
+        let keys = Arc::new(crate::content::testing::keys());
+        (Mini::new(keys, Arc::new(world.clone()), Arc::new(world.clone())), world)
+    }
+
+    pub fn new(keys: Arc<RealmKeys>, chunks: Arc<dyn Chunks>, fetch: Arc<dyn Fetch>) -> Mini {
+        let (nodes, dirty) = Default::default();
+        let mut mini = Mini { keys, chunks, fetch, nodes, dirty, commit: None, next: 1, now: 1000 };
         let mut root = mini.node(FileKind::Directory);
         root.names.insert(Name { parent: ROOT, name: b"".as_slice().into() });
         mini.nodes.insert(ROOT, root);
@@ -147,7 +143,7 @@ impl Mini {
     }
 
     pub fn make(&mut self, dir: Ino, name: &[u8], kind: FileKind) -> Ino {
-        let ino = self.next;
+        let ino = make_ino(1, self.next).expect("a number");
         self.next += 1;
         let node = self.node(kind);
         self.nodes.insert(ino, node);
@@ -191,10 +187,8 @@ impl Mini {
         if self.names(to_dir).contains_key(to) {
             self.unlink(to_dir, to);
         }
-        let shell = self.nodes[&ino].shell;
         self.unlink(dir, name);
         self.link(ino, to_dir, to);
-        self.edit(ino).shell = shell;
     }
 
     pub fn write(&mut self, ino: Ino, at: u64, data: &[u8]) {
@@ -263,7 +257,8 @@ impl Mini {
             Body::File { bytes, base, cut, edits } => {
                 // As the drive does: sorted, not overlapping, the newest on top.
                 let mut flat: BTreeMap<u64, u64> = BTreeMap::new();
-                let mut touched: Vec<(u64, u64)> = edits.iter().map(|(at, d)| (*at, *at + d.len() as u64)).collect();
+                let mut touched: Vec<(u64, u64)> =
+                    edits.iter().map(|(at, d)| (*at, *at + d.len() as u64)).collect();
                 touched.sort_unstable();
                 for (from, to) in touched {
                     match flat.last_entry() {
@@ -276,7 +271,8 @@ impl Mini {
                         }
                     }
                 }
-                let edit = |(from, to): (u64, u64)| Edit::data(from, bytes[from as usize..to as usize].to_vec());
+                let edit =
+                    |(from, to): (u64, u64)| Edit::data(from, bytes[from as usize..to as usize].to_vec());
                 let edits = flat.into_iter().filter(|(from, to)| from < to).map(edit).collect();
                 BodyChange::File { base: base.clone(), cut: *cut, edits }
             }
@@ -301,21 +297,11 @@ impl Mini {
         }
     }
 
-    pub fn tools(&self) -> Tools<'_> {
-        Tools { keys: &self.keys, chunks: &self.world, fetch: &self.world }
-    }
-
     /// Makes a version of what changed.
-    pub fn try_commit(&mut self) -> Result<Arc<Commit>> {
-        let mut sink = self.world.clone();
-        let (commit, committed) = build(
-            self.commit.as_deref(),
-            self.changes(),
-            &Places(self),
-            &self.making(),
-            self.tools(),
-            &mut sink,
-        )?;
+    pub fn build(&mut self, making: &Making, sink: &mut (dyn ChunkSink + Send)) -> Result<Commit> {
+        let tools = Tools { keys: &self.keys, chunks: &*self.chunks, fetch: &*self.fetch };
+        let (commit, committed) =
+            build(self.commit.as_deref(), self.changes(), &Places(self), making, tools, sink)?;
         for inode in committed.inodes {
             let node = self.nodes.get_mut(&inode.ino).expect("an inode that lives");
             node.attr.allocated = inode.attr.allocated;
@@ -336,19 +322,20 @@ impl Mini {
         }
         self.nodes.retain(|_, node| !node.names.is_empty());
         self.dirty.clear();
-        // What is read is what was stored.
-        let commit = Arc::new(Commit::from_bytes(&commit.to_bytes()?)?);
-        self.commit = Some(commit.clone());
         Ok(commit)
     }
 
-    pub fn commit(&mut self) -> Arc<Commit> {
-        self.try_commit().unwrap()
+    /// Makes the next version in memory. What is read afterwards is what was stored.
+    pub fn commit(&mut self, world: &World) -> Arc<Commit> {
+        let commit = self.build(&self.making(), &mut world.clone()).unwrap();
+        let commit = Arc::new(Commit::from_bytes(&commit.to_bytes().unwrap()).unwrap());
+        self.commit = Some(commit.clone());
+        commit
     }
 
     pub fn view(&self) -> View {
         let commit = self.commit.clone().expect("a version");
-        View::new(commit, self.keys.clone(), Arc::new(self.world.clone()))
+        View::new(commit, self.keys.clone(), self.chunks.clone())
     }
 
     /// Holds the last version to the model.
@@ -370,7 +357,8 @@ impl Mini {
                     counts.directories += 1;
                     let entries: Vec<_> = view.list(dir, None).map(|e| e.unwrap()).collect();
                     assert!(entries.is_sorted_by(|a, b| a.0 < b.0));
-                    let found: BTreeMap<_, _> = entries.iter().map(|(k, e)| (k.name.to_vec(), e.ino())).collect();
+                    let found: BTreeMap<_, _> =
+                        entries.iter().map(|(k, e)| (k.name.to_vec(), e.ino())).collect();
                     assert_eq!(&found, names, "directory {ino}");
                     stack.extend(entries.into_iter().map(|(_, entry)| view.inode(entry).unwrap()));
                 }

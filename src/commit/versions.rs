@@ -16,7 +16,9 @@ use crate::chunk::Chunks;
 use crate::crypt::{DriveSecrets, RealmKeys, Signature, Signed, SigningKey};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::pack::PackBuilder;
-use crate::store::{Batch, Head, HeadLink, Heads, IndexKeys, Layout, NewHead, Objects, PackInfo, Race, Written};
+use crate::store::{
+    Batch, Head, HeadLink, Heads, IndexKeys, Layout, NewHead, Objects, PackInfo, Race, Written,
+};
 use crate::types::{Address, DeviceId, Epoch, Time, Version};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -150,6 +152,11 @@ impl Versions {
         Versions { objects, layout: Layout::new(&realm), heads, index_keys, ring }
     }
 
+    /// The keys that everything new is sealed under.
+    pub fn keys(&self) -> Result<Arc<RealmKeys>> {
+        self.ring.of(self.ring.secrets.epoch())
+    }
+
     /// The newest version. `known`: the newest that this machine has seen, from which it must descend
     /// (`Conflict` otherwise: a rollback or a fork).
     pub fn open_newest(&self, known: Option<HeadLink>) -> Result<Newest> {
@@ -253,7 +260,9 @@ impl Versions {
                 read => read?,
             };
             if Address::of(&stored) != at.address {
-                return Err(Error::damage(format!("what {pack} holds is not the commit that its head names")));
+                return Err(Error::damage(format!(
+                    "what {pack} holds is not the commit that its head names"
+                )));
             }
             let bytes = self.ring.of(head.epoch)?.open_commit(version, &at.key, &stored)?;
             let commit = Commit::from_bytes(&bytes)?;
@@ -291,14 +300,19 @@ impl Versions {
         newest: &Newest,
         mut commit: Commit,
         batch: &mut Batch,
-        keys: &RealmKeys,
         chunks: &dyn Chunks,
         signer: &Signer,
     ) -> Result<Prepared> {
+        let keys = &*self.keys()?;
         let version = commit.version;
         let parent = newest.opened.as_ref().map(Opened::as_parent);
-        if version != newest.next || commit.parents.first() != parent.as_ref() || commit.device != signer.device {
-            return Err(Error::failed(format!("version {version} does not go on from the newest (a bug in nacrefs)")));
+        if version != newest.next
+            || commit.parents.first() != parent.as_ref()
+            || commit.device != signer.device
+        {
+            return Err(Error::failed(format!(
+                "version {version} does not go on from the newest (a bug in nacrefs)"
+            )));
         }
         if let Some(base) = &newest.opened {
             // The packs of a version are known when its chunks are stored: the next version enters them.

@@ -67,7 +67,9 @@ impl View {
 
     /// The inode of a shell.
     pub fn shell(&self, ino: Ino) -> Result<Option<InodeRecord>> {
-        shells::get(&self.commit.shells, ino, &*self.chunks)?.map(|inode| inode.load(&*self.chunks)).transpose()
+        shells::get(&self.commit.shells, ino, &*self.chunks)?
+            .map(|inode| inode.load(&*self.chunks))
+            .transpose()
     }
 
     /// All names of a shell.

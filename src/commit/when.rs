@@ -53,7 +53,8 @@ impl Zone for LocalZone {
         };
         let parts = || {
             let month = Month::try_from(u8::try_from(tm.tm_mon + 1).ok()?).ok()?;
-            let date = Date::from_calendar_date(tm.tm_year + 1900, month, tm.tm_mday.try_into().ok()?).ok()?;
+            let date =
+                Date::from_calendar_date(tm.tm_year + 1900, month, tm.tm_mday.try_into().ok()?).ok()?;
             let (h, m, s) = (tm.tm_hour.try_into().ok()?, tm.tm_min.try_into().ok()?, tm.tm_sec.min(59));
             date.with_hms(h, m, s.try_into().ok()?).ok()
         };
@@ -258,7 +259,7 @@ impl Scan<'_> {
 mod tests {
     use super::*;
 
-    const NOW: Time = Time { sec: 1_795_276_800 + 45_296, nsec: 5 }; // 2026-11-21T12:34:56 UTC
+    const NOW: Time = Time { sec: 1_795_219_200 + 45_296, nsec: 5 }; // 2026-11-21T12:34:56 UTC
 
     fn zone() -> UtcOffset {
         UtcOffset::from_hms(2, 0, 0).unwrap()

@@ -20,7 +20,8 @@ pub(super) fn encode(
     sink: &mut (dyn ChunkSink + Send),
     workers: usize,
 ) -> Result<Vec<Option<Content>>> {
-    let files = changes.iter().filter(|c| matches!(c.body, BodyChange::File { .. }) && !is_removed(c)).count();
+    let files =
+        changes.iter().filter(|c| matches!(c.body, BodyChange::File { .. }) && !is_removed(c)).count();
     let workers = workers.min(files);
     if workers < 2 {
         return changes.iter().map(|change| content(change, tools, sink)).collect();

@@ -102,6 +102,9 @@ impl Work<'_> {
     fn enter_entries(&mut self, made: &[Option<InodeRecord>], sink: &mut dyn ChunkSink) -> Result<()> {
         let changes = self.changes;
         for (change, inode) in changes.iter().zip(made) {
+            if let Some(name) = change.names.iter().find(|n| self.change(n.parent).is_some_and(is_removed)) {
+                return Err(bug(format!("directory {} is removed, and has names in it", name.parent)));
+            }
             match (&change.body, inode) {
                 (BodyChange::Directory { .. }, _) if !is_removed(change) => {
                     self.dir(change.ino)?;
@@ -206,7 +209,6 @@ impl Work<'_> {
                 let hash = self.tools.keys.name_hash(&name.name);
                 Ok(Some(Place { parent: name.parent, hash, name: Some(name.name.to_vec()) }))
             }
-            ([], FileKind::Directory) => Err(bug(format!("directory {ino} is removed, and has names in it"))),
             _ => Err(bug(format!("inode {ino} is no directory, and has names in it"))),
         }
     }

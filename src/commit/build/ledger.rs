@@ -3,7 +3,7 @@
 use super::super::change::{BodyChange, Change};
 use super::super::history::{self, Event};
 use super::super::inode::{FileKind, InodeRecord, Name};
-use super::super::object::Counts;
+use super::super::object::{Commit, Counts, split_ino};
 use super::super::shells;
 use super::{Making, Tools, bug, is_removed};
 use crate::chunk::ChunkSink;
@@ -45,23 +45,30 @@ pub(super) fn shells(
 
 /// Enters what the version did to each inode that changed, and counts.
 pub(super) fn history(
-    base: &Map,
-    mut counts: Counts,
+    base: Option<&Commit>,
     changes: &[Change],
     made: &[Option<InodeRecord>],
     making: &Making,
     tools: Tools,
     sink: &mut dyn ChunkSink,
 ) -> Result<(Map, Counts)> {
+    let mut counts = base.map_or_else(Counts::default, |b| b.counts);
+    // What this device numbered since needs no look-up.
+    let mark = base.and_then(|b| b.device(&making.device)).copied();
+    let is_new =
+        |ino| mark.is_some_and(|mark| split_ino(ino).0 == mark.number && split_ino(ino).1 >= mark.next_ino);
+    let base = &base.map_or_else(Map::default, |b| b.history.clone());
     let mut edits = Vec::new();
     for (change, inode) in changes.iter().zip(made) {
-        let before = history::living(base, change.ino, tools.chunks)?;
+        let before = match is_new(change.ino) {
+            true => None,
+            false => history::living(base, change.ino, tools.chunks)?,
+        };
         let event = match (inode, &before) {
             (Some(inode), _) => {
-                let Some(first) = change.names.first() else { return Err(bug("an inode has no name")) };
                 let names_changed =
                     matches!(&change.body, BodyChange::Directory { names, .. } if !names.is_empty());
-                Event::of(before.as_ref(), inode, first.parent, first.name.clone(), names_changed)
+                Event::of(before.as_ref(), inode, name_of(change, before.as_ref())?, names_changed)
             }
             (None, Some(before)) => Event::removal(before, making.time),
             // It came and went between two versions.
@@ -78,6 +85,12 @@ pub(super) fn history(
     }
     edits.sort_unstable();
     Ok((base.update(tools.keys, tools.chunks, sink, &edits)?, counts))
+}
+
+/// The name that an event tells: the one that the event before told, while the inode has it.
+fn name_of<'a>(change: &'a Change, before: Option<&Event>) -> Result<&'a Name> {
+    let kept = before.and_then(|b| change.names.iter().find(|n| n.parent == b.parent && n.name == b.name));
+    kept.or_else(|| change.names.iter().min()).ok_or_else(|| bug("an inode has no name"))
 }
 
 fn count(counts: &mut Counts, kind: FileKind, size: u64, by: fn(u64, u64) -> u64) {

@@ -60,7 +60,7 @@ impl Checker<'_> {
             self.nodes("directory", map)?;
             let mut subdirectories = 0;
             for entry in map.range(&source, Bound::Unbounded) {
-                let entry = entry.and_then(|(key, value)| read_entry(self.keys, &key, &value));
+                let entry = entry.and_then(|(key, value)| read_entry(&source.keys, &key, &value));
                 let Some((key, entry)) = self.note("directory", Some(&path), entry)? else {
                     census.partial = true;
                     continue;
@@ -104,7 +104,14 @@ impl Checker<'_> {
     }
 
     /// That a shell knows the name that leads to it.
-    fn shell_entry(&mut self, commit: &Commit, ino: Ino, kind: FileKind, name: Name, path: &[u8]) -> Result<()> {
+    fn shell_entry(
+        &mut self,
+        commit: &Commit,
+        ino: Ino,
+        kind: FileKind,
+        name: Name,
+        path: &[u8],
+    ) -> Result<()> {
         let named = commit.shells.get(&self.source, &shells::name_key(ino, &name));
         let object = format!("shell {ino}");
         if let Some(None) = self.note(&object, Some(path), named)? {
@@ -142,7 +149,11 @@ impl Checker<'_> {
                     self.inode(&inode, format!("(inode {})", inode.ino).as_bytes())?;
                     self.count(&inode, census);
                     if !census.inodes.insert(inode.ino) {
-                        self.find(format!("shell {}", inode.ino), "its inode is in a directory as well", None);
+                        self.find(
+                            format!("shell {}", inode.ino),
+                            "its inode is in a directory as well",
+                            None,
+                        );
                     }
                 }
                 Item::Name(ino, _) => {
