@@ -171,6 +171,8 @@ fn refused(output: &Output) -> Error {
         "-o allow_other is for root, unless /etc/fuse.conf says `user_allow_other`: add that line, or leave the option out".to_owned()
     } else if said.contains("modprobe fuse") {
         no_device()
+    } else if said.contains("/dev/fuse: Permission denied") {
+        format!("this user may not open {DEVICE}: its mode should be 0666, as udev sets it")
     } else if said.is_empty() {
         format!("{HELPER} failed without a word ({})", output.status)
     } else {
@@ -236,6 +238,9 @@ mod tests {
             said("fusermount3: fuse device not found, try 'modprobe fuse' first")
                 .to_string()
                 .contains("not there")
+        );
+        assert!(
+            said("fusermount3: failed to open /dev/fuse: Permission denied").to_string().contains("0666")
         );
         assert_eq!(said("fusermount3: failed to unmount /m: Device or resource busy").kind(), Kind::Conflict);
         assert!(said("").to_string().contains("without a word"));

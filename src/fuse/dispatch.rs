@@ -210,8 +210,10 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::thread::{self, ThreadId};
 
+    type Told = (Result<u32, i32>, ThreadId);
+
     /// A reply that tells the test what it was given, and by which thread.
-    struct Probe(Sender<(Result<u32, i32>, ThreadId)>);
+    struct Probe(Sender<Told>);
 
     impl Reply for Probe {
         fn fail(self, errno: Errno) {
@@ -231,7 +233,7 @@ mod tests {
         Dispatcher::new(drive, |d| d.load(Relaxed), shown, Arc::new(Poller::default()), 2).unwrap()
     }
 
-    fn probe() -> (Probe, Receiver<(Result<u32, i32>, ThreadId)>) {
+    fn probe() -> (Probe, Receiver<Told>) {
         let (tell, told) = bounded(4);
         (Probe(tell), told)
     }
@@ -241,7 +243,7 @@ mod tests {
     }
 
     /// The answer, and whether it was given on this thread. There is exactly one.
-    fn told(told: &Receiver<(Result<u32, i32>, ThreadId)>) -> (Result<u32, i32>, bool) {
+    fn told(told: &Receiver<Told>) -> (Result<u32, i32>, bool) {
         let (answer, by) = told.recv_timeout(Duration::from_secs(10)).expect("an answer");
         assert!(told.recv_timeout(Duration::from_secs(10)).is_err(), "the reply is gone after one answer");
         (answer, by == thread::current().id())

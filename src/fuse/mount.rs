@@ -101,18 +101,27 @@ impl Mount {
             exec: config.exec,
         };
         let fd = attach.attach(&dir)?;
-        let device = devices_at(&dir)?.pop().ok_or_else(|| {
-            Error::failed(format!("{} is not mounted, though mounting it succeeded", dir.display()))
-        })?;
-        if let Err(e) = raise_read_ahead(&device) {
-            tracing::debug!("the kernel's read-ahead stays as it is: {e}");
-        }
+        let device = devices_at(&dir).and_then(|mut all| {
+            all.pop().ok_or_else(|| Error::failed("it is not mounted, though mounting it succeeded"))
+        });
+        let device = match device {
+            Ok(device) => device,
+            Err(e) => {
+                // Nothing can be said about what cannot be seen: the first error is the one to tell.
+                let _ = rustix::mount::unmount(&dir, UnmountFlags::DETACH);
+                return Err(e.context(format!("cannot mount at {}", dir.display())));
+            }
+        };
         let place = Place(Unmounter { dir, device, ended: Arc::new(AtomicBool::new(false)) });
         let mut session = Config::default();
         session.n_threads = Some(1);
         // The kernel itself lets in nobody but the owner, unless it was told `allow_other`.
         let session = Session::from_fd(ops, fd, SessionACL::All, session)
             .context(|| format!("the kernel did not take up the mount at {}", place.0.dir.display()))?;
+        // Only now: the handshake sets it to what the kernel offered.
+        if let Err(e) = raise_read_ahead(&place.0.device) {
+            tracing::debug!("the kernel's read-ahead stays as it is: {e}");
+        }
         let polling = if config.poll { Polling::start(&session, &poller)? } else { None };
         Ok(Mount { session, polling, place })
     }
@@ -240,18 +249,20 @@ impl Unmounter {
 fn directory(mountpoint: &Path) -> Result<PathBuf> {
     let shown = mountpoint.display();
     let usage = |message: String| Error::new(Kind::Usage, message);
-    let dir = mountpoint.canonicalize().map_err(|e| match e.raw_os_error() {
-        Some(libc::ENOENT) => usage(format!("{shown} does not exist: make the directory first")),
-        Some(libc::ENOTCONN) => Error::new(
-            Kind::Conflict,
-            format!("{shown} holds a mount whose daemon has died: clear it with `umount -l {shown}`"),
-        ),
-        _ => Error::from(e).context(format!("cannot mount at {shown}")),
-    })?;
-    if !dir.is_dir() {
-        return Err(usage(format!("{shown} is not a directory: a drive is mounted at a directory")));
+    match mountpoint.metadata() {
+        Ok(found) if found.is_dir() => {
+            mountpoint.canonicalize().context(|| format!("cannot find out where {shown} is"))
+        }
+        Ok(_) => Err(usage(format!("{shown} is not a directory: a drive is mounted at a directory"))),
+        Err(e) => Err(match e.raw_os_error() {
+            Some(libc::ENOENT) => usage(format!("{shown} does not exist: make the directory first")),
+            Some(libc::ENOTCONN) => Error::new(
+                Kind::Conflict,
+                format!("{shown} holds a mount whose daemon has died: clear it with `umount -l {shown}`"),
+            ),
+            _ => Error::from(e).context(format!("cannot mount at {shown}")),
+        }),
     }
-    Ok(dir)
 }
 
 /// Only root may do this, and without it everything works.

@@ -123,7 +123,9 @@ fn govern(poller: &Poller, device: &OwnedFd) -> Result<()> {
         thread::sleep(PERIOD);
         let requests = poller.requests.load(Relaxed).wrapping_sub(before);
         let starved = match delay.look(polling) {
-            Ok(starved) => starved,
+            Ok(Some(starved)) => starved,
+            // The event loop has ended, and this thread is about to be told.
+            Ok(None) => break Ok(()),
             Err(e) => break Err(e),
         };
         let want = governor.look(requests, starved, PERIOD);
@@ -193,21 +195,22 @@ impl RunDelay {
     fn of(thread: i32) -> Result<RunDelay> {
         let path = format!("/proc/self/task/{thread}/schedstat");
         let schedstat = File::open(&path).context(|| format!("cannot open {path}"))?;
-        let waited = waited(&schedstat)?;
+        let waited = waited(&schedstat)?.unwrap_or_default();
         Ok(RunDelay { schedstat, looks: 0, since: Instant::now(), waited })
     }
 
-    /// Whether, over the last [`MEASURE`] looks, the thread had to wait for more than a fifth of the time.
-    /// Only what it waited while `polling` counts: polling is what can be stopped.
-    fn look(&mut self, polling: bool) -> Result<bool> {
+    /// Whether, over the last [`MEASURE`] looks, the thread had to wait for more than a fifth of the time; None
+    /// where it has ended. Only what it waited while `polling` counts: polling is what can be stopped.
+    fn look(&mut self, polling: bool) -> Result<Option<bool>> {
         self.looks += 1;
         if self.looks < MEASURE {
-            return Ok(false);
+            return Ok(Some(false));
         }
-        let (waited, now) = (waited(&self.schedstat)?, Instant::now());
+        let Some(waited) = waited(&self.schedstat)? else { return Ok(None) };
+        let now = Instant::now();
         let starved = starved(waited.saturating_sub(self.waited), now - self.since);
         (self.looks, self.since, self.waited) = (0, now, waited);
-        Ok(polling && starved)
+        Ok(Some(polling && starved))
     }
 }
 
@@ -215,11 +218,15 @@ fn starved(waited: Duration, elapsed: Duration) -> bool {
     waited * 5 > elapsed
 }
 
-fn waited(schedstat: &File) -> Result<Duration> {
+/// None where the thread has ended.
+fn waited(schedstat: &File) -> Result<Option<Duration>> {
     let mut buf = [0; 128];
-    let n = schedstat.read_at(&mut buf, 0).context(|| "cannot read schedstat")?;
-    parse_waited(buf.get(..n).unwrap_or_default())
-        .ok_or_else(|| Error::failed("schedstat does not say how long a thread waited for a CPU"))
+    let n = match schedstat.read_at(&mut buf, 0) {
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        result => result.context(|| "cannot read schedstat")?,
+    };
+    let waited = parse_waited(buf.get(..n).unwrap_or_default());
+    waited.map(Some).ok_or_else(|| Error::failed("schedstat does not say how long a thread waited for a CPU"))
 }
 
 /// `schedstat`: nanoseconds on a CPU, nanoseconds waiting for one, number of turns.
@@ -288,8 +295,13 @@ mod tests {
         for bad in [&b""[..], b"12", b"12 x 7", b"\xff \xff"] {
             assert_eq!(parse_waited(bad), None);
         }
-        let mut own = RunDelay::of(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
-        assert!(!own.look(true).unwrap());
+        let of_a_thread = || RunDelay::of(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+        assert_eq!(of_a_thread().look(true).unwrap(), Some(false));
+        let mut gone = thread::spawn(of_a_thread).join().unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        while gone.look(false).unwrap().is_some() {
+            assert!(Instant::now() < until, "never noticed that the thread had ended");
+        }
     }
 
     /// A pipe stands in for the device: what the governor decides must reach the descriptor itself.
