@@ -44,5 +44,5 @@ impl Backend for NoDrive {
 }
 
 fn main() -> ExitCode {
-    nacrefs::cli::main(&NoDrive, std::env::args_os())
+    ExitCode::from(nacrefs::cli::run(&NoDrive, std::env::args_os()))
 }
