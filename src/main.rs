@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    nacrefs::cli::main(&nacrefs::cli::Drives, std::env::args_os())
+    ExitCode::from(nacrefs::cli::run(&nacrefs::cli::Drives, std::env::args_os()))
 }

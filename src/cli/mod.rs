@@ -30,7 +30,6 @@ use paths::Locations;
 use secrets::SecretEnv;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 /// What all commands share.
 struct App<'b> {
@@ -55,19 +54,16 @@ impl App<'_> {
 
 /// Runs a command line and returns its exit status. To be called at the very start of a process, while it has
 /// one thread: it changes the environment, and `mount` forks.
-pub fn main(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let verbose = &mut false;
-    ExitCode::from(match start(backend, line, verbose) {
-        Ok(status) => status,
-        Err(e) => {
-            eprintln!("{}", output::error_line(&e, *verbose));
-            e.exit_status()
-        }
+pub fn run(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>) -> u8 {
+    let mut verbose = false;
+    start(backend, line, &mut verbose).unwrap_or_else(|e| {
+        eprintln!("{}", output::error_line(&e, verbose));
+        e.exit_status()
     })
 }
 
 fn start(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>, verbose: &mut bool) -> Result<u8> {
-    // SAFETY: this is called before any thread is made (see `main`).
+    // SAFETY: this is called before any thread is made (see `run`).
     let env = unsafe { SecretEnv::take() };
     let cli = match args::parse(line)? {
         Parsed::Run(cli) => cli,
@@ -81,10 +77,10 @@ fn start(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>, verbos
     daemon::harden()?;
     let state_dir_env = std::env::var_os("NACREFS_STATE_DIR").filter(|d| !d.is_empty()).map(PathBuf::from);
     let app = App { backend, env: env?, state_dir_env };
-    run(&app, &cli).map(|()| exit::DONE)
+    execute(&app, &cli).map(|()| exit::DONE)
 }
 
-fn run(app: &App, cli: &Cli) -> Result<()> {
+fn execute(app: &App, cli: &Cli) -> Result<()> {
     // A mount starts its log once it knows where; the others only complain.
     if !matches!(cli.command, Command::Mount(_)) {
         daemon::start_logging("error")?;

@@ -80,14 +80,15 @@ fn plan(app: &App, args: &args::Mount) -> Result<Plan> {
     let key = places.as_ref().ok().map(|p| p.key.clone()).filter(|_| is_default);
     let env = &app.env;
     let ask = &mut secrets::ask_terminal;
-    let key_file = flags.key_file.clone().or(key.clone().filter(|k| !flagged && (make || k.exists())));
+    let key_file = flags.key_file.as_deref().map(resolve).transpose()?;
+    let key_file = key_file.or(key.clone().filter(|k| !flagged && (make || k.exists())));
     let secret = match key {
         Some(key) if make && !flagged && !key.exists() => Secret::NewKey(key),
         Some(_) if make && flagged => Secret::Given(secrets::find_new(&flags, env, ask)?),
         key => Secret::Given(secrets::find(&flags, key.as_deref(), env, ask)?),
     };
     let given = args.state.state_dir.as_ref().or(options.state_dir.as_ref()).or(app.state_dir_env.as_ref());
-    // The daemon will be elsewhere: relative paths are the caller's.
+    // Here, because the daemon is in another directory.
     let state_dir = given.map(|d| resolve(d)).transpose()?;
     Ok(Plan { store, dir, secret, key_file, make, state_dir, options })
 }

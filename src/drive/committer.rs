@@ -163,6 +163,7 @@ impl Drive {
         match self.publish(c, &mut closed) {
             Ok(Published::Won(opened)) => {
                 let inodes = closed.ready.take().map(|(_, inodes)| inodes).unwrap_or_default();
+                let opened = *opened;
                 let head = opened.head.link();
                 c.store.adopt(opened.commit.runs.clone());
                 // The version is published, whatever becomes of our memory of it: only a rollback would go unnoticed.
@@ -278,7 +279,7 @@ impl Drive {
         let base = Some(&*c.newest.commit);
         let (commit, committed) = build(base, changes, &AsClosed(self, generation), &making, tools, &mut batch)?;
         let newest = Newest { opened: Some(c.newest.clone()), next: c.next };
-        let prepared = c.versions.prepare(&newest, commit, &mut batch, &self.keys, &*self.chunks, &c.signer)?;
+        let prepared = c.versions.prepare(&newest, commit, &mut batch, &*self.chunks, &c.signer)?;
         let mut made = committed.inodes;
         made.extend(nameless);
         Ok((prepared, made))

@@ -174,7 +174,7 @@ fn make(
     let tools = Tools { keys: &site.keys, chunks: &opener, fetch: &fetch };
     let mut batch = chunks.begin();
     let (commit, _) = build(None, vec![root], &Nothing, &making, tools, &mut batch)?;
-    let prepared = site.versions.prepare(&newest, commit, &mut batch, &site.keys, &opener, &signer)?;
+    let prepared = site.versions.prepare(&newest, commit, &mut batch, &opener, &signer)?;
     match site.versions.publish(&prepared)? {
         Published::Won(_) => {}
         Published::Lost => return Err(Error::new(Kind::Conflict, "somebody else makes a drive in this store")),

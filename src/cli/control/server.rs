@@ -60,10 +60,9 @@ impl Drop for Server {
         self.stop.store(true, Ordering::SeqCst);
         // A call wakes the acceptor. Where it cannot be called, it is left to end with the process.
         let woken = short_name(&self.path).is_ok_and(|(name, _dir)| UnixStream::connect(name).is_ok());
-        if let Some(acceptor) = self.acceptor.take().filter(|_| woken) {
-            if acceptor.join().is_err() {
-                tracing::error!("the control socket's thread panicked");
-            }
+        let acceptor = self.acceptor.take().filter(|_| woken);
+        if acceptor.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the control socket's thread panicked");
         }
         if let Err(e) = fs::remove_file(&self.path) {
             tracing::warn!("cannot remove {}: {e}", self.path.display());
