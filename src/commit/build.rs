@@ -127,7 +127,7 @@ fn is_removed(change: &Change) -> bool {
 /// What can be seen to be wrong with a change by itself.
 fn check(change: &Change) -> Result<()> {
     let ino = change.ino;
-    if change.shell < change.was_shell && !is_removed(change) {
+    if change.was_shell && !change.shell && !is_removed(change) {
         return Err(bug(format!("inode {ino} was a shell and is none now")));
     }
     if change.names.len() > 1 && !change.shell {

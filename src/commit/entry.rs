@@ -10,6 +10,7 @@ pub const NAME_MAX: usize = 255;
 
 /// The value of a directory's Map.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every entry is an inode")]
 pub enum Entry {
     /// The inode itself: it has no other name.
     Inode(StoredInode),

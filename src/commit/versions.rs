@@ -61,7 +61,7 @@ pub struct Prepared {
 #[derive(Debug)]
 pub enum Published {
     /// It is the newest version. The store of chunks may adopt its runs.
-    Won(Opened),
+    Won(Box<Opened>),
     /// Another version has the number.
     Lost,
 }
@@ -371,7 +371,7 @@ impl Versions {
     /// same one.
     pub fn publish(&self, prepared: &Prepared) -> Result<Published> {
         Ok(match self.heads.create(prepared.opened.version(), &prepared.head)? {
-            Race::Won => Published::Won(prepared.opened.clone()),
+            Race::Won => Published::Won(Box::new(prepared.opened.clone())),
             Race::Lost => Published::Lost,
         })
     }

@@ -156,9 +156,18 @@ fn months_back(now: Time, months: i64, zone: &dyn Zone) -> Result<Option<Time>> 
 /// A date, perhaps a time of day, perhaps an offset from UTC.
 struct Moment {
     date: Date,
-    /// Hour, minute; then the second and its nanoseconds, as far as they were told.
-    clock: Option<(u8, u8, Option<(u8, Option<u32>)>)>,
+    clock: Option<Clock>,
     offset: Option<UtcOffset>,
+}
+
+/// A time of day.
+struct Clock {
+    /// Seconds since midnight.
+    start: i64,
+    /// How many seconds are told so: a minute or one.
+    length: i64,
+    /// Nanoseconds, where they were told.
+    fraction: Option<u32>,
 }
 
 impl Moment {
@@ -176,32 +185,30 @@ impl Moment {
             return None;
         }
         let (hour, minute) = (s.below(24)?, s.after(':')?.below(60)?);
-        let second = match s.skip(':') {
+        let start = i64::from(hour) * HOUR + i64::from(minute) * MINUTE;
+        let mut clock = Clock { start, length: MINUTE, fraction: None };
+        if s.skip(':') {
             // A leap second counts as the second before it.
-            true => Some((s.below(61)?.min(59), if s.skip('.') { Some(s.fraction()?) } else { None })),
-            false => None,
-        };
+            clock.start += i64::from(s.below(61)?.min(59));
+            clock.length = SECOND;
+            clock.fraction = if s.skip('.') { Some(s.fraction()?) } else { None };
+        }
         s.skip(' ');
         let offset = s.offset()?;
-        s.0.is_empty().then_some(Moment { date, clock: Some((hour, minute, second)), offset })
+        s.0.is_empty().then_some(Moment { date, clock: Some(clock), offset })
     }
 
     /// The last instant that is told so.
     fn last_instant(&self, zone: &dyn Zone) -> Result<Time> {
         let zone: &dyn Zone = self.offset.as_ref().map_or(zone, |o| o);
-        let Some((hour, minute, second)) = self.clock else {
+        let Some(clock) = &self.clock else {
             let next = self.date.next_day().ok_or_else(|| Error::new(Kind::Usage, "the date is too late"))?;
             return Ok(just_before(zone.to_utc(next.midnight())?));
         };
-        let (sec, fraction, length) = match second {
-            None => (0, None, MINUTE),
-            Some((sec, fraction)) => (sec, fraction, SECOND),
-        };
-        let clock = Duration::seconds(i64::from(hour) * HOUR + i64::from(minute) * MINUTE + i64::from(sec));
-        let start = zone.to_utc(self.date.midnight().saturating_add(clock))?;
-        Ok(match fraction {
+        let start = zone.to_utc(self.date.midnight().saturating_add(Duration::seconds(clock.start)))?;
+        Ok(match clock.fraction {
             Some(nsec) => Time { sec: start, nsec },
-            None => just_before(start + length),
+            None => just_before(start + clock.length),
         })
     }
 }

@@ -74,8 +74,8 @@ impl Rig {
     fn publish(&mut self) -> Opened {
         let (prepared, _batch) = self.prepare();
         let Published::Won(opened) = self.versions.publish(&prepared).unwrap() else { panic!("lost") };
-        self.adopt(opened.clone());
-        opened
+        self.adopt(Opened::clone(&opened));
+        *opened
     }
 
     /// Another machine's eyes: all from the store.
