@@ -185,7 +185,7 @@ pub struct Sync {
 
 #[derive(Args, Debug)]
 pub struct Status {
-    /// A mounted directory, or anything in it [default: all mounted drives]
+    /// A mounted directory, or anything in it [default: all that you may see]
     #[arg(conflicts_with = "store")]
     pub dir: Option<PathBuf>,
     /// Print one JSON object for each drive

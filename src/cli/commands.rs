@@ -67,7 +67,8 @@ pub fn status(app: &App, args: &args::Status) -> Result<()> {
         ask(&mounts::locate(dir)?.0.point, &request, &mut screen)?;
         return screen.finish();
     }
-    let mounted = mounts::ours()?;
+    let mut mounted = mounts::ours()?;
+    mounted.retain(|m| !mounts::is_closed(&m.point));
     if mounted.is_empty() && !args.json {
         screen.line("no nacrefs drive is mounted")?;
     }

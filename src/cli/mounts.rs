@@ -161,6 +161,11 @@ pub fn is_dead(point: &Path) -> bool {
     rustix::fs::stat(point).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
 }
 
+/// Whether this is a mount of another user, who lets nobody else in: the kernel refuses even root.
+pub fn is_closed(point: &Path) -> bool {
+    rustix::fs::stat(point).is_err_and(|e| e == rustix::io::Errno::ACCESS)
+}
+
 pub fn shown(path: &Path) -> String {
     escape(path.as_os_str().as_bytes())
 }
