@@ -78,24 +78,38 @@ impl Files {
             return Err(Error::damage(format!("journal file {name}, offset 0: no header")));
         }
         file.read_at(&mut block, 0)?;
-        let header =
-            self.keys.decode_header(&block).context(|| format!("journal file {name}, offset 0: bad header"))?;
+        let header = self
+            .keys
+            .decode_header(&block)
+            .context(|| format!("journal file {name}, offset 0: bad header"))?;
         if header.id != id {
-            return Err(Error::damage(format!("journal file {name}, offset 0: header of file {:x}", header.id)));
+            return Err(Error::damage(format!(
+                "journal file {name}, offset 0: header of file {:x}",
+                header.id
+            )));
         }
         Ok(self.log_file(name, header, file, size))
     }
 
     fn log_file(&self, name: String, header: FileHeader, file: Arc<dyn DiskFile>, size: u64) -> LogFile {
         let cipher = self.keys.cipher(&header);
-        LogFile { name, header, file, size, cipher, live: AtomicUsize::new(0), suspect: AtomicBool::new(false) }
+        LogFile {
+            name,
+            header,
+            file,
+            size,
+            cipher,
+            live: AtomicUsize::new(0),
+            suspect: AtomicBool::new(false),
+        }
     }
 
     /// Begins a file: when it returns, the file is durable under its name and frames may be written.
     /// Where it fails nothing is left behind.
     pub fn begin(&self, plan: Plan) -> Result<Arc<LogFile>> {
         let name = format!("{LOG}{:016x}", plan.id);
-        let spare_name = plan.spare.as_ref().map_or_else(|| format!("{SPARE}{:016x}", plan.id), |s| s.name.clone());
+        let spare_name =
+            plan.spare.as_ref().map_or_else(|| format!("{SPARE}{:016x}", plan.id), |s| s.name.clone());
         self.try_begin(plan, &name, &spare_name).map(Arc::new).inspect_err(|_| {
             // Gives the space back. What cannot be removed is a spare, or has no frames: harmless.
             let _ = self.disk.remove(&spare_name);

@@ -54,7 +54,11 @@ impl Keys {
     /// A block.
     pub fn encode_header(&self, header: &FileHeader) -> Vec<u8> {
         let mut w = Writer::with_capacity(BLOCK as usize);
-        w.raw(FILE_MAGIC).u16(seal::FORMAT).u8(seal::SUITE).u8(if header.supersedes { SUPERSEDES } else { 0 });
+        w.raw(FILE_MAGIC).u16(seal::FORMAT).u8(seal::SUITE).u8(if header.supersedes {
+            SUPERSEDES
+        } else {
+            0
+        });
         w.u32(0).raw(&self.realm.0).u64(header.id).u64(header.durable).raw(&header.salt);
         let mac = blake3::keyed_hash(&self.headers.0, w.as_slice());
         w.raw(mac.as_bytes());
@@ -69,7 +73,10 @@ impl Keys {
         let magic = r.array()?;
         let format = r.u16()?;
         if &magic == FILE_MAGIC && format != seal::FORMAT {
-            return Err(Error::failed(format!("made in format {format}; this program reads {}", seal::FORMAT)));
+            return Err(Error::failed(format!(
+                "made in format {format}; this program reads {}",
+                seal::FORMAT
+            )));
         }
         let (_suite, flags, _zero, _realm) = (r.u8()?, r.u8()?, r.u32()?, r.array::<16>()?);
         let (id, durable, salt) = (r.u64()?, r.u64()?, r.array()?);

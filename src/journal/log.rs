@@ -60,7 +60,13 @@ const BUFFERS: usize = 4;
 
 impl Log {
     /// `sizes`: of the first file of the run, and of the largest, in bytes.
-    pub fn new(files: Vec<Arc<LogFile>>, frames: Vec<Place>, last: Lsn, next_id: u64, sizes: (u64, u64)) -> Log {
+    pub fn new(
+        files: Vec<Arc<LogFile>>,
+        frames: Vec<Place>,
+        last: Lsn,
+        next_id: u64,
+        sizes: (u64, u64),
+    ) -> Log {
         Log {
             open: Body::default(),
             last,
@@ -212,7 +218,8 @@ impl Log {
     /// Removes files of earlier runs from the end of the list, as far as nothing in them counts.
     pub fn take_empty_tail(&mut self) -> Vec<Arc<LogFile>> {
         let mut tail = Vec::new();
-        while self.active.is_none() && self.files.back().is_some_and(|f| f.live.load(Ordering::Relaxed) == 0) {
+        while self.active.is_none() && self.files.back().is_some_and(|f| f.live.load(Ordering::Relaxed) == 0)
+        {
             tail.extend(self.files.pop_back());
         }
         tail.reverse();

@@ -70,7 +70,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { file_size: 64 << 20, limit: 2 << 30, frame_bytes: 256 << 10, floor: 0, before_damage: false }
+        Options {
+            file_size: 64 << 20,
+            limit: 2 << 30,
+            frame_bytes: 256 << 10,
+            floor: 0,
+            before_damage: false,
+        }
     }
 }
 
@@ -132,7 +138,13 @@ impl Journal {
             frame_bytes: options.frame_bytes.min(largest),
             max_record: MAX_RECORD.min(largest),
             read_only: options.before_damage,
-            log: Mutex::new(Log::new(scan.files, scan.frames, scan.last, scan.next_id, (first_file, file_size))),
+            log: Mutex::new(Log::new(
+                scan.files,
+                scan.frames,
+                scan.last,
+                scan.next_id,
+                (first_file, file_size),
+            )),
             changed: Condvar::new(),
             keeper: Mutex::new(()),
             cache: Mutex::default(),

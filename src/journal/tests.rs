@@ -85,7 +85,9 @@ fn numbers_go_on_from_the_floor_when_there_is_no_journal() {
     assert_eq!(journal.append(&[]).unwrap(), 71);
     assert_eq!(journal.append(&[b"", b"x"]).unwrap(), 72);
     assert_eq!(journal.read(71, 0..0).unwrap().len(), 0);
-    assert!(journal.read(72, 0..2).is_err() && journal.read(73, 0..0).is_err() && journal.read(70, 0..0).is_err());
+    assert!(
+        journal.read(72, 0..2).is_err() && journal.read(73, 0..0).is_err() && journal.read(70, 0..0).is_err()
+    );
 }
 
 #[test]
@@ -143,7 +145,8 @@ fn frames_of_an_earlier_life_are_never_replayed() {
     journal.sync(391).unwrap();
     let contents = disk.contents();
     let (name, bytes) = contents.iter().find(|(n, _)| n.starts_with("journal")).unwrap();
-    let frames: Vec<_> = (4096..bytes.len()).step_by(4096).filter(|at| bytes[*at..].starts_with(b"nacrefrm")).collect();
+    let frames: Vec<_> =
+        (4096..bytes.len()).step_by(4096).filter(|at| bytes[*at..].starts_with(b"nacrefrm")).collect();
     assert!(frames.len() > 5, "the file was recycled with its old frames");
     // Even when the old frames claim to be of the new life, and though they follow on.
     let file = disk.open(name).unwrap();

@@ -145,8 +145,10 @@ impl SimDisk {
                 }
             }
         }
-        let names: Names =
-            names.into_iter().map(|(name, file)| (name, Arc::new(Mutex::new(file.lock().survivor(&mut dice))))).collect();
+        let names: Names = names
+            .into_iter()
+            .map(|(name, file)| (name, Arc::new(Mutex::new(file.lock().survivor(&mut dice)))))
+            .collect();
         let state = State { durable: names.clone(), names, pending: Vec::new(), capacity: state.capacity };
         SimDisk { shared: Arc::new(Shared { state: Mutex::new(state), faults: Mutex::default() }) }
     }
@@ -316,7 +318,9 @@ impl DiskFile for SimFile {
         let kept = tear.map_or(bytes, |n| &bytes[..n.min(bytes.len())]);
         self.contents.lock().write(kept, at as usize);
         match tear {
-            Some(n) => Err(Error::failed(format!("simulated write of {} cut short after {n} bytes", self.name))),
+            Some(n) => {
+                Err(Error::failed(format!("simulated write of {} cut short after {n} bytes", self.name)))
+            }
             None => Ok(()),
         }
     }
@@ -365,7 +369,9 @@ mod tests {
         let file = disk.open("a").unwrap();
         disk.sync_names().unwrap();
         file.write_at(b"lost", 0).unwrap();
-        disk.set_fault(|c| if c.op == Op::Sync && c.nth == 0 { Fault::Fail(Kind::Failed) } else { Fault::Pass });
+        disk.set_fault(
+            |c| if c.op == Op::Sync && c.nth == 0 { Fault::Fail(Kind::Failed) } else { Fault::Pass },
+        );
         assert!(file.sync_data().is_err());
         file.sync_data().unwrap();
         assert_eq!(disk.contents()["a"], b"lost");

@@ -88,9 +88,11 @@ fn a_disk_that_stays_broken_poisons_and_is_never_believed_again() {
             let (journal, _) = open(&disk, small()).unwrap();
             let from = disk.count(op);
             // It works again later, which must change nothing.
-            disk.set_fault(move |c: &Call| match c.op == op && (from + nth..from + nth + 3).contains(&c.nth) {
-                true => Fault::Fail(Kind::NoSpace),
-                false => Fault::Pass,
+            disk.set_fault(move |c: &Call| {
+                match c.op == op && (from + nth..from + nth + 3).contains(&c.nth) {
+                    true => Fault::Fail(Kind::NoSpace),
+                    false => Fault::Pass,
+                }
             });
             let p = work(&journal);
             check(&disk, &p, &format!("{op:?} {nth}"));
