@@ -37,7 +37,10 @@ fn round(d: &mut TestDrive, seed: u64, before: &Model) -> Model {
                     }
                 }
                 Err(e) => {
-                    assert!(dead.load(Ordering::SeqCst), "seed {seed}: {op:?} failed with the daemon alive: {e}");
+                    assert!(
+                        dead.load(Ordering::SeqCst),
+                        "seed {seed}: {op:?} failed with the daemon alive: {e}"
+                    );
                     // Not acknowledged: it may have happened all the same.
                     ops.push(op);
                     break;
@@ -89,7 +92,9 @@ fn killed_at_any_moment_nothing_durable_is_lost_and_the_rest_is_a_prefix() {
     let rounds = if full { 200 } else { 40 };
     let seed: u64 = match std::env::var("NACREFS_SEED") {
         Ok(s) => s.parse().unwrap(),
-        Err(_) => std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64,
+        Err(_) => {
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64
+        }
     };
     println!("NACREFS_SEED={seed} replays this");
     let mut d = TestDrive::new();

@@ -132,11 +132,21 @@ fn two_drives_with_the_same_file_share_no_object_and_no_run_of_bytes() {
         let mut d = TestDrive::new();
         fs::write(d.mnt.join("same"), &text).unwrap();
         d.umount();
-        let packs: Vec<PathBuf> = files(&d.store).into_iter().filter(|p| p.to_string_lossy().contains("/packs/")).collect();
+        let packs: Vec<PathBuf> =
+            files(&d.store).into_iter().filter(|p| p.to_string_lossy().contains("/packs/")).collect();
         assert!(!packs.is_empty());
         names.push(packs.iter().map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect());
         // Every 16 bytes at any offset of the second would be found at an aligned offset of the first.
-        blocks.push(packs.iter().flat_map(|p| fs::read(p).unwrap().windows(16).map(<[u8]>::to_vec).step_by(1).collect::<Vec<_>>()).filter(|w| w.iter().any(|b| *b != 0)).take(600_000).collect());
+        blocks.push(
+            packs
+                .iter()
+                .flat_map(|p| {
+                    fs::read(p).unwrap().windows(16).map(<[u8]>::to_vec).step_by(1).collect::<Vec<_>>()
+                })
+                .filter(|w| w.iter().any(|b| *b != 0))
+                .take(600_000)
+                .collect(),
+        );
     }
     assert!(names[0].is_disjoint(&names[1]));
     let shared: Vec<_> = blocks[0].intersection(&blocks[1]).collect();

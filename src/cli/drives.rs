@@ -115,7 +115,11 @@ impl Backend for Drives {
         let mut problems: Vec<Problem> = found
             .findings
             .into_iter()
-            .map(|f| Problem { object: f.object, what: f.what, files: f.path.iter().map(|p| escape(p)).collect() })
+            .map(|f| Problem {
+                object: f.object,
+                what: f.what,
+                files: f.path.iter().map(|p| escape(p)).collect(),
+            })
             .collect();
         if found.more > 0 {
             let what = format!("and {} more findings", found.more);

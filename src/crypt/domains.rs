@@ -69,10 +69,21 @@ domains! {
     STATE_JOURNAL = "nacre 2026 state: journal key";
     /// From the journal key and a file's salt (32 bytes): the key of that journal file.
     STATE_JOURNAL_FILE = "nacre 2026 state: journal file key";
+    /// From the journal key: the key that seals the headers of its files.
+    JOURNAL_HEADERS = "nacre 2026 journal: file headers";
+    /// From the journal key: the key that the files' keys are hashed with.
+    JOURNAL_FILES = "nacre 2026 journal: file keys";
     /// From the local key: the key of the disk cache.
     STATE_CACHE = "nacre 2026 state: cache key";
     /// From the local key: the key of the local index.
     STATE_INDEX = "nacre 2026 state: index key";
+    /// From the local index's key: the key that hashes addresses to names.
+    LOCAL_INDEX_NAMES = "nacre 2026 local index: names";
+    /// From the local index's key: the key that seals its values.
+    LOCAL_INDEX_VALUES = "nacre 2026 local index: values";
+
+    /// From the index key: the key of the padding between a pack's chunks and its footer.
+    PACK_PADDING = "nacre 2026 pack: padding";
 }
 
 #[cfg(test)]

@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn lists_keep_in_step_with_the_mode() {
-        let mut a = acl(&[(USER_OBJ, 7, !0), (USER, 6, 1000), (GROUP_OBJ, 5, !0), (MASK, 6, !0), (OTHER, 0, !0)]);
+        let mut a =
+            acl(&[(USER_OBJ, 7, !0), (USER, 6, 1000), (GROUP_OBJ, 5, !0), (MASK, 6, !0), (OTHER, 0, !0)]);
         assert_eq!(Acl::parse(&a.to_bytes()), Some(a.clone()));
         assert_eq!(a.mode(), 0o760);
         assert!(!a.is_plain());

@@ -50,7 +50,10 @@ impl Drive {
         }
         match *op {
             Op::Create { at, ino, kind, perm, uid, gid, rdev, target, ref xattrs } => {
-                let xattrs = xattrs.iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect::<std::collections::BTreeMap<_, _>>();
+                let xattrs = xattrs
+                    .iter()
+                    .map(|(n, v)| (n.to_vec(), v.to_vec()))
+                    .collect::<std::collections::BTreeMap<_, _>>();
                 let attr = Attr {
                     kind,
                     perm,
@@ -66,7 +69,14 @@ impl Drive {
                     btime: time,
                 };
                 let xattrs = (!xattrs.is_empty()).then(|| Arc::new(xattrs));
-                self.add_new(held, at, ino, Meta { attr, xattrs, names: Vec::new(), shell: false }, target, time)
+                self.add_new(
+                    held,
+                    at,
+                    ino,
+                    Meta { attr, xattrs, names: Vec::new(), shell: false },
+                    target,
+                    time,
+                )
             }
             Op::Link { ino, at } => {
                 let node = held.node(ino)?;
@@ -100,7 +110,14 @@ impl Drive {
                         ctime: time,
                         btime: time,
                     };
-                    self.add_new(held, from, ino, Meta { attr, xattrs: None, names: Vec::new(), shell: false }, b"", time)?;
+                    self.add_new(
+                        held,
+                        from,
+                        ino,
+                        Meta { attr, xattrs: None, names: Vec::new(), shell: false },
+                        b"",
+                        time,
+                    )?;
                 }
                 Ok(())
             }
@@ -194,7 +211,15 @@ impl Drive {
     }
 
     /// A new inode under a name.
-    fn add_new(&self, held: &mut Held, at: At, ino: Ino, mut meta: Meta, target: &[u8], time: Time) -> Result<()> {
+    fn add_new(
+        &self,
+        held: &mut Held,
+        at: At,
+        ino: Ino,
+        mut meta: Meta,
+        target: &[u8],
+        time: Time,
+    ) -> Result<()> {
         meta.names.push(Name { parent: at.dir, name: at.name.into() });
         let kind = meta.attr.kind;
         let inode = Inode::create(ino, meta, target, at.dir);

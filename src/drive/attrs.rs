@@ -67,7 +67,9 @@ impl Drive {
             return match ours {
                 b"control" => self.control.get().cloned().ok_or(missing),
                 b"version" => Ok(self.version().to_string().into_bytes()),
-                b"state" => Ok(if inode.node.read().is_stored() { &b"stored"[..] } else { b"dirty" }.to_vec()),
+                b"state" => {
+                    Ok(if inode.node.read().is_stored() { &b"stored"[..] } else { b"dirty" }.to_vec())
+                }
                 _ => Err(missing),
             };
         }
@@ -118,14 +120,18 @@ impl Drive {
             libc::XATTR_REPLACE if !has => return Err(Error::errno_of(libc::ENODATA)),
             _ => {}
         }
-        let used: usize = node.meta.xattrs.iter().flat_map(|x| x.iter()).map(|(n, v)| n.len() + v.len() + 12).sum();
+        let used: usize =
+            node.meta.xattrs.iter().flat_map(|x| x.iter()).map(|(n, v)| n.len() + v.len() + 12).sum();
         if used + name.len() + value.len() + 12 > MAX_XATTRS {
             return Err(Error::errno_of(libc::ENOSPC));
         }
         // Who may not keep sgid loses it with a new access list, as with chmod.
         let (perm, gid) = (node.meta.attr.perm, node.meta.attr.gid);
-        let drop_sgid =
-            name == acl::ACCESS && list.is_some() && caller.uid != 0 && caller.gid != gid && perm & 0o2000 != 0;
+        let drop_sgid = name == acl::ACCESS
+            && list.is_some()
+            && caller.uid != 0
+            && caller.gid != gid
+            && perm & 0o2000 != 0;
         self.perform(&mut held, &Op::SetXattr { ino, name, value }, false)?;
         if drop_sgid {
             let perm = Some(held.node(ino)?.meta.attr.perm & !0o2000);

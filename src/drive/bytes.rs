@@ -134,7 +134,15 @@ impl Drive {
     }
 
     /// Writes all of `data`; `append`: at the end, whatever `at` says.
-    pub fn write(&self, wait: Wait, ino: Ino, at: u64, data: &[u8], append: bool, kill_suid: bool) -> Result<()> {
+    pub fn write(
+        &self,
+        wait: Wait,
+        ino: Ino,
+        at: u64,
+        data: &[u8],
+        append: bool,
+        kill_suid: bool,
+    ) -> Result<()> {
         self.check_writable()?;
         let inode = self.load(ino, wait)?;
         self.admit(wait)?;
@@ -174,7 +182,9 @@ impl Drive {
         let op = match what {
             Allocate::Reserve { keep_size: true } => return Ok(()),
             Allocate::Reserve { keep_size: false } if grown == old => return Ok(()),
-            Allocate::Reserve { keep_size: false } => Op::Hole { ino, at: old, len: 0, size: grown, kill_suid: false },
+            Allocate::Reserve { keep_size: false } => {
+                Op::Hole { ino, at: old, len: 0, size: grown, kill_suid: false }
+            }
             Allocate::Punch | Allocate::Zero { keep_size: true } => {
                 let len = end.min(old).saturating_sub(at);
                 Op::Hole { ino, at, len, size: old, kill_suid: false }
@@ -214,7 +224,15 @@ impl Drive {
     }
 
     /// Copies a range from one file to another (or within one, not overlapping); returns how much was copied.
-    pub fn copy_range(&self, wait: Wait, from: Ino, from_at: u64, to: Ino, to_at: u64, len: u64) -> Result<u64> {
+    pub fn copy_range(
+        &self,
+        wait: Wait,
+        from: Ino,
+        from_at: u64,
+        to: Ino,
+        to_at: u64,
+        len: u64,
+    ) -> Result<u64> {
         self.check_writable()?;
         if from == to && from_at < to_at.saturating_add(len) && to_at < from_at.saturating_add(len) {
             return Err(Error::errno_of(libc::EINVAL));
@@ -224,7 +242,8 @@ impl Drive {
         // Piece by piece: a copy of any length holds no more than one in memory.
         while done < len {
             let patience = if done == 0 { wait } else { Wait::Yes };
-            let (_, bytes) = self.bytes_of(&source, from_at + done, (len - done).min(COPY) as usize, patience)?;
+            let (_, bytes) =
+                self.bytes_of(&source, from_at + done, (len - done).min(COPY) as usize, patience)?;
             if bytes.is_empty() {
                 break;
             }

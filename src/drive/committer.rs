@@ -11,7 +11,8 @@ use super::table::Place;
 use crate::chunk::ChunkSink;
 use crate::commit::inode::{Content, InodeRecord};
 use crate::commit::{
-    Ancestors, BodyChange, Change, Making, Newest, Opened, Parameters, Prepared, Published, Signer, Tools, Versions, build,
+    Ancestors, BodyChange, Change, Making, Newest, Opened, Parameters, Prepared, Published, Signer, Tools,
+    Versions, build,
 };
 use crate::content::Ctx;
 use crate::error::{Error, Kind, Result};
@@ -91,8 +92,8 @@ impl Ancestors for AsClosed<'_> {
     fn place(&self, dir: Ino) -> Result<(Ino, u64)> {
         let Self(drive, closed) = self;
         let found = drive.table.with(dir, |s| (s.inode.clone(), s.place));
-        let (inode, place) =
-            found.ok_or_else(|| Error::failed(format!("directory {dir} has changes below it but is not known")))?;
+        let (inode, place) = found
+            .ok_or_else(|| Error::failed(format!("directory {dir} has changes below it but is not known")))?;
         if let Some(inode) = inode {
             let node = inode.node.read();
             if let Some(name) = node.name_at(*closed) {
@@ -235,7 +236,13 @@ impl Drive {
     fn publish(&self, c: &Committing, closed: &mut Closed) -> Result<Published> {
         let (prepared, _) = match &mut closed.ready {
             Some(ready) => ready,
-            none => none.insert(self.prepare(c, closed.generation, &closed.inodes, (closed.mark, closed.next_ino), closed.time)?),
+            none => none.insert(self.prepare(
+                c,
+                closed.generation,
+                &closed.inodes,
+                (closed.mark, closed.next_ino),
+                closed.time,
+            )?),
         };
         c.versions.publish(prepared)
     }
@@ -277,7 +284,8 @@ impl Drive {
             workers: self.settings.workers,
         };
         let base = Some(&*c.newest.commit);
-        let (commit, committed) = build(base, changes, &AsClosed(self, generation), &making, tools, &mut batch)?;
+        let (commit, committed) =
+            build(base, changes, &AsClosed(self, generation), &making, tools, &mut batch)?;
         let newest = Newest { opened: Some(c.newest.clone()), next: c.next };
         let prepared = c.versions.prepare(&newest, commit, &mut batch, &*self.chunks, &c.signer)?;
         let mut made = committed.inodes;

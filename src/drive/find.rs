@@ -62,7 +62,14 @@ impl Drive {
     }
 
     /// An inode of a directory of the committed version, by the hash of its name.
-    fn load_at(&self, base: &Map, parent: Ino, hash: u64, ino: Ino, wait: Wait) -> Result<Option<Arc<Inode>>> {
+    fn load_at(
+        &self,
+        base: &Map,
+        parent: Ino,
+        hash: u64,
+        ino: Ino,
+        wait: Wait,
+    ) -> Result<Option<Arc<Inode>>> {
         let chunks = self.chunks(wait);
         for item in base.range(chunks, Bound::Included(&hash.to_be_bytes())) {
             let (key, value) = item?;
@@ -135,7 +142,10 @@ impl Drive {
                             }
                             let name = Name { parent: dir.ino, name: name.into() };
                             let record = stored.load(self.chunks(wait))?;
-                            (Inode::load(record, vec![name], false), Place { parent: dir.ino, hash: key.hash })
+                            (
+                                Inode::load(record, vec![name], false),
+                                Place { parent: dir.ino, hash: key.hash },
+                            )
                         }
                         Entry::Shell { ino, .. } => {
                             if let Some(inode) = self.table.loaded_inode(ino) {
@@ -144,7 +154,9 @@ impl Drive {
                             match self.load_shell(ino, wait)? {
                                 Some(inode) => (inode, Place::SHELLS),
                                 None if epoch == self.epoch() => {
-                                    return Err(Error::damage(format!("inode {ino} is not in the Map of shells")));
+                                    return Err(Error::damage(format!(
+                                        "inode {ino} is not in the Map of shells"
+                                    )));
                                 }
                                 None => continue,
                             }

@@ -92,7 +92,10 @@ impl Inode {
             Content::Special => Body::Special,
         };
         let meta = Meta { attr: record.attr, xattrs: record.xattrs, names, shell };
-        Inode::new(record.ino, Node { meta, body, generation: 0, dirty: false, frozen: None, was_shell: shell })
+        Inode::new(
+            record.ino,
+            Node { meta, body, generation: 0, dirty: false, frozen: None, was_shell: shell },
+        )
     }
 
     /// A new inode, empty.
@@ -136,8 +139,11 @@ impl Node {
             return;
         }
         if closed.is_some_and(|c| self.generation <= c) && (self.dirty || self.is_dir()) {
-            self.frozen =
-                Some(Box::new(Frozen { generation: self.generation, meta: self.meta.clone(), dirty: self.dirty }));
+            self.frozen = Some(Box::new(Frozen {
+                generation: self.generation,
+                meta: self.meta.clone(),
+                dirty: self.dirty,
+            }));
             if self.dirty {
                 match &mut self.body {
                     Body::File(f) => f.frozen = Some(Arc::new(std::mem::take(&mut f.top))),

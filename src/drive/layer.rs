@@ -37,9 +37,16 @@ pub struct FileLayer {
 
 /// A piece of a range, as one layer has it.
 pub enum Piece {
-    Run { at: u64, len: u64, run: Run },
+    Run {
+        at: u64,
+        len: u64,
+        run: Run,
+    },
     /// Look in the layer below.
-    Below { at: u64, len: u64 },
+    Below {
+        at: u64,
+        len: u64,
+    },
 }
 
 impl FileLayer {

@@ -60,7 +60,8 @@ impl Drive {
                 let mut changes: BTreeMap<DirKey, Option<(Ino, FileKind)>> = BTreeMap::new();
                 let mut end = None;
                 for layer in d.frozen.iter().map(|l| &**l).chain([&d.top]) {
-                    for (i, (key, change)) in layer.names.range((start.clone(), Bound::Unbounded)).enumerate() {
+                    for (i, (key, change)) in layer.names.range((start.clone(), Bound::Unbounded)).enumerate()
+                    {
                         if i == WINDOW {
                             end = Some(end.map_or(key.hash, |e: u64| e.min(key.hash)));
                             break;
@@ -78,7 +79,8 @@ impl Drive {
             let mut next_base = || -> Result<Option<Found>> {
                 let Some(item) = names.next() else { return Ok(None) };
                 let (key, value) = item?;
-                let key = DirKey::from_bytes(&key).ok_or_else(|| Error::damage("a directory's key is too short"))?;
+                let key = DirKey::from_bytes(&key)
+                    .ok_or_else(|| Error::damage("a directory's key is too short"))?;
                 if !known(&key) {
                     return Ok(None);
                 }

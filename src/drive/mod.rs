@@ -105,7 +105,8 @@ impl Held<'_> {
 
     fn entry(&mut self, ino: Ino) -> Result<(&Arc<Inode>, &mut Node)> {
         let found = self.nodes.iter_mut().find(|(i, _)| i.ino == ino);
-        let (inode, guard) = found.ok_or_else(|| Error::failed(format!("inode {ino} is changed but not locked")))?;
+        let (inode, guard) =
+            found.ok_or_else(|| Error::failed(format!("inode {ino} is changed but not locked")))?;
         Ok((inode, &mut **guard))
     }
 
@@ -157,7 +158,8 @@ impl Drive {
         let now = held.gens().now;
         let time = self.clock.now();
         let inodes = op.inodes();
-        let placed = |ino: Ino| ino == crate::commit::ROOT || self.table.with(ino, |s| s.placed == now) == Some(true);
+        let placed =
+            |ino: Ino| ino == crate::commit::ROOT || self.table.with(ino, |s| s.placed == now) == Some(true);
         let mut record = Record { places: Vec::new(), time, op: op.clone() };
         let lsn;
         let data_at;

@@ -116,24 +116,18 @@ pub struct Replayed {
 impl Drive {
     /// Opens a drive on its newest version, replays the journal, and is ready.
     pub fn start(parts: Parts, settings: Settings) -> Result<(Arc<Drive>, Replayed)> {
-        let base: Opened = parts
-            .newest
-            .opened
-            .clone()
-            .ok_or_else(|| Error::damage("the drive has no version: was it never finished? run nacrefs init again"))?;
+        let base: Opened = parts.newest.opened.clone().ok_or_else(|| {
+            Error::damage("the drive has no version: was it never finished? run nacrefs init again")
+        })?;
         let mark = base.commit.device(&parts.device).copied();
         let (floor, counter, number) =
             mark.map_or((0, 1, base.commit.next_device_number()), |d| (d.lsn, d.next_ino, d.number));
-        let first = make_ino(number, counter.max(1)).ok_or_else(|| Error::failed("inode numbers are used up"))?;
+        let first =
+            make_ino(number, counter.max(1)).ok_or_else(|| Error::failed("inode numbers are used up"))?;
         let journal = Options { floor, before_damage: settings.read_only, ..settings.journal.clone() };
-        let (journal, replay) = Journal::open(
-            parts.journal_disk,
-            parts.journal_key,
-            parts.keys.realm(),
-            parts.random,
-            journal,
-        )
-        .context(|| "cannot open the journal")?;
+        let (journal, replay) =
+            Journal::open(parts.journal_disk, parts.journal_key, parts.keys.realm(), parts.random, journal)
+                .context(|| "cannot open the journal")?;
 
         let cache = Arc::new(ContentCache::new(settings.cache));
         let opener = Opener::new(cache.clone(), FromStore(parts.store.clone()), Keys(parts.keys.clone()));

@@ -137,7 +137,12 @@ impl<'a> Record<'a> {
             Op::Create { at, ino, kind, perm, uid, gid, rdev, target, xattrs } => {
                 w.u8(1);
                 put_at(&mut w, at);
-                w.var(*ino).u8(*kind as u8).u16(*perm).var((*uid).into()).var((*gid).into()).var((*rdev).into());
+                w.var(*ino)
+                    .u8(*kind as u8)
+                    .u16(*perm)
+                    .var((*uid).into())
+                    .var((*gid).into())
+                    .var((*rdev).into());
                 w.bytes(target).var(xattrs.len() as u64);
                 for (name, value) in xattrs {
                     w.bytes(name).bytes(value);
@@ -171,10 +176,16 @@ impl<'a> Record<'a> {
                 w.u8(6).var(*ino).var(*at).var(*len).var(*size).u8((*kill_suid).into());
             }
             Op::SetAttr { ino, perm, uid, gid, size, atime, mtime } => {
-                let flags =
-                    flag(perm, 0) | flag(uid, 1) | flag(gid, 2) | flag(size, 3) | flag(atime, 4) | flag(mtime, 5);
+                let flags = flag(perm, 0)
+                    | flag(uid, 1)
+                    | flag(gid, 2)
+                    | flag(size, 3)
+                    | flag(atime, 4)
+                    | flag(mtime, 5);
                 w.u8(7).var(*ino).u8(flags);
-                for v in [perm.map(u64::from), uid.map(u64::from), gid.map(u64::from), *size].into_iter().flatten() {
+                for v in
+                    [perm.map(u64::from), uid.map(u64::from), gid.map(u64::from), *size].into_iter().flatten()
+                {
                     w.var(v);
                 }
                 for t in [atime, mtime].into_iter().flatten() {
@@ -233,7 +244,13 @@ impl<'a> Record<'a> {
                 let data = r.raw(r.rest().len())?;
                 Op::Write { ino, at, kill_suid, data }
             }
-            6 => Op::Hole { ino: r.var()?, at: r.var()?, len: r.var()?, size: r.var()?, kill_suid: r.u8()? != 0 },
+            6 => Op::Hole {
+                ino: r.var()?,
+                at: r.var()?,
+                len: r.var()?,
+                size: r.var()?,
+                kill_suid: r.u8()? != 0,
+            },
             7 => {
                 let (ino, flags) = (r.var()?, r.u8()?);
                 let on = |bit: u8| flags & 1 << bit != 0;
@@ -280,7 +297,14 @@ mod tests {
             Op::Link { ino: 3, at },
             Op::Remove { at, ino: 4 },
             Op::Rename { from: at, to, ino: 3, replaced: Some(5), exchange: true, whiteout: None },
-            Op::Rename { from: at, to, ino: 3, replaced: None, exchange: false, whiteout: Some((8, 0, 1000)) },
+            Op::Rename {
+                from: at,
+                to,
+                ino: 3,
+                replaced: None,
+                exchange: false,
+                whiteout: Some((8, 0, 1000)),
+            },
             Op::Write { ino: 3, at: u64::MAX >> 1, kill_suid: true, data: b"bytes" },
             Op::Hole { ino: 3, at: 4096, len: 1, size: 77, kill_suid: false },
             Op::SetAttr {
@@ -296,7 +320,8 @@ mod tests {
             Op::RemoveXattr { ino: 3, name: b"user.x" },
         ];
         for op in ops {
-            let record = Record { places: vec![(3, Place { parent: 1, hash: 77 }), (9, Place::SHELLS)], time: t, op };
+            let record =
+                Record { places: vec![(3, Place { parent: 1, hash: 77 }), (9, Place::SHELLS)], time: t, op };
             let mut bytes = record.head().into_vec();
             bytes.extend_from_slice(record.data());
             assert_eq!(Record::decode(&bytes).unwrap(), record);

@@ -1,6 +1,6 @@
 //! The bytes of the journal (docs/FORMAT.md, "Journal"): file header, frame, records.
 
-use crate::crypt::{self, Seal, seal};
+use crate::crypt::{self, Seal, domains, seal};
 use crate::error::{Error, Result};
 use crate::types::{Key, Lsn, RealmId};
 use crate::wire::{Reader, Writer};
@@ -46,8 +46,8 @@ impl Keys {
     pub fn new(key: &Key, realm: RealmId) -> Keys {
         Keys {
             realm,
-            headers: Key(blake3::derive_key("nacre 2026 journal: file headers", &key.0)),
-            files: Key(blake3::derive_key("nacre 2026 journal: file keys", &key.0)),
+            headers: domains::JOURNAL_HEADERS.derive(&[&key.0]),
+            files: domains::JOURNAL_FILES.derive(&[&key.0]),
         }
     }
 

@@ -71,4 +71,3 @@ fn room_of(dir: Option<&std::path::Path>) -> Space {
     };
     Space { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize, files: 0 }
 }
-

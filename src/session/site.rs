@@ -3,7 +3,8 @@
 use super::slots;
 use crate::commit::inode::{Attr, FileKind, Name, ROOT};
 use crate::commit::{
-    Ancestors, BodyChange, Change, Making, Newest, Opened, Parameters, Published, Signer, Tools, Versions, build,
+    Ancestors, BodyChange, Change, Making, Newest, Opened, Parameters, Published, Signer, Tools, Versions,
+    build,
 };
 use crate::content::{ContentCache, Opener};
 use crate::crypt::{DriveSecrets, KdfParams, RealmKeys, RecoveryCode, Secret, SigningKey, Slot};
@@ -37,7 +38,8 @@ impl Site {
     pub fn unlock(url: &str, secret: &Secret) -> Result<Site> {
         let objects = store::open(url, OpenOptions::default())?;
         let drive = layout::read_drive(&*objects).context(|| format!("{url} is not a nacrefs drive"))?;
-        let secrets = slots::unlock(&*objects, secret).context(|| format!("cannot open the drive in {url}"))?;
+        let secrets =
+            slots::unlock(&*objects, secret).context(|| format!("cannot open the drive in {url}"))?;
         if secrets.drive != drive {
             return Err(Error::damage(format!(
                 "{url}: nacre.json names drive {drive}, but its key slots open drive {}: restore nacre.json",
@@ -56,7 +58,13 @@ impl Site {
 
     /// The chunks, as the index runs of a version have them.
     pub fn chunk_store(&self, runs: RunSet, local: Option<LocalPlace>) -> Arc<ChunkStore> {
-        ChunkStore::open(self.objects.clone(), self.index_keys.clone(), runs, store::Settings::default(), local)
+        ChunkStore::open(
+            self.objects.clone(),
+            self.index_keys.clone(),
+            runs,
+            store::Settings::default(),
+            local,
+        )
     }
 
     /// The newest version, which must descend from `known`.
@@ -95,7 +103,8 @@ pub fn init(
     source: &dyn Random,
 ) -> Result<Made> {
     let objects = store::open(url, OpenOptions { create: true, allow_shared: false })?;
-    make(objects, secret, params, owner, with_recovery, clock, source).context(|| format!("cannot make a drive in {url}"))
+    make(objects, secret, params, owner, with_recovery, clock, source)
+        .context(|| format!("cannot make a drive in {url}"))
 }
 
 fn make(
@@ -108,7 +117,9 @@ fn make(
     source: &dyn Random,
 ) -> Result<Made> {
     match layout::read_drive(&*objects) {
-        Ok(drive) => return Err(Error::new(Kind::Conflict, format!("the store holds the drive {drive} already"))),
+        Ok(drive) => {
+            return Err(Error::new(Kind::Conflict, format!("the store holds the drive {drive} already")));
+        }
         Err(e) if e.kind() == Kind::NotADrive => {}
         Err(e) => return Err(e),
     }
@@ -170,14 +181,20 @@ fn make(
     let chunks = site.chunk_store(RunSet::default(), None);
     let fetch = chunks.clone();
     let fetch = move |a: &crate::types::Address| fetch.fetch(a);
-    let opener = Opener::new(Arc::new(ContentCache::new(1 << 20)), fetch.clone(), crate::drive::Keys(site.keys.clone()));
+    let opener = Opener::new(
+        Arc::new(ContentCache::new(1 << 20)),
+        fetch.clone(),
+        crate::drive::Keys(site.keys.clone()),
+    );
     let tools = Tools { keys: &site.keys, chunks: &opener, fetch: &fetch };
     let mut batch = chunks.begin();
     let (commit, _) = build(None, vec![root], &Nothing, &making, tools, &mut batch)?;
     let prepared = site.versions.prepare(&newest, commit, &mut batch, &opener, &signer)?;
     match site.versions.publish(&prepared)? {
         Published::Won(_) => {}
-        Published::Lost => return Err(Error::new(Kind::Conflict, "somebody else makes a drive in this store")),
+        Published::Lost => {
+            return Err(Error::new(Kind::Conflict, "somebody else makes a drive in this store"));
+        }
     }
     // Last, for it is what makes the store a drive: an init that was interrupted leaves none.
     layout::write_drive(&*site.objects, drive)?;

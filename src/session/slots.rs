@@ -1,7 +1,7 @@
 //! The key slots of a store: each opens the drive's secrets for one passphrase, key file or recovery code.
 
-use crate::crypt::slot::{Secret, Slot};
 use crate::crypt::DriveSecrets;
+use crate::crypt::slot::{Secret, Slot};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::layout;
 use crate::store::objects::{Objects, Race, create_verified};
@@ -55,8 +55,15 @@ pub fn unlock(objects: &dyn Objects, secret: &Secret) -> Result<DriveSecrets> {
     }
     let what = secret.kind();
     Err(match refused {
-        Some(_) => Error::new(Kind::Secret, format!("the {what} is wrong: it opens none of the drive's key slots")),
-        None if slots.is_empty() => Error::damage("the drive has no key slot left: restore slots/ from a backup"),
-        None => Error::new(Kind::Secret, format!("the drive has no key slot for a {what}: see 'nacrefs key list'")),
+        Some(_) => {
+            Error::new(Kind::Secret, format!("the {what} is wrong: it opens none of the drive's key slots"))
+        }
+        None if slots.is_empty() => {
+            Error::damage("the drive has no key slot left: restore slots/ from a backup")
+        }
+        None => Error::new(
+            Kind::Secret,
+            format!("the drive has no key slot for a {what}: see 'nacrefs key list'"),
+        ),
     })
 }

@@ -22,7 +22,8 @@ impl StateDir {
     pub fn open(path: &Path) -> Result<StateDir> {
         HostDisk::open(path)?;
         let at = || format!("cannot lock the state directory {}", path.display());
-        let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock")).context(at)?;
+        let lock =
+            File::options().create(true).truncate(false).write(true).open(path.join("lock")).context(at)?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(StateDir { path: path.into(), _lock: lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(

@@ -11,7 +11,7 @@
 use super::index::{Entry, Index, Part, PartId, Place};
 use super::pack::PackId;
 use super::runs::RunSet;
-use crate::crypt::{Seal, open, seal};
+use crate::crypt::{Seal, domains, open, seal};
 use crate::error::{Context, Error, Result};
 use crate::types::{Address, Key, RealmId};
 use crate::wire::{Reader, Writer};
@@ -81,8 +81,8 @@ impl LocalIndex {
             tables: OnceLock::new(),
             off: AtomicBool::new(false),
             stop: AtomicBool::new(false),
-            names: Key(blake3::derive_key("nacre 2026 local index: names", &at.key.0)),
-            values: Key(blake3::derive_key("nacre 2026 local index: values", &at.key.0)),
+            names: domains::LOCAL_INDEX_NAMES.derive(&[&at.key.0]),
+            values: domains::LOCAL_INDEX_VALUES.derive(&[&at.key.0]),
             realm: *index.keys.realm(),
         });
         let (tasks, todo) = crossbeam_channel::unbounded();

@@ -8,7 +8,7 @@
 
 use super::keys::{HEADER, IndexKeys, header, padme, read_header};
 use super::objects::Objects;
-use crate::crypt::{Seal, open, seal};
+use crate::crypt::{Seal, domains, open, seal};
 use crate::error::{Context, Error, Result};
 use crate::types::{Address, MAX_CHUNK, hex};
 use crate::wire::{Reader, Writer};
@@ -128,8 +128,8 @@ impl PackBuilder {
         let end_of_chunks = self.bytes.len();
         self.bytes.resize(body, 0);
         // Pseudo-random, so that its length stays unknown; derived, so that a pack made again is the same.
-        let padding_key = blake3::derive_key("nacre 2026 pack: padding", &key.0);
-        let mut padding = blake3::Hasher::new_keyed(&padding_key).update(&footer).finalize_xof();
+        let padding_key = domains::PACK_PADDING.derive(&[&key.0]);
+        let mut padding = blake3::Hasher::new_keyed(&padding_key.0).update(&footer).finalize_xof();
         padding.fill(&mut self.bytes[end_of_chunks..]);
         let sealed = seal(Seal::Footer, key, keys.realm(), &binding(&self.bytes, body as u64), &footer)?;
         self.bytes.extend_from_slice(&sealed);

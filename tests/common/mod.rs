@@ -191,7 +191,11 @@ impl Drop for TestDrive {
             // The daemon's own words help most.
             for log in std::fs::read_dir(&self.state).into_iter().flatten().flatten() {
                 if log.path().extension().is_some_and(|e| e == "log") {
-                    eprintln!("--- {}\n{}", log.path().display(), std::fs::read_to_string(log.path()).unwrap_or_default());
+                    eprintln!(
+                        "--- {}\n{}",
+                        log.path().display(),
+                        std::fs::read_to_string(log.path()).unwrap_or_default()
+                    );
                 }
             }
         }

@@ -76,11 +76,16 @@ impl Model {
     pub fn choose(&self, dice: &mut Dice) -> Op {
         let files = self.paths(|k| matches!(k, Kind::File(_)));
         let dirs = self.paths(|k| *k == Kind::Dir);
-        let mut pick = |from: &[&String]| from.get(dice.below(from.len() as u64) as usize).map(|s| s.to_string());
+        let mut pick =
+            |from: &[&String]| from.get(dice.below(from.len() as u64) as usize).map(|s| s.to_string());
         let (file, other) = (pick(&files), pick(&files));
         let dir = pick(&dirs);
         let fresh = {
-            let parent = if dice.below(3) == 0 { String::new() } else { dir.clone().map_or(String::new(), |d| d + "/") };
+            let parent = if dice.below(3) == 0 {
+                String::new()
+            } else {
+                dir.clone().map_or(String::new(), |d| d + "/")
+            };
             let name = format!("{parent}n{}", dice.below(40));
             (!self.names.contains_key(&name)).then_some(name)
         };
@@ -108,10 +113,12 @@ impl Model {
                 _ => Op::Link(f, n),
             },
             (15, Some(f), _) => Op::Remove(f),
-            (16, Some(f), _) => match dir.filter(|d| !self.names.keys().any(|p| p.starts_with(&format!("{d}/")))) {
-                Some(d) => Op::Remove(d),
-                None => Op::Chmod(f, 0o400 | dice.below(0o400) as u32),
-            },
+            (16, Some(f), _) => {
+                match dir.filter(|d| !self.names.keys().any(|p| p.starts_with(&format!("{d}/")))) {
+                    Some(d) => Op::Remove(d),
+                    None => Op::Chmod(f, 0o400 | dice.below(0o400) as u32),
+                }
+            }
             (17, Some(f), _) => Op::Xattr(f, pattern(fill, dice.below(300) as usize)),
             (_, Some(f), _) => Op::Fsync(f),
             (_, None, Some(n)) => Op::Create(n),
@@ -148,7 +155,9 @@ impl Model {
             Op::Symlink(t, p) => {
                 self.names.insert(p.clone(), Kind::Link(t.clone()));
             }
-            Op::Write { path, at, len, fill } => write(&mut self.file(path).bytes, *at as usize, &pattern(*fill, *len)),
+            Op::Write { path, at, len, fill } => {
+                write(&mut self.file(path).bytes, *at as usize, &pattern(*fill, *len))
+            }
             Op::Append { path, len, fill } => {
                 let f = self.file(path);
                 let at = f.bytes.len();

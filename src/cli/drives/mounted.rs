@@ -42,7 +42,8 @@ impl Mounted {
     pub fn start(request: MountRequest, site: Site, state: StateDir) -> Result<Arc<Mounted>> {
         let MountRequest { store, dir, options, control, .. } = request;
         let parts = Site::new(site.objects.clone(), site.secrets.clone());
-        let opening = Opening { site: parts, state, settings: settings_of(&options), store_dir: store_dir(&store) };
+        let opening =
+            Opening { site: parts, state, settings: settings_of(&options), store_dir: store_dir(&store) };
         let (drive, replayed) = session::open(opening)?;
         if replayed.records > 0 {
             tracing::info!("replayed {} changes from the journal", replayed.records);
@@ -99,7 +100,10 @@ impl Running for Mounted {
         if !inner.local.load(Ordering::SeqCst)
             && let Err(e) = inner.drive.commit_all()
         {
-            tracing::error!("what is not in the store stays in the journal until the next mount: {}", e.chain());
+            tracing::error!(
+                "what is not in the store stays in the journal until the next mount: {}",
+                e.chain()
+            );
         }
         served
     }
