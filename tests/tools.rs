@@ -65,7 +65,7 @@ fn rsync_in_place_twice_moves_nothing_the_second_time() {
         setfattr -n user.note -v hello sub/small; setfacl -m u:1000:rw sub/small; mkfifo fifo; truncate -s 10M sparse
         rsync -aHAX --inplace $T/src/ $MNT/dst/
         rsync -aHAXi --inplace $T/src/ $MNT/dst/ > $T/second; ! [ -s $T/second ]
-        printf x | dd of=big bs=1 seek=1500000 conv=notrunc status=none
+        printf x | dd of=big bs=1 seek=1500000 conv=notrunc status=none; touch -d '+10 seconds' big
         rsync -aHAX --inplace $T/src/ $MNT/dst/ && cmp big $MNT/dst/big"#);
 }
 
