@@ -90,22 +90,21 @@ pub fn scan(files: &Files, floor: Lsn, lenient: bool) -> Result<Scan> {
     found.sort_by_key(|(index, place)| (place.first, Reverse(*index)));
     let mut frames: Vec<Place> = Vec::new();
     let mut last = floor;
-    for (_, place) in found {
+    for (_, place) in &found {
         if place.first > last + 1 {
             break;
         }
         if place.last > last {
             last = place.last;
             place.file.live.fetch_add(1, Ordering::Relaxed);
-            frames.push(place);
+            frames.push(place.clone());
         }
     }
     if known > last {
         let lost = last + 1;
-        let (name, at) = match (shut.iter().find(|s| s.0 == lost), frames.last()) {
-            (Some(&(_, index, at)), _) => (&logs[index].name[..], at),
-            (None, Some(before)) => (&before.file.name[..], before.at + before.space),
-            (None, None) => (logs.first().map_or("(none)", |log| &log.name[..]), BLOCK),
+        let (name, at) = match shut.iter().find(|s| s.0 == lost) {
+            Some(&(_, index, at)) => (&logs[index].name[..], at),
+            None => gap(&logs, frames.last(), found.iter().find(|f| f.1.first > lost)),
         };
         let e = Error::damage(format!(
             "journal file {name}, offset {at}: record {lost} is missing or damaged, and records up to {known} \
@@ -117,6 +116,23 @@ pub fn scan(files: &Files, floor: Lsn, lenient: bool) -> Result<Scan> {
         damage = damage.or(Some(e));
     }
     Ok(Scan { files: logs, frames, last, damage, spares, next_id })
+}
+
+/// Where a frame must have been that left no trace: between two others, given with the file's index.
+fn gap<'a>(
+    logs: &'a [Arc<LogFile>],
+    before: Option<&'a Place>,
+    after: Option<&(usize, Place)>,
+) -> (&'a str, u64) {
+    let end = before.map(|b| (&b.file.name[..], b.at + b.space));
+    let next = before.map_or(0, |b| logs.partition_point(|log| log.header.id <= b.file.header.id));
+    let start = match after {
+        // At the beginning of a file, or in one that lies between.
+        Some((index, place)) if next < *index || next == *index && place.at > BLOCK => logs.get(next),
+        Some(_) => None,
+        None => logs.first().filter(|_| before.is_none()),
+    };
+    start.map(|log| (&log.name[..], BLOCK)).or(end).unwrap_or(("(none)", 0))
 }
 
 /// Every frame that claims to be of the file's present life: its offset, its header, whether it opens.

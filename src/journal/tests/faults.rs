@@ -200,3 +200,95 @@ fn a_full_disk_is_told_before_the_number_and_passes() {
     disk.set_capacity(None);
     assert_eq!(journal.append(&[&r]).unwrap(), n + 1);
 }
+
+/// What was promised at the moment of a power cut.
+#[derive(Clone, Default)]
+struct Moment {
+    records: BTreeMap<Lsn, Vec<u8>>,
+    acknowledged: Lsn,
+    floor: Lsn,
+}
+
+/// The power goes in the midst of any call to the disk, in a journal that is trimmed, recycled and opened
+/// again after deaths and power cuts.
+#[test]
+fn power_may_go_at_any_moment() {
+    let mut disk = SimDisk::new();
+    let now = Arc::new(Mutex::new(Moment::default()));
+    for run in 0..6u64 {
+        let images = Arc::new(Mutex::new(Vec::new()));
+        let (at, moment, cuts) = (disk.clone(), now.clone(), images.clone());
+        let mut dice = run;
+        disk.set_fault(move |_| {
+            dice = dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let cut = [at.crash(dice), at.crash(!dice)];
+            cuts.lock().push((cut, moment.lock().clone()));
+            Fault::Pass
+        });
+        let floor = now.lock().floor;
+        let (journal, got) = open(&disk, Options { floor, ..small() }).unwrap();
+        assert!(journal.last() >= now.lock().acknowledged);
+        let _lost = now.lock().records.split_off(&(journal.last() + 1));
+        assert_eq!(got, now.lock().records);
+        now.lock().acknowledged = journal.last();
+        for n in 0..90 {
+            let lsn = journal.last() + 1;
+            let r = record(run * 1_000_000 + lsn, 300 + (n as usize * 53) % 1500);
+            now.lock().records.insert(lsn, r.clone());
+            assert_eq!(journal.append(&[&r]).unwrap(), lsn);
+            if n % 10 == 3 {
+                journal.sync(lsn).unwrap();
+                now.lock().acknowledged = lsn;
+            }
+            if n % 40 == 30 {
+                let floor = lsn - 4;
+                let mut moment = now.lock();
+                moment.floor = floor;
+                moment.records = moment.records.split_off(&(floor + 1));
+                drop(moment);
+                journal.trim(floor).unwrap();
+                journal.prepare().unwrap();
+            }
+        }
+        journal.flush().unwrap();
+        disk.clear_fault();
+        let images = std::mem::take(&mut *images.lock());
+        assert!(images.len() > 60);
+        for (index, (cut, moment)) in images.into_iter().enumerate() {
+            for image in cut {
+                let options = Options { floor: moment.floor, ..small() };
+                let (journal, got) =
+                    open(&image, options).unwrap_or_else(|e| panic!("run {run}, call {index}: {e:?}"));
+                assert!(journal.last() >= moment.acknowledged.max(moment.floor), "run {run}, call {index}");
+                let mut expected = moment.records.clone();
+                let _lost = expected.split_off(&(journal.last() + 1));
+                assert_eq!(got, expected, "run {run}, call {index}");
+            }
+        }
+        if run % 2 == 1 {
+            disk = disk.crash(run);
+        }
+    }
+}
+
+/// Else a power cut could leave an old file whose void tail nothing voids any more.
+#[test]
+fn a_superseding_file_goes_only_after_those_that_it_voids() {
+    let disk = SimDisk::new();
+    let fill = |journal: &Journal| assert!((0..30).all(|_| journal.append(&[&[1; 3000]]).is_ok()));
+    fill(&open(&disk, small()).unwrap().0);
+    let (journal, _) = open(&disk, small()).unwrap();
+    let first = journal.log.lock().next.as_ref().unwrap().name.clone();
+    fill(&journal);
+    journal.sync(Lsn::MAX).unwrap();
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let log = calls.clone();
+    disk.set_fault(move |c| {
+        log.lock().push((c.op, c.file.to_string()));
+        Fault::Pass
+    });
+    journal.trim(Lsn::MAX).unwrap();
+    let calls = calls.lock();
+    let at = calls.iter().position(|c| c.1 == first).unwrap();
+    assert!(at > 1 && calls[at - 1].0 == Op::SyncNames, "{calls:?}");
+}
