@@ -1,7 +1,7 @@
 //! Mount options: what `-o` says, on the command line or in fstab.
 
 use super::values::parse_size;
-use super::when::When;
+use crate::commit::When;
 use crate::error::{Error, Kind, Result};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -141,7 +141,7 @@ impl MountOptions {
             "memory" => self.memory = size(LEAST)?,
             "journal" => self.journal = size(LEAST)?,
             "cache" => self.cache = size(0)?,
-            "at" => self.at = Some(When::parse(value("a version, a time or a snapshot's name")?)?),
+            "at" => self.at = Some(When::read(value("a version or a time")?)?),
             "state_dir" => self.state_dir = file()?,
             "key_file" => self.key_file = file()?,
             "passphrase_file" => self.passphrase_file = file()?,

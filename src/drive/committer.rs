@@ -17,7 +17,7 @@ use crate::commit::{
 use crate::content::Ctx;
 use crate::error::{Error, Kind, Result};
 use crate::store::ChunkStore;
-use crate::types::{DeviceId, Ino, Lsn, Time, Version};
+use crate::types::{DeviceId, Incarnation, Ino, Lsn, Time, Version};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,36 +29,22 @@ const COUNTER: u64 = (1 << 43) - 1;
 
 /// What commits need, and the one that is under way.
 pub struct Committing {
-    versions: Arc<Versions>,
-    store: Arc<ChunkStore>,
+    pub(super) versions: Arc<Versions>,
+    pub(super) store: Arc<ChunkStore>,
     /// The newest version, and the number of the next.
-    newest: Opened,
-    next: Version,
-    signer: Signer,
-    device: DeviceId,
-    incarnation: [u8; 16],
+    pub(super) newest: Opened,
+    pub(super) next: Version,
+    pub(super) signer: Signer,
+    pub(super) device: DeviceId,
+    pub(super) incarnation: Incarnation,
     /// Remembers the newest head durably.
-    remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
-    closed: Option<Closed>,
-}
-
-impl Committing {
-    pub(super) fn new(
-        versions: Arc<Versions>,
-        store: Arc<ChunkStore>,
-        newest: Opened,
-        next: Version,
-        signer: Signer,
-        device: DeviceId,
-        incarnation: [u8; 16],
-        remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
-    ) -> Committing {
-        Committing { versions, store, newest, next, signer, device, incarnation, remember, closed: None }
-    }
+    pub(super) remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
+    /// The generation that is being committed.
+    pub(super) closed: Option<Closed>,
 }
 
 /// A closed generation.
-struct Closed {
+pub(super) struct Closed {
     generation: Generation,
     /// The last record that belongs to it.
     mark: Lsn,

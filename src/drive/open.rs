@@ -17,7 +17,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::journal::{Journal, Options};
 use crate::store::ChunkStore;
 use crate::sys::{Clock, Disk, Random};
-use crate::types::{Address, DeviceId, Ino, Key, Lsn, Version};
+use crate::types::{Address, DeviceId, Incarnation, Ino, Key, Lsn, Version};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
@@ -68,7 +68,7 @@ pub struct Parts {
     pub keys: Arc<RealmKeys>,
     pub signer: Signer,
     pub device: DeviceId,
-    pub incarnation: [u8; 16],
+    pub incarnation: Incarnation,
     pub journal_disk: Arc<dyn Disk>,
     pub journal_key: Key,
     pub clock: Arc<dyn Clock>,
@@ -160,16 +160,17 @@ impl Drive {
             clock: parts.clock,
             next_ino: AtomicU64::new(first),
             resident: Resident::new(settings.written),
-            committing: Mutex::new(Committing::new(
-                parts.versions,
-                parts.store,
-                base,
-                parts.newest.next,
-                parts.signer,
-                parts.device,
-                parts.incarnation,
-                parts.remember,
-            )),
+            committing: Mutex::new(Committing {
+                versions: parts.versions,
+                store: parts.store,
+                newest: base,
+                next: parts.newest.next,
+                signer: parts.signer,
+                device: parts.device,
+                incarnation: parts.incarnation,
+                remember: parts.remember,
+                closed: None,
+            }),
             pressure: Pressure::default(),
             facts: Mutex::new(progress),
             read_only: AtomicBool::new(false),

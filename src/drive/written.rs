@@ -54,7 +54,14 @@ impl Datum for Written {
 /// back from the journal.
 pub struct Resident {
     budget: usize,
-    held: Mutex<(usize, VecDeque<(Weak<Written>, usize, Lsn)>)>,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    bytes: usize,
+    /// Oldest first: the write, its length, its record.
+    writes: VecDeque<(Weak<Written>, usize, Lsn)>,
 }
 
 impl Resident {
@@ -65,25 +72,25 @@ impl Resident {
     /// Takes note of a write; lets go of the oldest ones that are over the budget and in the journal's files.
     pub fn add(&self, w: &Arc<Written>, len: usize, lsn: Lsn, journal: &Journal) {
         let mut held = self.held.lock();
-        held.0 += len;
-        held.1.push_back((Arc::downgrade(w), len, lsn));
-        while held.0 > self.budget {
-            let Some((oldest, len, lsn)) = held.1.front().cloned() else { break };
+        held.bytes += len;
+        held.writes.push_back((Arc::downgrade(w), len, lsn));
+        while held.bytes > self.budget {
+            let Some((oldest, len, lsn)) = held.writes.front().cloned() else { break };
             if let Some(w) = oldest.upgrade() {
                 if lsn > journal.written() {
                     break;
                 }
                 *w.memory.lock() = None;
             }
-            held.1.pop_front();
-            held.0 -= len;
+            held.writes.pop_front();
+            held.bytes -= len;
         }
     }
 
     /// Forgets the writes that are no longer anybody's.
     pub fn sweep(&self) {
         let mut held = self.held.lock();
-        held.1.retain(|(w, _, _)| w.strong_count() > 0);
-        held.0 = held.1.iter().map(|(_, len, _)| len).sum();
+        held.writes.retain(|(w, _, _)| w.strong_count() > 0);
+        held.bytes = held.writes.iter().map(|(_, len, _)| len).sum();
     }
 }

@@ -10,7 +10,7 @@ mod protocol;
 mod server;
 
 pub use client::Client;
-pub use protocol::{Answer, Failure, LogEntry, MAX_DATA, Progress, Reply, Request, Status};
+pub use protocol::{Answer, At, Failure, LogEntry, MAX_DATA, Progress, Reply, Request, Status};
 pub use server::{Handler, Server};
 
 use crate::error::{Context, Error, Result};
