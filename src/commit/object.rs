@@ -1,4 +1,4 @@
-//! The commit object: one version of the drive (docs/FORMAT.md, "Commits").
+//! The commit object: one version of the drive (docs/FORMAT.md, "The commit object").
 
 use super::inode::{FileKind, ROOT, StoredInode};
 use super::params::Parameters;

@@ -20,6 +20,7 @@ use crate::store::ChunkStore;
 use crate::types::{DeviceId, Incarnation, Ino, Lsn, Time, Version};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -124,6 +125,10 @@ impl Drive {
         self.pressure.wait_for_work(at_most)
     }
 
+    pub fn rest(&self, time: Duration) -> bool {
+        self.pressure.rest(time)
+    }
+
     pub fn stop_waiting(&self) {
         self.pressure.stop();
     }
@@ -147,7 +152,9 @@ impl Drive {
             c.closed = self.close_generation();
         }
         let Some(mut closed) = c.closed.take() else { return Ok(None) };
-        match self.publish(c, &mut closed) {
+        // Whatever happens in there, a generation that is not published stays the next to be.
+        let tried = catch_unwind(AssertUnwindSafe(|| self.publish(c, &mut closed)));
+        match tried.unwrap_or_else(|_| Err(Error::failed("the commit panicked"))) {
             Ok(Published::Won(opened)) => {
                 let inodes = closed.ready.take().map(|(_, inodes)| inodes).unwrap_or_default();
                 let opened = *opened;
@@ -159,18 +166,25 @@ impl Drive {
                 }
                 self.adopt(&closed, &opened, inodes);
                 let (version, stored, last_commit) = (head.version, closed.mark, closed.time);
-                (c.newest, c.next) = (opened, version + 1);
+                (c.newest, c.next) = (opened, version.saturating_add(1));
                 *self.facts.lock() = Progress { version, last_commit, stored, last_error: None, away: false };
                 drop(committing);
-                self.journal.trim(stored)?;
+                let trimmed = self.journal.trim(stored);
                 self.let_go(closed);
                 self.resident.sweep();
                 self.pressure.made_room();
-                Ok(Some(version))
+                trimmed.map(|()| Some(version))
             }
             Ok(Published::Lost) => {
-                closed.ready = None;
+                let moved_on = self.take_next_number(c);
+                if matches!(moved_on, Ok(true)) {
+                    closed.ready = None;
+                }
                 c.closed = Some(closed);
+                if moved_on? {
+                    drop(committing);
+                    return self.commit();
+                }
                 Err(Error::new(
                     Kind::Conflict,
                     "another machine has written to this drive since it was mounted here: what was changed here is \
@@ -182,6 +196,19 @@ impl Drive {
                 Err(e)
             }
         }
+    }
+
+    /// After the number of the next version was found taken: whether what took it is no version, so that it
+    /// counts as absent and a later number is free.
+    fn take_next_number(&self, c: &mut Committing) -> Result<bool> {
+        let here = c.newest.head.link();
+        let newest = c.versions.open_newest(Some(here))?;
+        let ours = newest.opened.as_ref().is_some_and(|o| o.head.link() == here);
+        let moved_on = ours && newest.next > c.next;
+        if moved_on {
+            c.next = newest.next;
+        }
+        Ok(moved_on)
     }
 
     /// Unloads what a generation needed and nobody else does.

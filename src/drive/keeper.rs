@@ -26,6 +26,8 @@ pub struct Keeper {
 
 /// The longest wait between tries while commits fail.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The shortest.
+const BREATH: Duration = Duration::from_secs(1);
 
 impl Keeper {
     pub fn start(drive: Arc<Drive>, pace: Pace) -> Result<Keeper> {
@@ -70,7 +72,8 @@ fn pause(stopped: &(Mutex<bool>, Condvar), time: Duration) -> bool {
 fn flush(drive: &Drive, stopped: &(Mutex<bool>, Condvar), every: Duration) {
     while !pause(stopped, every) {
         if drive.journal().durable() < drive.journal().last()
-            && let Err(e) = drive.sync()
+            // Not `Drive::sync`, which with `sync=store` would wait for the store.
+            && let Err(e) = drive.journal().sync(drive.journal().last())
         {
             tracing::error!("cannot make changes durable: {}", e.chain());
             drive.note_error(&e);
@@ -105,6 +108,10 @@ fn commit(drive: &Drive, every: Duration) {
                 }
                 drive.note_error(&e);
                 wait = (wait * 2).min(PATIENCE);
+                // Writers ask for a commit with each change while the journal is full.
+                if !drive.rest(BREATH) {
+                    return;
+                }
             }
         }
     }
