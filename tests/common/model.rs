@@ -95,7 +95,8 @@ impl Model {
             (3, _, Some(n)) if dirs.len() < 12 && n.matches('/').count() < 5 => Op::Mkdir(n),
             (4, _, Some(n)) => Op::Symlink(format!("to-{fill}"), n),
             (5..=8, Some(f), _) => {
-                let len = 1 + dice.below(if dice.below(4) == 0 { 100_000 } else { 6_000 }) as usize;
+                let most = if dice.below(4) == 0 { 100_000 } else { 6_000 };
+                let len = 1 + dice.below(most) as usize;
                 Op::Write { path: f, at: dice.below(60_000), len, fill }
             }
             (9, Some(f), _) => Op::Append { path: f, len: 1 + dice.below(5_000) as usize, fill },
