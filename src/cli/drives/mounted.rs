@@ -42,8 +42,13 @@ impl Mounted {
     pub fn start(request: MountRequest, site: Site, state: StateDir) -> Result<Arc<Mounted>> {
         let MountRequest { store, dir, options, control, .. } = request;
         let parts = Site::new(site.objects.clone(), site.secrets.clone());
-        let opening =
-            Opening { site: parts, state, settings: settings_of(&options), store_dir: store_dir(&store) };
+        let opening = Opening {
+            site: parts,
+            state,
+            settings: settings_of(&options),
+            store_dir: store_dir(&store),
+            cache: options.cache,
+        };
         let (drive, replayed) = session::open(opening)?;
         if replayed.records > 0 {
             tracing::info!("replayed {} changes from the journal", replayed.records);
