@@ -9,8 +9,9 @@ use model::{Dice, Model, Op, look, perform};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// One round: operations until the daemon dies, then a new mount; returns how the tree looked then.
-fn round(d: &mut TestDrive, seed: u64, before: &Model) -> Model {
+/// One round: operations until the daemon dies, then a new mount; returns how the tree looked then, and how many
+/// operations there were.
+fn round(d: &mut TestDrive, seed: u64, before: &Model) -> (Model, usize) {
     let mut dice = Dice(seed);
     let delay = Duration::from_millis(20 + dice.below(900));
     let pid = d.pid();
@@ -66,7 +67,7 @@ fn round(d: &mut TestDrive, seed: u64, before: &Model) -> Model {
         }
         let want = m.seen();
         if want == seen {
-            return m;
+            return (m, ops.len());
         }
         let differ: Vec<String> = want
             .iter()
@@ -100,9 +101,14 @@ fn killed_at_any_moment_nothing_durable_is_lost_and_the_rest_is_a_prefix() {
     let mut d = TestDrive::new();
     std::fs::create_dir(d.mnt.join("work")).unwrap();
     let mut m = Model::default();
+    let mut done = 0;
     for r in 0..rounds {
-        m = round(&mut d, seed.wrapping_add(r), &m);
+        let (after, ops) = round(&mut d, seed.wrapping_add(r), &m);
+        m = after;
+        done += ops;
     }
+    println!("{done} operations in {rounds} rounds");
+    assert!(done as u64 > 10 * rounds, "the rounds were too short to say anything");
     // And through the store alone.
     d.move_to_a_new_machine();
     assert_eq!(look(&d.mnt.join("work")), m.seen());

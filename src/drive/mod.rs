@@ -10,6 +10,7 @@
 //! waited for, save `committing`.
 
 pub mod acl;
+mod ahead;
 mod apply;
 mod attrs;
 mod bytes;
@@ -73,6 +74,7 @@ pub struct Drive {
     resident: written::Resident,
     committing: Mutex<committer::Committing>,
     pressure: pressure::Pressure,
+    ahead: ahead::Ahead,
     settings: Settings,
     facts: committer::Facts,
     /// Set where nothing may be changed: a read-only mount, or damage.

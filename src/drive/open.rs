@@ -1,5 +1,6 @@
 //! Opening a drive: the newest version, and the journal's records on top of it.
 
+use super::ahead::Ahead;
 use super::committer::{Committing, Progress};
 use super::inode::Inode;
 use super::pressure::Pressure;
@@ -11,7 +12,7 @@ use super::{Drive, Gens};
 use crate::chunk::{ChunkRef, Chunks};
 use crate::commit::inode::{InodeRecord, Name, ROOT};
 use crate::commit::{Newest, Opened, Signer, Versions, make_ino};
-use crate::content::{ContentCache, Fetch, Opener};
+use crate::content::{Cached, ContentCache, DiskCache, Fetch, Opener};
 use crate::crypt::RealmKeys;
 use crate::error::{Context, Error, Kind, Result};
 use crate::journal::{Journal, Options};
@@ -75,6 +76,8 @@ pub struct Parts {
     pub random: Arc<dyn Random>,
     /// Remembers the newest head durably.
     pub remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
+    /// Stored chunks on the local disk, where the store is far away.
+    pub disk_cache: Option<Arc<DiskCache>>,
     /// How much room there is.
     pub space: Box<dyn Fn() -> Space + Send + Sync>,
 }
@@ -130,7 +133,8 @@ impl Drive {
                 .context(|| "cannot open the journal")?;
 
         let cache = Arc::new(ContentCache::new(settings.cache));
-        let opener = Opener::new(cache.clone(), FromStore(parts.store.clone()), Keys(parts.keys.clone()));
+        let source = Cached { cache: parts.disk_cache, source: FromStore(parts.store.clone()) };
+        let opener = Opener::new(cache.clone(), source, Keys(parts.keys.clone()));
         let chunks: Arc<dyn Chunks> = Arc::new(opener);
         let root: InodeRecord = base.commit.root.clone().load(&*chunks)?;
         let name = Name { parent: ROOT, name: b""[..].into() };
@@ -172,6 +176,7 @@ impl Drive {
                 closed: None,
             }),
             pressure: Pressure::default(),
+            ahead: Ahead::default(),
             facts: Mutex::new(progress),
             read_only: AtomicBool::new(false),
             space: parts.space,

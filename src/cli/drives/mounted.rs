@@ -46,6 +46,8 @@ impl Mounted {
             state,
             settings: settings_of(&options),
             store_dir: store_dir(&store),
+            cache: options.cache,
+        };
         };
         let (drive, replayed) = session::open(opening)?;
         if replayed.records > 0 {
