@@ -48,7 +48,6 @@ impl Mounted {
             store_dir: store_dir(&store),
             cache: options.cache,
         };
-        };
         let (drive, replayed) = session::open(opening)?;
         if replayed.records > 0 {
             tracing::info!("replayed {} changes from the journal", replayed.records);
