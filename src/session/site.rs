@@ -103,11 +103,12 @@ pub fn init(
     source: &dyn Random,
 ) -> Result<Made> {
     let objects = store::open(url, OpenOptions { create: true, allow_shared: false })?;
-    make(objects, secret, params, owner, with_recovery, clock, source)
+    init_in(objects, secret, params, owner, with_recovery, clock, source)
         .context(|| format!("cannot make a drive in {url}"))
 }
 
-fn make(
+/// [`init`] in a store that is open.
+pub fn init_in(
     objects: Arc<dyn Objects>,
     secret: &Secret,
     params: KdfParams,
