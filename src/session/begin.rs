@@ -1,13 +1,13 @@
 //! Opening a drive to work on it: the state directory, the newest version, the journal.
 
+use super::assemble::{Machine, assemble};
 use super::site::{Site, unfinished};
 use super::state::StateDir;
-use crate::commit::Signer;
 use crate::content::DiskCache;
 use crate::crypt::{DeviceRecord, LocalKeys, Memory};
 use crate::drive::types::Space;
-use crate::drive::{Drive, Parts, Replayed, Settings};
-use crate::error::{Context, Result};
+use crate::drive::{Drive, Replayed, Settings};
+use crate::error::Result;
 use crate::store::{HeadLink, LocalPlace};
 use crate::sys::{SystemClock, SystemRandom};
 use std::path::PathBuf;
@@ -44,31 +44,27 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     state.put_memory(&keys, &memory)?;
 
     let local = LocalPlace { dir: state.path().join("index"), key: keys.index_key().clone() };
-    let store = site.chunk_store(opened.commit.runs.clone(), Some(local));
     let disk_cache = match (&store_dir, cache) {
         (Some(_), _) | (None, 0) => None,
         (None, limit) => Some(DiskCache::open(&state.path().join("cache"), limit)?),
     };
     let journal_disk = Arc::new(state.journal()?);
     let journal_key = keys.journal_key().clone();
-    let room = store_dir.clone();
-    let parts = Parts {
-        versions: site.versions.clone(),
-        store,
+    let machine = Machine {
         newest,
-        keys: site.keys.clone(),
-        signer: Signer::new(&site.secrets, device.device, device.signing),
         device: device.device,
+        signing: device.signing,
         incarnation: device.incarnation,
         journal_disk,
         journal_key,
+        index: Some(local),
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),
         remember: Box::new(move |version, head| state.put_memory(&keys, &Memory { version, head })),
         disk_cache,
-        space: Box::new(move || room_of(room.as_deref())),
+        space: Box::new(move || room_of(store_dir.as_deref())),
     };
-    Drive::start(parts, settings).context(|| "cannot open the drive")
+    assemble(&site, machine, settings)
 }
 
 /// How much room the file system of a directory has. A store that is not a directory has no end.

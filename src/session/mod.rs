@@ -1,10 +1,12 @@
 //! A drive, opened: its store, its keys and this machine's state directory brought together.
 
+mod assemble;
 mod begin;
 mod site;
 pub mod slots;
 pub mod state;
 
+pub use assemble::{Machine, assemble};
 pub use begin::{Opening, open};
-pub use site::{Made, Site, init};
+pub use site::{Made, Site, init, init_in};
 pub use state::StateDir;

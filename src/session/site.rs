@@ -47,11 +47,11 @@ impl Site {
                 secrets.drive
             )));
         }
-        Site::new(objects, secrets)
+        Site::new(objects, Arc::new(secrets))
     }
 
-    fn new(objects: Arc<dyn Objects>, secrets: DriveSecrets) -> Result<Site> {
-        let secrets = Arc::new(secrets);
+    /// A store whose secrets are known.
+    pub fn new(objects: Arc<dyn Objects>, secrets: Arc<DriveSecrets>) -> Result<Site> {
         let keys = Arc::new(secrets.realm_keys());
         let mut index_keys = IndexKeys::new(keys.realm(), keys.epoch(), keys.index_key().clone());
         for epoch in 1..keys.epoch() {
@@ -109,11 +109,12 @@ pub fn init(
     source: &dyn Random,
 ) -> Result<Made> {
     let objects = store::open(url, OpenOptions { create: true, allow_shared: false })?;
-    make(objects, secret, params, owner, with_recovery, clock, source)
+    init_in(objects, secret, params, owner, with_recovery, clock, source)
         .context(|| format!("cannot make a drive in {url}"))
 }
 
-fn make(
+/// [`init`] in a store that is open.
+pub fn init_in(
     objects: Arc<dyn Objects>,
     secret: &Secret,
     params: KdfParams,
@@ -145,7 +146,7 @@ fn make(
         slots::add(&*objects, &Slot::create(&secrets, &Secret::Recovery(code), params, "", now, source)?)?;
     }
 
-    let site = Site::new(objects, secrets)?;
+    let site = Site::new(objects, Arc::new(secrets))?;
     let device = DeviceId(random(source)?);
     let signer = Signer::new(&site.secrets, device, SigningKey::generate(source)?);
     let attr = Attr {

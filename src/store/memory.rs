@@ -17,6 +17,11 @@ impl Memory {
     pub fn new() -> Memory {
         Memory::default()
     }
+
+    /// The store as it is now, in a value of its own.
+    pub fn copy(&self) -> Memory {
+        Memory { objects: Mutex::new(self.objects.lock().clone()) }
+    }
 }
 
 impl Objects for Memory {
