@@ -12,7 +12,7 @@ use std::ops::Range;
 
 /// Up to 1 MiB of content: parts laid over a base, over zeros. Offsets count from the segment's start.
 ///
-/// `S` is where the bytes of a part come from: as it is at rest, all are [`Slice`]s of sealed chunks.
+/// `S` is where the bytes of a part come from: as it is at rest, all are slices of sealed chunks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment<S = Slice> {
     pub(super) base: Option<Base>,

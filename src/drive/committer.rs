@@ -30,22 +30,37 @@ const COUNTER: u64 = (1 << 43) - 1;
 
 /// What commits need, and the one that is under way.
 pub struct Committing {
-    pub(super) versions: Arc<Versions>,
-    pub(super) store: Arc<ChunkStore>,
+    versions: Arc<Versions>,
+    store: Arc<ChunkStore>,
     /// The newest version, and the number of the next.
-    pub(super) newest: Opened,
-    pub(super) next: Version,
-    pub(super) signer: Signer,
-    pub(super) device: DeviceId,
-    pub(super) incarnation: Incarnation,
+    newest: Opened,
+    next: Version,
+    signer: Signer,
+    device: DeviceId,
+    incarnation: Incarnation,
     /// Remembers the newest head durably.
-    pub(super) remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
-    /// The generation that is being committed.
-    pub(super) closed: Option<Closed>,
+    remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
+    closed: Option<Closed>,
+}
+
+impl Committing {
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn new(
+        versions: Arc<Versions>,
+        store: Arc<ChunkStore>,
+        newest: Opened,
+        next: Version,
+        signer: Signer,
+        device: DeviceId,
+        incarnation: Incarnation,
+        remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
+    ) -> Committing {
+        Committing { versions, store, newest, next, signer, device, incarnation, remember, closed: None }
+    }
 }
 
 /// A closed generation.
-pub(super) struct Closed {
+struct Closed {
     generation: Generation,
     /// The last record that belongs to it.
     mark: Lsn,
@@ -125,10 +140,6 @@ impl Drive {
         self.pressure.wait_for_work(at_most)
     }
 
-    pub fn rest(&self, time: Duration) -> bool {
-        self.pressure.rest(time)
-    }
-
     pub fn stop_waiting(&self) {
         self.pressure.stop();
     }
@@ -166,7 +177,7 @@ impl Drive {
                 }
                 self.adopt(&closed, &opened, inodes);
                 let (version, stored, last_commit) = (head.version, closed.mark, closed.time);
-                (c.newest, c.next) = (opened, version.saturating_add(1));
+                (c.newest, c.next) = (opened, version + 1);
                 *self.facts.lock() = Progress { version, last_commit, stored, last_error: None, away: false };
                 drop(committing);
                 let trimmed = self.journal.trim(stored);
@@ -176,15 +187,8 @@ impl Drive {
                 trimmed.map(|()| Some(version))
             }
             Ok(Published::Lost) => {
-                let moved_on = self.take_next_number(c);
-                if matches!(moved_on, Ok(true)) {
-                    closed.ready = None;
-                }
+                // What is made stays as it is: to make it anew with each try would fill the store.
                 c.closed = Some(closed);
-                if moved_on? {
-                    drop(committing);
-                    return self.commit();
-                }
                 Err(Error::new(
                     Kind::Conflict,
                     "another machine has written to this drive since it was mounted here: what was changed here is \
@@ -196,19 +200,6 @@ impl Drive {
                 Err(e)
             }
         }
-    }
-
-    /// After the number of the next version was found taken: whether what took it is no version, so that it
-    /// counts as absent and a later number is free.
-    fn take_next_number(&self, c: &mut Committing) -> Result<bool> {
-        let here = c.newest.head.link();
-        let newest = c.versions.open_newest(Some(here))?;
-        let ours = newest.opened.as_ref().is_some_and(|o| o.head.link() == here);
-        let moved_on = ours && newest.next > c.next;
-        if moved_on {
-            c.next = newest.next;
-        }
-        Ok(moved_on)
     }
 
     /// Unloads what a generation needed and nobody else does.

@@ -26,8 +26,6 @@ pub struct Keeper {
 
 /// The longest wait between tries while commits fail.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The shortest.
-const BREATH: Duration = Duration::from_secs(1);
 
 impl Keeper {
     pub fn start(drive: Arc<Drive>, pace: Pace) -> Result<Keeper> {
@@ -111,10 +109,6 @@ fn commit(drive: &Drive, every: Duration) {
                 }
                 drive.note_error(&e);
                 wait = (wait * 2).min(PATIENCE);
-                // Writers ask for a commit with each change while the journal is full.
-                if !drive.rest(BREATH) {
-                    return;
-                }
             }
         }
     }

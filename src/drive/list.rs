@@ -75,7 +75,8 @@ impl Drive {
             let end = end.unwrap_or(u64::MAX);
             let known = |key: &DirKey| key.hash < end;
             let mut changes = changes.into_iter().filter(|(k, _)| known(k)).peekable();
-            let mut names = base.range(self.chunks(wait), Bound::Included(&(after + 1).to_be_bytes()));
+            let mut names =
+                base.range(self.chunks(wait), Bound::Included(&after.saturating_add(1).to_be_bytes()));
             let mut next_base = || -> Result<Option<Found>> {
                 let Some(item) = names.next() else { return Ok(None) };
                 let (key, value) = item?;

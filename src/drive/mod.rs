@@ -2,7 +2,7 @@
 //!
 //! The core knows nothing of FUSE, of threads or of real time: tests, a simulator and tools drive it as the
 //! mount does. An operation looks up what it needs (which may wait), locks every inode that it changes,
-//! checks, reserves its journal number, and applies itself ([`apply`]). At replay the journal's records are
+//! checks, reserves its journal number, and applies itself (`apply.rs`). At replay the journal's records are
 //! applied by the same code.
 //!
 //! Lock order: committing → renames → gate (shared; a commit closes a generation with it exclusive) →

@@ -11,7 +11,7 @@ use super::written::Resident;
 use super::{Drive, Gens};
 use crate::chunk::{ChunkRef, Chunks};
 use crate::commit::inode::{InodeRecord, Name, ROOT};
-use crate::commit::{Newest, Opened, Signer, Versions, make_ino};
+use crate::commit::{Newest, Opened, Signer, Versions, make_ino, split_ino};
 use crate::content::{Cached, ContentCache, DiskCache, Fetch, Opener};
 use crate::crypt::RealmKeys;
 use crate::error::{Context, Error, Kind, Result};
@@ -164,17 +164,16 @@ impl Drive {
             clock: parts.clock,
             next_ino: AtomicU64::new(first),
             resident: Resident::new(settings.written),
-            committing: Mutex::new(Committing {
-                versions: parts.versions,
-                store: parts.store,
-                newest: base,
-                next: parts.newest.next,
-                signer: parts.signer,
-                device: parts.device,
-                incarnation: parts.incarnation,
-                remember: parts.remember,
-                closed: None,
-            }),
+            committing: Mutex::new(Committing::new(
+                parts.versions,
+                parts.store,
+                base,
+                parts.newest.next,
+                parts.signer,
+                parts.device,
+                parts.incarnation,
+                parts.remember,
+            )),
             pressure: Pressure::default(),
             ahead: Ahead::default(),
             facts: Mutex::new(progress),
@@ -221,12 +220,34 @@ impl Drive {
         let refs: Vec<&Arc<Inode>> = inodes.iter().collect();
         let mut held = self.lock(&refs);
         let data_at = bytes.len() - record.data().len();
+        self.check_new_inodes(&record.op)?;
         if let Op::Create { ino, .. } = &record.op
             && self.table.with(*ino, |_| ()).is_some()
         {
             return Err(Error::damage(format!("inode {ino} is made twice")));
         }
         self.apply(&mut held, lsn, record.time, &record.op, data_at)
+    }
+
+    /// Refuses an operation that makes an inode whose number another machine may have given to another one: a
+    /// device that is new to the drive takes the next number of a device, and two may take the same.
+    fn check_new_inodes(&self, op: &Op) -> Result<()> {
+        let made = match op {
+            Op::Create { ino, .. } => Some(*ino),
+            Op::Rename { whiteout, .. } => whiteout.map(|(ino, _, _)| ino),
+            _ => None,
+        };
+        let ours = split_ino(self.next_ino.load(Ordering::Relaxed)).0;
+        match made.map(|ino| split_ino(ino).0) {
+            Some(number) if number != ours => Err(Error::new(
+                Kind::Conflict,
+                format!(
+                    "this machine made files here as device {number} of the drive, which another machine has become \
+                     since: what it had not committed cannot be added to the newest version"
+                ),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The root directory's inode number.

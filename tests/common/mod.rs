@@ -110,8 +110,9 @@ impl TestDrive {
         other
     }
 
-    /// After somebody else has unmounted it.
-    pub fn is_unmounted(&mut self) {
+    /// Unmounts, and leaves what is not committed in the journal.
+    pub fn umount_local(&mut self) {
+        ok(Command::new(NACREFS).args(["umount", "--local"]).arg(&self.mnt).output());
         self.mounted = false;
     }
 

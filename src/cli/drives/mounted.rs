@@ -100,16 +100,21 @@ impl Running for Mounted {
         if inner.read_only {
             return served;
         }
-        inner.drive.sync()?;
-        if !inner.local.load(Ordering::SeqCst)
-            && let Err(e) = inner.drive.commit_all()
-        {
-            tracing::error!(
-                "what is not in the store stays in the journal until the next mount: {}",
-                e.chain()
-            );
+        let kept = inner.drive.sync();
+        if inner.local.load(Ordering::SeqCst) {
+            return kept.and(served);
         }
-        served
+        // What the store has needs no journal, even one that has failed.
+        match inner.drive.commit_all() {
+            Ok(_) => served,
+            Err(e) => {
+                tracing::error!(
+                    "what is not in the store stays in the journal until the next mount: {}",
+                    e.chain()
+                );
+                kept.and(served)
+            }
+        }
     }
 
     fn stop(&self) {
