@@ -102,6 +102,9 @@ impl Drive {
         if name.starts_with(OURS) {
             return Err(Error::errno_of(libc::EPERM));
         }
+        if name.contains(&0) {
+            return Err(Error::errno_of(libc::EINVAL));
+        }
         if value.len() > MAX_VALUE {
             return Err(Error::errno_of(libc::E2BIG));
         }

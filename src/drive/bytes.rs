@@ -74,6 +74,10 @@ impl Drive {
             drop(node);
         }
         drop(inode);
+        // The kernel may have forgotten it before it closed it.
+        if self.table.with(ino, |s| s.lookups == 0) == Some(true) {
+            self.release_if_idle(ino);
+        }
     }
 
     /// Reads up to `len` bytes; fewer only at the end of the file.
@@ -94,7 +98,7 @@ impl Drive {
             match self.fill(&slice, at, &mut out, wait) {
                 Ok(()) => return Ok((slice.size, out)),
                 // A commit may have taken the bytes out of the journal since we looked: look again.
-                Err(e) if e.kind() != Kind::Miss && epoch != self.epoch() => {}
+                Err(e) if e.kind() != Kind::Miss && !self.in_epoch(epoch) => {}
                 Err(e) => return Err(e),
             }
         }

@@ -180,9 +180,10 @@ impl Drive {
                 (c.newest, c.next) = (opened, version + 1);
                 *self.facts.lock() = Progress { version, last_commit, stored, last_error: None, away: false };
                 drop(committing);
-                let trimmed = self.journal.trim(stored);
                 self.let_go(closed);
                 self.resident.sweep();
+                // The version is there even if the journal's files are not given up now: the next commit does it.
+                let trimmed = self.journal.trim(stored);
                 self.pressure.made_room();
                 trimmed.map(|()| Some(version))
             }
@@ -312,6 +313,7 @@ impl Drive {
     fn adopt(&self, closed: &Closed, opened: &Opened, inodes: Vec<InodeRecord>) {
         let mut contents: HashMap<Ino, (Content, u64)> =
             inodes.into_iter().map(|i| (i.ino, (i.content, i.attr.allocated))).collect();
+        let adopting = self.adopting.write();
         self.epoch.fetch_add(1, Ordering::SeqCst);
         *self.shells.write() = opened.commit.shells.clone();
         for inode in &closed.inodes {
@@ -330,6 +332,7 @@ impl Drive {
             }
         }
         self.epoch.fetch_add(1, Ordering::SeqCst);
+        drop(adopting);
         self.gate.write().closed = None;
     }
 }

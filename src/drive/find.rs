@@ -42,12 +42,12 @@ impl Drive {
                 }
             };
             let Some(loaded) = loaded else {
-                if epoch != self.epoch() {
+                if !self.in_epoch(epoch) {
                     continue;
                 }
                 return Err(Error::damage(format!("inode {ino} is not where it was last seen")));
             };
-            if let Some(inode) = self.table.insert(loaded, place, 0, || epoch == self.epoch()) {
+            if let Some(inode) = self.table.insert(loaded, place, 0, || self.in_epoch(epoch)) {
                 self.make_room();
                 return Ok(inode);
             }
@@ -122,14 +122,14 @@ impl Drive {
                     if let Some(inode) = self.table.loaded_inode(ino) {
                         return Ok((epoch, Some(inode)));
                     }
-                    if epoch == self.epoch() {
+                    if self.in_epoch(epoch) {
                         return Err(Error::failed(format!("inode {ino} has changes but is not loaded")));
                     }
                 }
                 Layered::Ask => {
                     let value = base.get(self.chunks(wait), &key.to_bytes())?;
                     let Some(value) = value else {
-                        if epoch == self.epoch() {
+                        if self.in_epoch(epoch) {
                             return Ok((epoch, None));
                         }
                         continue;
@@ -153,7 +153,7 @@ impl Drive {
                             }
                             match self.load_shell(ino, wait)? {
                                 Some(inode) => (inode, Place::SHELLS),
-                                None if epoch == self.epoch() => {
+                                None if self.in_epoch(epoch) => {
                                     return Err(Error::damage(format!(
                                         "inode {ino} is not in the Map of shells"
                                     )));
@@ -162,7 +162,7 @@ impl Drive {
                             }
                         }
                     };
-                    if let Some(inode) = self.table.insert(loaded, place, 0, || epoch == self.epoch()) {
+                    if let Some(inode) = self.table.insert(loaded, place, 0, || self.in_epoch(epoch)) {
                         self.make_room();
                         return Ok((epoch, Some(inode)));
                     }
@@ -184,7 +184,7 @@ impl Drive {
         Ok(match Self::layered(&node.body, &key)? {
             Layered::Is(ino) => found == Some(ino),
             Layered::Gone => found.is_none(),
-            Layered::Ask => epoch == self.epoch(),
+            Layered::Ask => self.in_epoch(epoch),
         })
     }
 
@@ -215,7 +215,7 @@ impl Drive {
             };
             if let Some(base) = base {
                 let Some(value) = base.get(self.chunks(wait), &key.to_bytes())? else {
-                    if epoch == self.epoch() {
+                    if self.in_epoch(epoch) {
                         return Ok(None);
                     }
                     continue;
@@ -224,7 +224,7 @@ impl Drive {
                     && self.table.loaded_inode(stored.ino).is_none()
                 {
                     let place = Place { parent, hash: key.hash };
-                    if self.table.remember(stored.ino, place, 1, || epoch == self.epoch()) {
+                    if self.table.remember(stored.ino, place, 1, || self.in_epoch(epoch)) {
                         // Loaded and changed in between? Then that is the truth.
                         return Ok(Some(match self.table.loaded_inode(stored.ino) {
                             Some(inode) => self.stat_of(&inode),

@@ -126,12 +126,16 @@ impl Drive {
                             None => continue,
                         },
                     };
-                    if !self.table.remember(found.ino, found.place, 1, || epoch == self.epoch()) {
+                    // The name may lead to another inode by now.
+                    if let Some(stat) = &item.stat {
+                        (item.ino, item.kind) = (stat.ino, stat.attr.kind);
+                    }
+                    if !self.table.remember(item.ino, found.place, 1, || self.in_epoch(epoch)) {
                         // The version changed below us: go on from here with the new one.
                         break;
                     }
                     if !take(&item) {
-                        self.forget(found.ino, 1);
+                        self.forget(item.ino, 1);
                         return Ok(());
                     }
                 } else if !take(&item) {
@@ -139,7 +143,7 @@ impl Drive {
                 }
                 after = next;
             }
-            if epoch != self.epoch() {
+            if !self.in_epoch(epoch) {
                 continue;
             }
             if end == u64::MAX {

@@ -5,7 +5,7 @@
 //! checks, reserves its journal number, and applies itself (`apply.rs`). At replay the journal's records are
 //! applied by the same code.
 //!
-//! Lock order: committing → renames → gate (shared; a commit closes a generation with it exclusive) →
+//! Lock order: committing → renames → adopting → gate (shared; a commit closes a generation with it exclusive) →
 //! inodes, by number → `placed` → table shard, `dirty` → the journal. No lock is held while the store is
 //! waited for, save `committing`.
 
@@ -58,9 +58,11 @@ pub struct Drive {
     /// The inodes whose place some record of the current generation tells.
     placed: Mutex<Vec<Ino>>,
     renames: Mutex<()>,
-    /// Grows before and after the inodes take over a committed version: what was found in the old version in
-    /// between may no longer be true.
+    /// Grows before and after the inodes take over a committed version: odd in between, when nothing that is found
+    /// in a version may be relied on.
     epoch: AtomicU64,
+    /// Held exclusively while `epoch` is odd.
+    adopting: RwLock<()>,
     /// The committed version's Map of shells.
     shells: RwLock<Map>,
     journal: Arc<Journal>,
@@ -130,8 +132,21 @@ impl Drive {
         }
     }
 
+    /// The present epoch, in which what is found in the committed version is true as long as [`Drive::in_epoch`]
+    /// says so. Waits while a version is being taken over: half of the inodes are of the old one then. The caller
+    /// holds no inode.
     fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::SeqCst)
+        loop {
+            let epoch = self.epoch.load(Ordering::SeqCst);
+            if epoch.is_multiple_of(2) {
+                return epoch;
+            }
+            drop(self.adopting.read());
+        }
+    }
+
+    fn in_epoch(&self, epoch: u64) -> bool {
+        self.epoch.load(Ordering::SeqCst) == epoch
     }
 
     /// Refuses changes where there must be none.

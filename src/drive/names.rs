@@ -32,6 +32,10 @@ impl Drive {
         if new.kind == FileKind::Symlink && (new.target.is_empty() || new.target.len() > 4095) {
             return errno(if new.target.is_empty() { libc::ENOENT } else { libc::ENAMETOOLONG });
         }
+        // What no version can hold must not get into the journal: no commit would ever succeed again.
+        if new.target.contains(&0) {
+            return errno(libc::EINVAL);
+        }
         let dir = self.load(parent, wait)?;
         self.admit(wait)?;
         loop {

@@ -155,6 +155,7 @@ impl Drive {
             placed: Mutex::default(),
             renames: Mutex::default(),
             epoch: AtomicU64::new(0),
+            adopting: RwLock::default(),
             shells: RwLock::new(base.commit.shells.clone()),
             journal: Arc::new(journal),
             keys: parts.keys,

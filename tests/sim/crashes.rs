@@ -98,6 +98,7 @@ fn a_crash_at_any_call_leaves_a_prefix_with_everything_durable() {
             kernel.step(true);
             let due = std::mem::take(&mut *moments.lock());
             points += due.len();
+            eprintln!("{seed} {step} {}", due.len());
             for (n, moment) in due.into_iter().enumerate() {
                 survive(&world, moment, &log.lock(), seed * 1000 + step * 10 + n as u64);
             }

@@ -512,7 +512,7 @@ impl Kernel {
                 name: new,
                 kind: FileKind::Symlink,
                 perm: 0,
-                target: pattern(fill, 1 + fill as usize * 8),
+                target: pattern(fill, 1 + fill as usize * 8).into_iter().map(|b| b.max(1)).collect(),
                 rdev: 0,
             },
             (7, _) => {

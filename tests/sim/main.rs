@@ -4,6 +4,7 @@
 mod commits;
 mod crashes;
 mod failures;
+mod golden;
 mod kernel;
 mod model;
 mod stress;

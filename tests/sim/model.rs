@@ -204,7 +204,10 @@ impl Model {
                 if self.nodes[*dir].entries.contains_key(name) {
                     return Err(libc::EEXIST);
                 }
-                let perm = if *kind == FileKind::Symlink { 0o777 } else { *perm };
+                let mut perm = if *kind == FileKind::Symlink { 0o777 } else { *perm };
+                if *kind == FileKind::Directory {
+                    perm |= self.nodes[*dir].perm & 0o2000;
+                }
                 let node = Node { rdev: *rdev, target: target.clone(), ..Model::node(*kind, perm, time) };
                 self.make(*dir, name, node, time);
             }
