@@ -269,7 +269,7 @@ impl Drive {
         meta.attr.ctime = time;
         meta.attr.nlink = if meta.attr.kind == FileKind::Directory { 0 } else { meta.names.len() as u32 };
         if meta.names.is_empty() {
-            if inode.opens.load(Relaxed) == 0
+            if !self.is_reachable(inode)
                 && let Some(f) = node.file()
             {
                 f.top = Default::default();

@@ -272,7 +272,7 @@ impl Drive {
             let change = node.change(inode.ino, generation);
             drop(node);
             let Some(change) = change else { continue };
-            if change.names.is_empty() && inode.opens.load(Ordering::Relaxed) > 0 {
+            if change.names.is_empty() && self.is_reachable(inode) {
                 nameless.extend(Self::nameless(&change, tools, &mut batch)?);
             }
             changes.push(change);
@@ -298,7 +298,7 @@ impl Drive {
         Ok((prepared, made))
     }
 
-    /// A file that has no name but is open: its bytes leave the journal like any other's, so that the journal can
+    /// A file that has no name but can be reached: its bytes leave the journal like any other's, so that the journal can
     /// be trimmed; no version leads to them, and gc frees them.
     fn nameless(change: &Change, tools: Tools, sink: &mut dyn ChunkSink) -> Result<Option<InodeRecord>> {
         let BodyChange::File { base, cut, edits } = &change.body else { return Ok(None) };

@@ -228,7 +228,7 @@ impl Drive {
                         // Loaded and changed in between? Then that is the truth.
                         return Ok(Some(match self.table.loaded_inode(stored.ino) {
                             Some(inode) => self.stat_of(&inode),
-                            None => Stat { ino: stored.ino, attr: stored.attr },
+                            None => Stat { ino: stored.ino, attr: stored.attr, settled: true },
                         }));
                     }
                     continue;
@@ -249,6 +249,9 @@ impl Drive {
     /// The kernel takes back lookups.
     pub fn forget(&self, ino: Ino, n: u64) {
         if self.table.forget(ino, n) {
+            if let Some(inode) = self.table.loaded_inode(ino) {
+                self.drop_if_unreachable(&inode);
+            }
             self.release_if_idle(ino);
         }
     }
@@ -283,10 +286,15 @@ impl Drive {
             return Err(Error::errno_of(libc::ENAMETOOLONG));
         }
         check_name(name).map_err(|_| Error::errno_of(libc::EINVAL))?;
-        if dir == crate::commit::ROOT && name == b".history" {
+        if self.is_past(dir, name) {
             return Err(Error::errno_of(libc::EEXIST));
         }
         Ok(())
+    }
+
+    /// Whether this is the name under which the drive's past is kept, which nothing else can have.
+    pub fn is_past(&self, dir: Ino, name: &[u8]) -> bool {
+        dir == crate::commit::ROOT && name == b".history"
     }
 
     pub fn stat(&self, wait: Wait, ino: Ino) -> Result<Stat> {

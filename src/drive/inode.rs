@@ -220,6 +220,13 @@ impl Node {
         }
     }
 
+    /// Whether the space that [`Node::attr`] tells is exact. Changed bytes are counted beside those that they
+    /// hide, which only a commit looks at.
+    pub fn is_settled(&self) -> bool {
+        let Body::File(f) = &self.body else { return true };
+        f.frozen.is_none() && (f.top.is_empty() || f.base_allocated == 0)
+    }
+
     /// The attributes, with what is not yet committed.
     pub fn attr(&self) -> Attr {
         let mut a = self.meta.attr.clone();

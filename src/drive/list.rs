@@ -88,7 +88,7 @@ impl Drive {
                 let entry = Entry::from_bytes(&value)?;
                 let here = Place { parent: ino, hash: key.hash };
                 let (stat, place) = match &entry {
-                    Entry::Inode(s) => (Some(Stat { ino: s.ino, attr: s.attr.clone() }), here),
+                    Entry::Inode(s) => (Some(Stat { ino: s.ino, attr: s.attr.clone(), settled: true }), here),
                     Entry::Shell { .. } => (None, Place::SHELLS),
                 };
                 Ok(Some(Found { key, ino: entry.ino(), kind: entry.kind(), stat, place }))

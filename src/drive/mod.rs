@@ -243,7 +243,8 @@ impl Drive {
     }
 
     fn stat_of(&self, inode: &Inode) -> Stat {
-        Stat { ino: inode.ino, attr: inode.node.read().attr() }
+        let node = inode.node.read();
+        Stat { ino: inode.ino, attr: node.attr(), settled: node.is_settled() }
     }
 
     pub fn space(&self) -> Result<types::Space> {

@@ -135,7 +135,8 @@ impl Table {
         let mut shard = self.shard(ino).lock();
         let Some(slot) = shard.get_mut(&ino) else { return };
         if let Some(inode) = &slot.inode {
-            if !idle(inode) {
+            // What has no name cannot be loaded again.
+            if !idle(inode) || slot.place == Place::NOWHERE && slot.lookups > 0 {
                 return;
             }
             slot.inode = None;

@@ -26,6 +26,8 @@ pub struct Caller {
 pub struct Stat {
     pub ino: Ino,
     pub attr: Attr,
+    /// False while `attr.allocated` may count bytes twice: the next commit sets it right.
+    pub settled: bool,
 }
 
 /// What is to be made.
