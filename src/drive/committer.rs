@@ -91,7 +91,7 @@ struct AsClosed<'a>(&'a Drive, Generation);
 impl Ancestors for AsClosed<'_> {
     fn place(&self, dir: Ino) -> Result<(Ino, u64)> {
         let Self(drive, closed) = self;
-        let found = drive.table.with(dir, |s| (s.inode.clone(), s.place));
+        let found = drive.table.find(dir);
         let (inode, place) = found
             .ok_or_else(|| Error::failed(format!("directory {dir} has changes below it but is not known")))?;
         if let Some(inode) = inode {
@@ -178,6 +178,7 @@ impl Drive {
                 drop(committing);
                 self.journal.trim(stored)?;
                 self.let_go(closed);
+                self.closing.store(0, Ordering::Relaxed);
                 self.resident.sweep();
                 self.pressure.made_room();
                 Ok(Some(version))
@@ -218,6 +219,7 @@ impl Drive {
         if inodes.is_empty() {
             return None;
         }
+        self.closing.store(inodes.len(), Ordering::Relaxed);
         let generation = gens.now;
         gens.closed = Some(generation);
         gens.now += 1;

@@ -69,6 +69,7 @@ fn pause(stopped: &(Mutex<bool>, Condvar), time: Duration) -> bool {
 
 fn flush(drive: &Drive, stopped: &(Mutex<bool>, Condvar), every: Duration) {
     while !pause(stopped, every) {
+        drive.balance_memory();
         if drive.journal().durable() < drive.journal().last()
             && let Err(e) = drive.sync()
         {

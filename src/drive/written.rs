@@ -8,6 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 /// The data of one write record.
@@ -15,16 +16,22 @@ pub struct Written {
     memory: Mutex<Option<Bytes>>,
     /// Where the bytes lie in the journal: the record, and the range within it.
     record: Option<(Arc<Journal>, Lsn, Range<usize>)>,
+    /// How many writes there are, this one among them.
+    alive: Arc<AtomicUsize>,
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Written {
-    pub fn new(journal: Arc<Journal>, lsn: Lsn, range: Range<usize>, bytes: Bytes) -> Arc<Written> {
-        Arc::new(Written { memory: Mutex::new(Some(bytes)), record: Some((journal, lsn, range)) })
-    }
-
     /// Bytes that no journal holds (tests; a journal-less source).
+    #[cfg(test)]
     pub fn in_memory(bytes: Bytes) -> Arc<Written> {
-        Arc::new(Written { memory: Mutex::new(Some(bytes)), record: None })
+        let alive = Arc::new(AtomicUsize::new(1));
+        Arc::new(Written { memory: Mutex::new(Some(bytes)), record: None, alive })
     }
 
     /// All the bytes. Where they were let go and `wait` is false: `Kind::Miss`.
@@ -54,19 +61,38 @@ impl Datum for Written {
 /// back from the journal.
 pub struct Resident {
     budget: usize,
-    held: Mutex<(usize, VecDeque<(Weak<Written>, usize, Lsn)>)>,
+    held: Mutex<Held>,
+    /// How many writes there are, in memory or not.
+    alive: Arc<AtomicUsize>,
 }
+
+/// The bytes in memory, and the writes that they belong to, oldest first.
+type Held = (usize, VecDeque<(Weak<Written>, usize, Lsn)>);
 
 impl Resident {
     pub fn new(budget: usize) -> Resident {
-        Resident { budget, held: Mutex::default() }
+        Resident { budget, held: Mutex::default(), alive: Arc::default() }
     }
 
-    /// Takes note of a write; lets go of the oldest ones that are over the budget and in the journal's files.
-    pub fn add(&self, w: &Arc<Written>, len: usize, lsn: Lsn, journal: &Journal) {
+    /// How many writes there are, in memory or not: each takes some 300 bytes besides its own.
+    pub fn writes(&self) -> usize {
+        self.alive.load(Relaxed)
+    }
+
+    /// Takes a write, whose bytes lie in this range of a record; lets go of the oldest ones that are over the
+    /// budget and in the journal's files.
+    pub fn take(&self, journal: &Arc<Journal>, lsn: Lsn, range: Range<usize>, bytes: Bytes) -> Arc<Written> {
+        let len = bytes.len();
+        self.alive.fetch_add(1, Relaxed);
+        let record = Some((journal.clone(), lsn, range));
+        let w = Arc::new(Written { memory: Mutex::new(Some(bytes)), record, alive: self.alive.clone() });
         let mut held = self.held.lock();
+        // A write that was overwritten keeps its memory for as long as it stands here.
+        if held.1.len() > 2 * self.writes() + 1024 {
+            sweep(&mut held);
+        }
         held.0 += len;
-        held.1.push_back((Arc::downgrade(w), len, lsn));
+        held.1.push_back((Arc::downgrade(&w), len, lsn));
         while held.0 > self.budget {
             let Some((oldest, len, lsn)) = held.1.front().cloned() else { break };
             if let Some(w) = oldest.upgrade() {
@@ -78,12 +104,18 @@ impl Resident {
             held.1.pop_front();
             held.0 -= len;
         }
+        drop(held);
+        w
     }
 
     /// Forgets the writes that are no longer anybody's.
     pub fn sweep(&self) {
-        let mut held = self.held.lock();
-        held.1.retain(|(w, _, _)| w.strong_count() > 0);
-        held.0 = held.1.iter().map(|(_, len, _)| len).sum();
+        sweep(&mut self.held.lock());
     }
+}
+
+fn sweep((bytes, writes): &mut Held) {
+    writes.retain(|(w, _, _)| w.strong_count() > 0);
+    writes.shrink_to(2 * writes.len());
+    *bytes = writes.iter().map(|(_, len, _)| len).sum();
 }
