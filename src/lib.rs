@@ -16,6 +16,9 @@
 //! error, wire, types, chunk, sys   the words that all use
 //! ```
 
+// Outside data never ends the process; tests may.
+#![warn(clippy::expect_used, clippy::unwrap_used, clippy::undocumented_unsafe_blocks)]
+
 pub mod chunk;
 pub mod cli;
 pub mod commit;

@@ -335,7 +335,8 @@ fn the_kernel_forgets_what_is_too_much_and_nothing_in_use() {
         site: Site::unlock(&url, &secret).unwrap(),
         state: StateDir::open(&state).unwrap(),
         settings: Settings { remembered: 1000, loaded_inodes: 100, ..Settings::within(64 << 20) },
-        store_dir: None,
+        store_dir: Some(store.clone()),
+        cache: 0,
     };
     let (drive, _) = session::open(opening).unwrap();
     let mount = Mount::new(drive.clone(), &mnt, &MountConfig::default()).unwrap();

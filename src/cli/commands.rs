@@ -3,13 +3,13 @@
 use super::App;
 use super::args::{self, ClosedArgs, SecretArgs, StateArgs};
 use super::backend::{CheckOptions, Closed, InitOptions};
-use super::control::{Client, Request};
+use super::control::{At, Client, Request};
 use super::mounts::{self, shown};
 use super::output::{self, Screen};
 use super::paths::{file_url, resolve, store_url, url_path};
 use super::secrets::{self, Given};
 use super::values::DrivePath;
-use super::when::When;
+use crate::commit::When;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::SystemRandom;
 use std::path::Path;
@@ -102,7 +102,7 @@ pub fn log(app: &App, args: &args::Log) -> Result<()> {
 }
 
 pub fn cat(app: &App, args: &args::Cat) -> Result<()> {
-    let at = args.at.as_deref().map(When::parse).transpose()?;
+    let at = args.at.as_deref().map(When::read).transpose()?.map(At::from);
     let mut screen = Screen::new(false);
     if args.closed.store.is_some() {
         let path = DrivePath::new(&args.path)?;

@@ -88,7 +88,7 @@ impl Backend for Drives {
         match request {
             Request::Status {} => out.status(&past.status(&drive.store)),
             Request::Log { path } => past.log(&path, out),
-            Request::Cat { path, at } => past.cat(&path, at.as_ref(), out),
+            Request::Cat { path, at } => past.cat(&path, at, out),
             Request::Sync {} | Request::Commit {} | Request::Umount { .. } => {
                 Err(Error::new(Kind::NotADrive, format!("{} is not mounted here", drive.store)))
             }

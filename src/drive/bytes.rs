@@ -80,6 +80,7 @@ impl Drive {
     pub fn read(&self, wait: Wait, ino: Ino, at: u64, len: usize) -> Result<Vec<u8>> {
         let inode = self.load(ino, wait)?;
         let (_, out) = self.bytes_of(&inode, at, len, wait)?;
+        self.note_read(&inode, at, at + out.len() as u64);
         self.touch_atime(&inode);
         Ok(out)
     }

@@ -17,9 +17,10 @@ use crate::commit::{
 use crate::content::Ctx;
 use crate::error::{Error, Kind, Result};
 use crate::store::ChunkStore;
-use crate::types::{DeviceId, Ino, Lsn, Time, Version};
+use crate::types::{DeviceId, Incarnation, Ino, Lsn, Time, Version};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -29,36 +30,22 @@ const COUNTER: u64 = (1 << 43) - 1;
 
 /// What commits need, and the one that is under way.
 pub struct Committing {
-    versions: Arc<Versions>,
-    store: Arc<ChunkStore>,
+    pub(super) versions: Arc<Versions>,
+    pub(super) store: Arc<ChunkStore>,
     /// The newest version, and the number of the next.
-    newest: Opened,
-    next: Version,
-    signer: Signer,
-    device: DeviceId,
-    incarnation: [u8; 16],
+    pub(super) newest: Opened,
+    pub(super) next: Version,
+    pub(super) signer: Signer,
+    pub(super) device: DeviceId,
+    pub(super) incarnation: Incarnation,
     /// Remembers the newest head durably.
-    remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
-    closed: Option<Closed>,
-}
-
-impl Committing {
-    pub(super) fn new(
-        versions: Arc<Versions>,
-        store: Arc<ChunkStore>,
-        newest: Opened,
-        next: Version,
-        signer: Signer,
-        device: DeviceId,
-        incarnation: [u8; 16],
-        remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
-    ) -> Committing {
-        Committing { versions, store, newest, next, signer, device, incarnation, remember, closed: None }
-    }
+    pub(super) remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
+    /// The generation that is being committed.
+    pub(super) closed: Option<Closed>,
 }
 
 /// A closed generation.
-struct Closed {
+pub(super) struct Closed {
     generation: Generation,
     /// The last record that belongs to it.
     mark: Lsn,
@@ -138,6 +125,10 @@ impl Drive {
         self.pressure.wait_for_work(at_most)
     }
 
+    pub fn rest(&self, time: Duration) -> bool {
+        self.pressure.rest(time)
+    }
+
     pub fn stop_waiting(&self) {
         self.pressure.stop();
     }
@@ -161,7 +152,9 @@ impl Drive {
             c.closed = self.close_generation();
         }
         let Some(mut closed) = c.closed.take() else { return Ok(None) };
-        match self.publish(c, &mut closed) {
+        // Whatever happens in there, a generation that is not published stays the next to be.
+        let tried = catch_unwind(AssertUnwindSafe(|| self.publish(c, &mut closed)));
+        match tried.unwrap_or_else(|_| Err(Error::failed("the commit panicked"))) {
             Ok(Published::Won(opened)) => {
                 let inodes = closed.ready.take().map(|(_, inodes)| inodes).unwrap_or_default();
                 let opened = *opened;
@@ -173,19 +166,26 @@ impl Drive {
                 }
                 self.adopt(&closed, &opened, inodes);
                 let (version, stored, last_commit) = (head.version, closed.mark, closed.time);
-                (c.newest, c.next) = (opened, version + 1);
+                (c.newest, c.next) = (opened, version.saturating_add(1));
                 *self.facts.lock() = Progress { version, last_commit, stored, last_error: None, away: false };
                 drop(committing);
-                self.journal.trim(stored)?;
+                let trimmed = self.journal.trim(stored);
                 self.let_go(closed);
                 self.closing.store(0, Ordering::Relaxed);
                 self.resident.sweep();
                 self.pressure.made_room();
-                Ok(Some(version))
+                trimmed.map(|()| Some(version))
             }
             Ok(Published::Lost) => {
-                closed.ready = None;
+                let moved_on = self.take_next_number(c);
+                if matches!(moved_on, Ok(true)) {
+                    closed.ready = None;
+                }
                 c.closed = Some(closed);
+                if moved_on? {
+                    drop(committing);
+                    return self.commit();
+                }
                 Err(Error::new(
                     Kind::Conflict,
                     "another machine has written to this drive since it was mounted here: what was changed here is \
@@ -197,6 +197,19 @@ impl Drive {
                 Err(e)
             }
         }
+    }
+
+    /// After the number of the next version was found taken: whether what took it is no version, so that it
+    /// counts as absent and a later number is free.
+    fn take_next_number(&self, c: &mut Committing) -> Result<bool> {
+        let here = c.newest.head.link();
+        let newest = c.versions.open_newest(Some(here))?;
+        let ours = newest.opened.as_ref().is_some_and(|o| o.head.link() == here);
+        let moved_on = ours && newest.next > c.next;
+        if moved_on {
+            c.next = newest.next;
+        }
+        Ok(moved_on)
     }
 
     /// Unloads what a generation needed and nobody else does.

@@ -1,5 +1,5 @@
 //! The threads that keep a mounted drive going: one makes durable what is acknowledged, every second or so;
-//! one commits; one prepares journal files ahead. The drive itself needs none of them.
+//! one commits; one reads ahead; one prepares journal files. The drive itself needs none of them.
 
 use super::Drive;
 use crate::error::{Error, Kind, Result};
@@ -26,6 +26,8 @@ pub struct Keeper {
 
 /// The longest wait between tries while commits fail.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The shortest.
+const BREATH: Duration = Duration::from_secs(1);
 
 impl Keeper {
     pub fn start(drive: Arc<Drive>, pace: Pace) -> Result<Keeper> {
@@ -40,6 +42,8 @@ impl Keeper {
         spawn("flush", Box::new(move || flush(&d, &s, pace.flush)))?;
         let d = drive.clone();
         spawn("commit", Box::new(move || commit(&d, pace.commit)))?;
+        let d = drive.clone();
+        spawn("read-ahead", Box::new(move || while d.read_ahead() {}))?;
         let (d, s) = (drive.clone(), stopped.clone());
         spawn("prepare", Box::new(move || prepare(&d, &s)))?;
         Ok(Keeper { drive, stopped, threads })
@@ -50,6 +54,7 @@ impl Keeper {
         *self.stopped.0.lock() = true;
         self.stopped.1.notify_all();
         self.drive.stop_waiting();
+        self.drive.stop_read_ahead();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the drive panicked");
@@ -71,7 +76,8 @@ fn flush(drive: &Drive, stopped: &(Mutex<bool>, Condvar), every: Duration) {
     while !pause(stopped, every) {
         drive.balance_memory();
         if drive.journal().durable() < drive.journal().last()
-            && let Err(e) = drive.sync()
+            // Not `Drive::sync`, which with `sync=store` would wait for the store.
+            && let Err(e) = drive.journal().sync(drive.journal().last())
         {
             tracing::error!("cannot make changes durable: {}", e.chain());
             drive.note_error(&e);
@@ -106,6 +112,10 @@ fn commit(drive: &Drive, every: Duration) {
                 }
                 drive.note_error(&e);
                 wait = (wait * 2).min(PATIENCE);
+                // Writers ask for a commit with each change while the journal is full.
+                if !drive.rest(BREATH) {
+                    return;
+                }
             }
         }
     }

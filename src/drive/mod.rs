@@ -10,6 +10,7 @@
 //! waited for, save `committing`.
 
 pub mod acl;
+mod ahead;
 mod apply;
 mod attrs;
 mod bytes;
@@ -79,6 +80,7 @@ pub struct Drive {
     /// Whose turn it is when the kernel is to forget inodes.
     next_shard: AtomicUsize,
     pressure: pressure::Pressure,
+    ahead: ahead::Ahead,
     settings: Settings,
     facts: committer::Facts,
     /// Set where nothing may be changed: a read-only mount, or damage.

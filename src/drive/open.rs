@@ -1,5 +1,6 @@
 //! Opening a drive: the newest version, and the journal's records on top of it.
 
+use super::ahead::Ahead;
 use super::committer::{Committing, Progress};
 use super::inode::Inode;
 use super::pressure::Pressure;
@@ -11,13 +12,13 @@ use super::{Drive, Gens};
 use crate::chunk::{ChunkRef, Chunks};
 use crate::commit::inode::{InodeRecord, Name, ROOT};
 use crate::commit::{Newest, Opened, Signer, Versions, make_ino};
-use crate::content::{ContentCache, Fetch, Opener};
+use crate::content::{Cached, ContentCache, DiskCache, Fetch, Opener};
 use crate::crypt::RealmKeys;
 use crate::error::{Context, Error, Kind, Result};
 use crate::journal::{Journal, Options};
 use crate::store::ChunkStore;
 use crate::sys::{Clock, Disk, Random};
-use crate::types::{Address, DeviceId, Ino, Key, Lsn, Version};
+use crate::types::{Address, DeviceId, Incarnation, Ino, Key, Lsn, Version};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
@@ -78,13 +79,15 @@ pub struct Parts {
     pub keys: Arc<RealmKeys>,
     pub signer: Signer,
     pub device: DeviceId,
-    pub incarnation: [u8; 16],
+    pub incarnation: Incarnation,
     pub journal_disk: Arc<dyn Disk>,
     pub journal_key: Key,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
     /// Remembers the newest head durably.
     pub remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
+    /// Stored chunks on the local disk, where the store is far away.
+    pub disk_cache: Option<Arc<DiskCache>>,
     /// How much room there is.
     pub space: Box<dyn Fn() -> Space + Send + Sync>,
 }
@@ -140,7 +143,8 @@ impl Drive {
                 .context(|| "cannot open the journal")?;
 
         let cache = Arc::new(ContentCache::new(settings.cache));
-        let opener = Opener::new(cache.clone(), FromStore(parts.store.clone()), Keys(parts.keys.clone()));
+        let source = Cached { cache: parts.disk_cache, source: FromStore(parts.store.clone()) };
+        let opener = Opener::new(cache.clone(), source, Keys(parts.keys.clone()));
         let chunks: Arc<dyn Chunks> = Arc::new(opener);
         let root: InodeRecord = base.commit.root.clone().load(&*chunks)?;
         let name = Name { parent: ROOT, name: b""[..].into() };
@@ -170,19 +174,21 @@ impl Drive {
             clock: parts.clock,
             next_ino: AtomicU64::new(first),
             resident: Resident::new(settings.written),
-            committing: Mutex::new(Committing::new(
-                parts.versions,
-                parts.store,
-                base,
-                parts.newest.next,
-                parts.signer,
-                parts.device,
-                parts.incarnation,
-                parts.remember,
-            )),
+            committing: Mutex::new(Committing {
+                versions: parts.versions,
+                store: parts.store,
+                newest: base,
+                next: parts.newest.next,
+                signer: parts.signer,
+                device: parts.device,
+                incarnation: parts.incarnation,
+                remember: parts.remember,
+                closed: None,
+            }),
             closing: AtomicUsize::new(0),
             next_shard: AtomicUsize::new(0),
             pressure: Pressure::default(),
+            ahead: Ahead::default(),
             facts: Mutex::new(progress),
             read_only: AtomicBool::new(false),
             space: parts.space,

@@ -63,6 +63,14 @@ impl Pressure {
         !s.stop
     }
 
+    /// Waits so long, whatever is wanted. False: it is to stop.
+    pub fn rest(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        let mut s = self.state.lock();
+        while !s.stop && !self.work.wait_until(&mut s, deadline).timed_out() {}
+        !s.stop
+    }
+
     /// There is room again.
     pub fn made_room(&self) {
         let _s = self.state.lock();

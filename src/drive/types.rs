@@ -111,6 +111,3 @@ pub struct Space {
     pub free: u64,
     pub files: u64,
 }
-
-/// What a mutating operation did to caches of names, for those who keep such caches.
-pub type Cookie = u64;

@@ -27,7 +27,7 @@ impl Drop for Written {
 }
 
 impl Written {
-    /// Bytes that no journal holds (tests; a journal-less source).
+    /// Bytes that no journal holds.
     #[cfg(test)]
     pub fn in_memory(bytes: Bytes) -> Arc<Written> {
         let alive = Arc::new(AtomicUsize::new(1));
@@ -66,8 +66,12 @@ pub struct Resident {
     alive: Arc<AtomicUsize>,
 }
 
-/// The bytes in memory, and the writes that they belong to, oldest first.
-type Held = (usize, VecDeque<(Weak<Written>, usize, Lsn)>);
+#[derive(Default)]
+struct Held {
+    bytes: usize,
+    /// Oldest first: the write, its length, its record.
+    writes: VecDeque<(Weak<Written>, usize, Lsn)>,
+}
 
 impl Resident {
     pub fn new(budget: usize) -> Resident {
@@ -88,21 +92,21 @@ impl Resident {
         let w = Arc::new(Written { memory: Mutex::new(Some(bytes)), record, alive: self.alive.clone() });
         let mut held = self.held.lock();
         // A write that was overwritten keeps its memory for as long as it stands here.
-        if held.1.len() > 2 * self.writes() + 1024 {
-            sweep(&mut held);
+        if held.writes.len() > 2 * self.writes() + 1024 {
+            held.sweep();
         }
-        held.0 += len;
-        held.1.push_back((Arc::downgrade(&w), len, lsn));
-        while held.0 > self.budget {
-            let Some((oldest, len, lsn)) = held.1.front().cloned() else { break };
+        held.bytes += len;
+        held.writes.push_back((Arc::downgrade(&w), len, lsn));
+        while held.bytes > self.budget {
+            let Some((oldest, len, lsn)) = held.writes.front().cloned() else { break };
             if let Some(w) = oldest.upgrade() {
                 if lsn > journal.written() {
                     break;
                 }
                 *w.memory.lock() = None;
             }
-            held.1.pop_front();
-            held.0 -= len;
+            held.writes.pop_front();
+            held.bytes -= len;
         }
         drop(held);
         w
@@ -110,12 +114,14 @@ impl Resident {
 
     /// Forgets the writes that are no longer anybody's.
     pub fn sweep(&self) {
-        sweep(&mut self.held.lock());
+        self.held.lock().sweep();
     }
 }
 
-fn sweep((bytes, writes): &mut Held) {
-    writes.retain(|(w, _, _)| w.strong_count() > 0);
-    writes.shrink_to(2 * writes.len());
-    *bytes = writes.iter().map(|(_, len, _)| len).sum();
+impl Held {
+    fn sweep(&mut self) {
+        self.writes.retain(|(w, _, _)| w.strong_count() > 0);
+        self.writes.shrink_to(2 * self.writes.len());
+        self.bytes = self.writes.iter().map(|(_, len, _)| len).sum();
+    }
 }

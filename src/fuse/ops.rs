@@ -32,7 +32,7 @@ const LONG_COPY: u64 = 1 << 20;
 /// The reply to copy_file_range counts in 32 bits; callers go on from where it stopped.
 const MAX_COPY: u64 = 1 << 30;
 
-/// What is asked of the kernel at the start, as far as it has it. docs/parts/fuse.md says why.
+/// What is asked of the kernel at the start, as far as it has it. docs/KERNEL.md says why.
 const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_ASYNC_DIO)
     .union(InitFlags::FUSE_ATOMIC_O_TRUNC)

@@ -92,6 +92,29 @@ impl TestDrive {
         self.mount();
     }
 
+    /// The same drive on another machine: a state directory and a mount point of its own.
+    pub fn other_machine(&self) -> TestDrive {
+        let dir = tempfile::Builder::new().prefix("nacre-test-").tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let mut other = TestDrive {
+            mnt: path("mnt"),
+            store: self.store.clone(),
+            state: path("state"),
+            key: self.key.clone(),
+            options: self.options.clone(),
+            mounted: false,
+            dir,
+        };
+        std::fs::create_dir(&other.mnt).unwrap();
+        other.mount();
+        other
+    }
+
+    /// After somebody else has unmounted it.
+    pub fn is_unmounted(&mut self) {
+        self.mounted = false;
+    }
+
     /// The process that serves the mount.
     pub fn pid(&self) -> i32 {
         self.find_pid().unwrap_or_else(|| panic!("nobody serves {}", self.mnt.display()))
