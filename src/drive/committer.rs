@@ -93,7 +93,7 @@ struct AsClosed<'a>(&'a Drive, Generation);
 impl Ancestors for AsClosed<'_> {
     fn place(&self, dir: Ino) -> Result<(Ino, u64)> {
         let Self(drive, closed) = self;
-        let found = drive.table.with(dir, |s| (s.inode.clone(), s.place));
+        let found = drive.table.find(dir);
         let (inode, place) = found
             .ok_or_else(|| Error::failed(format!("directory {dir} has changes below it but is not known")))?;
         if let Some(inode) = inode {
@@ -181,6 +181,7 @@ impl Drive {
                 *self.facts.lock() = Progress { version, last_commit, stored, last_error: None, away: false };
                 drop(committing);
                 self.let_go(closed);
+                self.closing.store(0, Ordering::Relaxed);
                 self.resident.sweep();
                 // The version is there even if the journal's files are not given up now: the next commit does it.
                 let trimmed = self.journal.trim(stored);
@@ -223,6 +224,7 @@ impl Drive {
         if inodes.is_empty() {
             return None;
         }
+        self.closing.store(inodes.len(), Ordering::Relaxed);
         let generation = gens.now;
         gens.closed = Some(generation);
         gens.now += 1;

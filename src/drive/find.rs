@@ -23,12 +23,17 @@ pub(super) enum Layered {
 
 const STALE: Error = Error::errno_of(libc::ESTALE);
 
+/// The name in the key of a directory's entry.
+pub(super) fn name_of_key(key: &[u8]) -> &[u8] {
+    key.get(8..).unwrap_or_default()
+}
+
 impl Drive {
     /// The inode, loaded from the committed version if it must be.
     pub(super) fn load(&self, ino: Ino, wait: Wait) -> Result<Arc<Inode>> {
         loop {
             let epoch = self.epoch();
-            let (inode, place) = self.table.with(ino, |s| (s.inode.clone(), s.place)).ok_or(STALE)?;
+            let (inode, place) = self.table.find(ino).ok_or(STALE)?;
             if let Some(inode) = inode {
                 return Ok(inode);
             }
@@ -54,7 +59,7 @@ impl Drive {
         }
     }
 
-    fn base_of(&self, dir: &Inode) -> Result<Map> {
+    pub(super) fn base_of(&self, dir: &Inode) -> Result<Map> {
         match &dir.node.read().body {
             Body::Dir(d) => Ok(d.base.clone()),
             _ => Err(Error::errno_of(libc::ENOTDIR)),
@@ -78,7 +83,7 @@ impl Drive {
             }
             let Entry::Inode(stored) = Entry::from_bytes(&value)? else { continue };
             if stored.ino == ino {
-                let name = key.get(8..).unwrap_or_default().into();
+                let name = name_of_key(&key).into();
                 let record = stored.load(chunks)?;
                 return Ok(Some(Inode::load(record, vec![Name { parent, name }], false)));
             }
@@ -269,9 +274,10 @@ impl Drive {
         gens.closed.unwrap_or(gens.now).saturating_sub(1)
     }
 
-    /// Unloads clean inodes when there are too many.
+    /// Unloads clean inodes when there are too many. Those with changes cannot be unloaded, and do not count.
     pub(super) fn make_room(&self) {
-        if self.table.loaded() <= self.settings.loaded_inodes {
+        let changed = self.dirty.lock().len() + self.closing.load(std::sync::atomic::Ordering::Relaxed);
+        if self.table.loaded() <= self.settings.loaded_inodes + changed {
             return;
         }
         let shard = self.clock.monotonic().subsec_nanos() as usize;

@@ -72,6 +72,7 @@ fn pause(stopped: &(Mutex<bool>, Condvar), time: Duration) -> bool {
 
 fn flush(drive: &Drive, stopped: &(Mutex<bool>, Condvar), every: Duration) {
     while !pause(stopped, every) {
+        drive.balance_memory();
         if drive.journal().durable() < drive.journal().last()
             // Not `Drive::sync`, which with `sync=store` would wait for the store.
             && let Err(e) = drive.journal().sync(drive.journal().last())

@@ -24,12 +24,14 @@ mod names;
 mod open;
 mod pressure;
 pub mod record;
+mod shed;
 mod table;
 pub mod types;
 mod written;
 
 pub use committer::Progress;
 pub use open::{FromStore, Keys, Parts, Replayed, Settings};
+pub use shed::Kernel;
 
 use crate::chunk::Chunks;
 use crate::content::ContentCache;
@@ -44,7 +46,7 @@ use parking_lot::lock_api::ArcRwLockWriteGuard;
 use parking_lot::{Mutex, RawRwLock, RwLock, RwLockReadGuard};
 use record::{Op, Record};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use table::{Place, Table};
 use types::{Stat, Wait};
 
@@ -75,6 +77,10 @@ pub struct Drive {
     next_ino: AtomicU64,
     resident: written::Resident,
     committing: Mutex<committer::Committing>,
+    /// How many inodes the generation has that is being committed.
+    closing: AtomicUsize,
+    /// Whose turn it is when the kernel is to forget inodes.
+    next_shard: AtomicUsize,
     pressure: pressure::Pressure,
     ahead: ahead::Ahead,
     settings: Settings,

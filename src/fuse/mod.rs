@@ -21,6 +21,7 @@ mod mountinfo;
 mod ops;
 mod poll;
 mod reply;
+mod shed;
 mod workers;
 
 pub use attach::SUBTYPE;
