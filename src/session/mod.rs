@@ -6,5 +6,5 @@ pub mod slots;
 pub mod state;
 
 pub use begin::{Opening, open};
-pub use site::{Made, Site, init};
+pub use site::{Made, Site, drive_of, init};
 pub use state::StateDir;
