@@ -85,8 +85,10 @@ fn storm(seed: u64, time: Duration) {
     (settings.loaded_inodes, settings.written, settings.cache) = (0, 64 << 10, 256 << 10);
     let world = World::new(seed, settings);
     let drive = world.open().unwrap();
-    let homes: Vec<Ino> = (0..6).map(|n| mkdir(&drive, drive.root(), format!("home{n}").as_bytes())).collect();
-    let shared: Vec<Ino> = (0..3).map(|n| mkdir(&drive, drive.root(), format!("shared{n}").as_bytes())).collect();
+    let homes: Vec<Ino> =
+        (0..6).map(|n| mkdir(&drive, drive.root(), format!("home{n}").as_bytes())).collect();
+    let shared: Vec<Ino> =
+        (0..3).map(|n| mkdir(&drive, drive.root(), format!("shared{n}").as_bytes())).collect();
     let stop = AtomicBool::new(false);
     let commits = AtomicU64::new(0);
     let ops = AtomicU64::new(0);
