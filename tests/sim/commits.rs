@@ -302,7 +302,14 @@ fn an_open_file_without_a_name_keeps_its_bytes_across_commits() {
         k.open(k.id("g"));
         k.commit_quietly();
         let f = k.id("f");
-        k.run(&crate::model::Op::Write { node: f, at: 70_000, len: 30_000, fill: 8, append: false, kill: false });
+        k.run(&crate::model::Op::Write {
+            node: f,
+            at: 70_000,
+            len: 30_000,
+            fill: 8,
+            append: false,
+            kill: false,
+        });
         k.unlink("f");
         k.run(&crate::model::Op::Write { node: f, at: 10, len: 30_000, fill: 9, append: false, kill: false });
     };

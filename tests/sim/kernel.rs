@@ -173,7 +173,10 @@ impl Kernel {
             match f(&self.drive, wait) {
                 Err(e) if e.kind() == Kind::Miss => {
                     assert!(wait == Wait::No, "Miss to one who waits");
-                    assert!(!self.alone || self.drive.journal().last() == before, "a Miss has changed something");
+                    assert!(
+                        !self.alone || self.drive.journal().last() == before,
+                        "a Miss has changed something"
+                    );
                     wait = Wait::Yes;
                 }
                 Err(e) if self.retry && !matches!(e.kind(), Kind::Errno(_)) && tries < 3 => {
@@ -229,7 +232,8 @@ impl Kernel {
             }
             Op::Rename { dir, name, to, to_name, how } => {
                 let (dir, to) = (self.ino(*dir), self.ino(*to));
-                let how = RenameHow { no_replace: how.no_replace, exchange: how.exchange, whiteout: how.whiteout };
+                let how =
+                    RenameHow { no_replace: how.no_replace, exchange: how.exchange, whiteout: how.whiteout };
                 self.ask(|d, w| d.rename(w, dir, name, to, to_name, how)).map(|()| None)
             }
             Op::Write { node, at, len, fill, append, kill } => {
@@ -525,18 +529,22 @@ impl Kernel {
             (11 | 12, _) => Op::Unlink { dir, name: old },
             (13, _) => Op::Rmdir { dir, name: old },
             (14..=17, _) => {
-                let how = How {
-                    no_replace: d.below(8) == 0,
-                    exchange: d.below(4) == 0,
-                    whiteout: d.below(8) == 0,
-                };
+                let how =
+                    How { no_replace: d.below(8) == 0, exchange: d.below(4) == 0, whiteout: d.below(8) == 0 };
                 let how = if how.exchange { How { exchange: true, ..How::default() } } else { how };
                 Op::Rename { dir, name: old, to, to_name: if d.below(2) == 0 { free } else { new }, how }
             }
             (18..=20, Some(node)) => {
                 let most = if d.below(5) == 0 { 60_000 } else { 5_000 };
                 let len = 1 + d.below(most) as usize;
-                Op::Write { node, at: d.below(far), len, fill, append: d.below(4) == 0, kill: d.below(4) == 0 }
+                Op::Write {
+                    node,
+                    at: d.below(far),
+                    len,
+                    fill,
+                    append: d.below(4) == 0,
+                    kill: d.below(4) == 0,
+                }
             }
             (21, Some(node)) => Op::Truncate { node, size: d.below(far) },
             (22, Some(node)) => Op::Punch { node, at: d.below(far), len: 1 + d.below(far) },

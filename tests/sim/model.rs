@@ -150,9 +150,9 @@ impl Model {
 
     /// The inode of a path.
     pub fn find(&self, path: &str) -> Option<Id> {
-        path.split('/').filter(|n| !n.is_empty()).try_fold(0, |at, name| {
-            self.nodes[at].entries.get(name.as_bytes()).copied()
-        })
+        path.split('/')
+            .filter(|n| !n.is_empty())
+            .try_fold(0, |at, name| self.nodes[at].entries.get(name.as_bytes()).copied())
     }
 
     pub fn above(&self, id: Id) -> Option<Id> {
@@ -235,7 +235,9 @@ impl Model {
                 }
                 self.take(*dir, name, time);
             }
-            Op::Rename { dir, name, to, to_name, how } => return self.rename((*dir, name), (*to, to_name), *how, time),
+            Op::Rename { dir, name, to, to_name, how } => {
+                return self.rename((*dir, name), (*to, to_name), *how, time);
+            }
             Op::Write { node, at, len, fill, append, kill } => {
                 let end = self.nodes[*node].bytes.len();
                 let at = if *append { end } else { *at as usize };
@@ -244,10 +246,12 @@ impl Model {
                 n.perm = if *kill { without_suid(n.perm) } else { n.perm };
             }
             Op::Truncate { node, size } => self.file(*node, time, |b| b.resize(*size as usize, 0)),
-            Op::Punch { node, at, len } | Op::Zero { node, at, len, keep: true } => self.file(*node, time, |b| {
-                let (lo, hi) = ((*at as usize).min(b.len()), ((at + len) as usize).min(b.len()));
-                b[lo..hi].fill(0);
-            }),
+            Op::Punch { node, at, len } | Op::Zero { node, at, len, keep: true } => {
+                self.file(*node, time, |b| {
+                    let (lo, hi) = ((*at as usize).min(b.len()), ((at + len) as usize).min(b.len()));
+                    b[lo..hi].fill(0);
+                })
+            }
             Op::Zero { node, at, len, keep: false } => self.file(*node, time, |b| {
                 lay(b, *at as usize, &vec![0; *len as usize]);
             }),

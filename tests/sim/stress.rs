@@ -45,11 +45,11 @@ fn chaos(drive: &Drive, dirs: &[Ino], dice: &mut Dice) {
                 drive.forget(s.ino, 1);
             }
         }
-        2 => drop(refused(drive.unlink(Wait::Yes, dir, &a))),
-        3 => drop(refused(drive.rmdir(Wait::Yes, dir, &a))),
+        2 => _ = refused(drive.unlink(Wait::Yes, dir, &a)),
+        3 => _ = refused(drive.rmdir(Wait::Yes, dir, &a)),
         4 | 5 => {
             let how = RenameHow { exchange: dice.below(3) == 0, ..RenameHow::default() };
-            drop(refused(drive.rename(Wait::Yes, dir, &a, to, &b, how)));
+            _ = refused(drive.rename(Wait::Yes, dir, &a, to, &b, how));
         }
         6 => {
             if let Some(Some(s)) = refused(drive.lookup(Wait::Yes, dir, &a)) {
@@ -85,8 +85,10 @@ fn storm(seed: u64, time: Duration) {
     (settings.loaded_inodes, settings.written, settings.cache) = (0, 64 << 10, 256 << 10);
     let world = World::new(seed, settings);
     let drive = world.open().unwrap();
-    let homes: Vec<Ino> = (0..6).map(|n| mkdir(&drive, drive.root(), format!("home{n}").as_bytes())).collect();
-    let shared: Vec<Ino> = (0..3).map(|n| mkdir(&drive, drive.root(), format!("shared{n}").as_bytes())).collect();
+    let homes: Vec<Ino> =
+        (0..6).map(|n| mkdir(&drive, drive.root(), format!("home{n}").as_bytes())).collect();
+    let shared: Vec<Ino> =
+        (0..3).map(|n| mkdir(&drive, drive.root(), format!("shared{n}").as_bytes())).collect();
     let stop = AtomicBool::new(false);
     let commits = AtomicU64::new(0);
     let ops = AtomicU64::new(0);

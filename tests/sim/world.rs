@@ -157,11 +157,16 @@ pub fn secret(key: [u8; 32]) -> Secret {
 pub fn tight() -> Settings {
     Settings {
         cache: 32 << 10,
-        written: 8 << 10,
+        written: 1 << 10,
         loaded_inodes: 0,
         dirty_inodes: 100_000,
         timeout: Duration::from_secs(5),
-        journal: Options { file_size: 256 << 10, limit: 64 << 20, frame_bytes: 16 << 10, ..Options::default() },
+        journal: Options {
+            file_size: 256 << 10,
+            limit: 64 << 20,
+            frame_bytes: 16 << 10,
+            ..Options::default()
+        },
         read_only: false,
         sync_store: false,
         workers: 1,
@@ -288,7 +293,8 @@ impl World {
         let newest = site.newest(self.known()).unwrap().opened.unwrap();
         let store = site.chunk_store(newest.commit.runs.clone(), None);
         let options = nacrefs::commit::check::Options { all: false, read_data: true, subset: None };
-        let report = nacrefs::commit::check::check(&site.versions, &store, &newest, options, &mut |_| {}).unwrap();
+        let report =
+            nacrefs::commit::check::check(&site.versions, &store, &newest, options, &mut |_| {}).unwrap();
         assert!(report.findings.is_empty(), "{:?}", report.findings);
     }
 }
