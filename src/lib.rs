@@ -11,10 +11,14 @@
 //! commit                       turning changes into versions
 //! journal                      the append-only log: acknowledge, make durable, replay, trim
 //! tree, content                Maps and Blobs <-> chunks
-//! crypt                        keys, sealing, self-encryption
 //! store                        chunks in packs, heads by counter, over any object store
-//! error, wire, types, chunk, sys   the words that all use
+//! crypt                        keys, sealing, self-encryption
+//! sys                          clock, randomness, disk
+//! error, wire, types, chunk    the words that all use
 //! ```
+
+// Outside data never ends the process; tests may.
+#![warn(clippy::expect_used, clippy::unwrap_used, clippy::undocumented_unsafe_blocks)]
 
 pub mod chunk;
 pub mod cli;
@@ -31,3 +35,38 @@ pub mod sys;
 pub mod tree;
 pub mod types;
 pub mod wire;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// From the top down.
+    const LAYERS: [&str; 11] =
+        ["cli", "session", "fuse", "drive", "commit", "journal", "content", "tree", "store", "crypt", "sys"];
+
+    /// All source below a folder.
+    fn source(dir: &Path) -> String {
+        let mut all = String::new();
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                all += &source(&path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                all += &fs::read_to_string(&path).unwrap();
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn no_layer_uses_one_above_it() {
+        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        for (i, layer) in LAYERS.iter().enumerate() {
+            let text = source(&src.join(layer));
+            for above in &LAYERS[..i] {
+                assert!(!text.contains(&format!("crate::{above}::")), "{layer} uses {above}");
+            }
+        }
+    }
+}

@@ -81,6 +81,10 @@ id!(
     /// A machine's state directory, as the drive knows it.
     DeviceId
 );
+id!(
+    /// One start of a device: two at a time show that a state directory was copied.
+    Incarnation
+);
 
 /// The number of a journal record; grows by one for each, never reused on a device.
 pub type Lsn = u64;

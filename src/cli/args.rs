@@ -19,11 +19,11 @@ const EXAMPLES: &str = "Examples:
 const MOUNT_EXAMPLES: &str = "Examples:
   nacrefs mount ~/drive
   nacrefs mount /srv/store /mnt -o allow_other,memory=1G
-  nacrefs mount s3://bucket/drive /mnt --passphrase-file /run/secrets/drive";
+  nacrefs mount /srv/store /mnt --passphrase-file /run/secrets/drive";
 
 /// A drive whose bytes are encrypted, versioned chunks in a store that need not be trusted
 ///
-/// A STORE is a URL (file:///srv/store, s3://bucket/prefix) or a path. A PATH inside a mounted drive finds its
+/// A STORE is a path or a URL (file:///srv/store; in this version no other). A PATH inside a mounted drive finds its
 /// drive from the mount; without a mount, give --store STORE and a path from the drive's root.
 #[derive(Debug, Parser)]
 #[command(
@@ -47,7 +47,7 @@ pub enum Command {
     ///
     /// Refuses a store that already holds one. With --key-file, a key file that does not exist is made.
     #[command(
-        after_help = "Examples:\n  nacrefs init /srv/store\n  nacrefs init s3://bucket/drive --key-file ~/key"
+        after_help = "Examples:\n  nacrefs init /srv/store\n  nacrefs init /srv/store --key-file ~/key"
     )]
     Init(Init),
     /// Mount a drive, and return once it is usable
@@ -197,7 +197,7 @@ pub struct Status {
 
 #[derive(Args, Debug)]
 pub struct Log {
-    /// A file or directory; it need not exist any more [default: the whole drive]
+    /// A file or directory, by its present name [default: the whole drive]
     pub path: Option<PathBuf>,
     /// Print one JSON object a line
     #[arg(long)]
@@ -208,9 +208,9 @@ pub struct Log {
 
 #[derive(Args, Debug)]
 pub struct Cat {
-    /// The file; it need not exist any more
+    /// The file, by the name that it had then
     pub path: PathBuf,
-    /// A version number, a time (2026-11-17, '3 days ago') or a snapshot's name [default: now]
+    /// A version number or a time: 17, 2026-11-17, '2026-11-17 14:30', '3 days ago', yesterday [default: now]
     #[arg(long, value_name = "WHEN")]
     pub at: Option<String>,
     #[command(flatten)]

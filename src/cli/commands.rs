@@ -3,13 +3,13 @@
 use super::App;
 use super::args::{self, ClosedArgs, SecretArgs, StateArgs};
 use super::backend::{CheckOptions, Closed, InitOptions};
-use super::control::{Client, Request};
+use super::control::{At, Client, Request};
 use super::mounts::{self, shown};
 use super::output::{self, Screen};
 use super::paths::{file_url, resolve, store_url, url_path};
 use super::secrets::{self, Given};
 use super::values::DrivePath;
-use super::when::When;
+use crate::commit::When;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::SystemRandom;
 use std::path::Path;
@@ -102,7 +102,7 @@ pub fn log(app: &App, args: &args::Log) -> Result<()> {
 }
 
 pub fn cat(app: &App, args: &args::Cat) -> Result<()> {
-    let at = args.at.as_deref().map(When::parse).transpose()?;
+    let at = args.at.as_deref().map(When::read).transpose()?.map(At::from);
     let mut screen = Screen::new(false);
     if args.closed.store.is_some() {
         let path = DrivePath::new(&args.path)?;
@@ -202,7 +202,32 @@ fn page(command: &clap::Command) -> Result<(String, Vec<u8>)> {
     let man = clap_mangen::Man::new(command.clone()).source(format!("nacrefs {}", env!("CARGO_PKG_VERSION")));
     let mut text = Vec::new();
     man.render(&mut text).context(|| "cannot render a manual page")?;
-    Ok((man.get_filename(), text))
+    Ok((man.get_filename(), with_sections(&String::from_utf8_lossy(&text)).into_bytes()))
+}
+
+/// A page whose section EXTRA, which is what help shows last, is parted into sections of its own: each line there
+/// that ends in a colon heads one.
+fn with_sections(page: &str) -> String {
+    let (mut out, mut extra) = (String::with_capacity(page.len()), false);
+    for line in page.lines() {
+        if line.starts_with(".SH ") {
+            extra = line == ".SH EXTRA";
+            if extra {
+                continue;
+            }
+        }
+        match line.strip_suffix(':') {
+            Some(title) if extra && !title.starts_with(' ') => {
+                let title = title.split(" (").next().unwrap_or(title);
+                out.push_str(&format!(".SH {}\n", title.to_uppercase()));
+            }
+            _ => {
+                out.push_str(line);
+                out.push('\n');
+            }
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -243,6 +268,10 @@ mod tests {
         want.sort();
         assert_eq!(names, want);
         let mount = std::fs::read_to_string(dir.path().join("nacrefs-mount.1")).unwrap();
-        assert!(mount.contains("allow_other") && mount.contains("state") && mount.contains("Examples"));
+        assert!(mount.contains("allow_other") && mount.contains("state"));
+        for title in [".SH DESCRIPTION\n", ".SH EXAMPLES\n", ".SH MOUNT OPTIONS\n"] {
+            assert!(mount.contains(title), "{title}{mount}");
+        }
+        assert!(!mount.contains("EXTRA"));
     }
 }

@@ -6,7 +6,6 @@ use super::control::Failure;
 use super::exit;
 use crate::error::{Context, Error, Kind, Result};
 use parking_lot::Mutex;
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File};
 use std::io::{IsTerminal, PipeReader, PipeWriter, Read, Write};
@@ -185,17 +184,6 @@ pub fn start_logging(default: &str) -> Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .try_init()
         .map_err(|e| Error::failed(format!("cannot start logging: {e}")))
-}
-
-/// Keeps secrets in memory: no core files, no debugger of the same user.
-pub fn harden() -> Result<()> {
-    let failed = || "cannot forbid core files";
-    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
-        .map_err(std::io::Error::from)
-        .context(failed)?;
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(std::io::Error::from)
-        .context(failed)
 }
 
 /// Ends a mount on SIGTERM, SIGINT and SIGHUP: the first stops it, which leaves the rest to the journal; the

@@ -17,6 +17,7 @@ use crate::drive::Settings;
 use crate::error::{Error, Kind, Result};
 use crate::session::{self, Site, StateDir, slots};
 use crate::store::{OpenOptions, layout};
+use crate::sys::memory::settle_allocator;
 use crate::sys::{SystemClock, SystemRandom};
 use crate::types::{DriveId, Key, hex};
 use answers::Past;
@@ -72,6 +73,8 @@ impl Backend for Drives {
 
     fn mount(&self, request: MountRequest) -> Result<Arc<dyn Running>> {
         check_options(&request.options)?;
+        // Before there are threads.
+        settle_allocator();
         // Before the secrets are opened, so that a drive in use is known at once.
         let state = StateDir::open(&request.state_dir)?;
         let site = Site::unlock(&request.store, &secret_of(&request.secret)?)?;
@@ -85,7 +88,7 @@ impl Backend for Drives {
         match request {
             Request::Status {} => out.status(&past.status(&drive.store)),
             Request::Log { path } => past.log(&path, out),
-            Request::Cat { path, at } => past.cat(&path, at.as_ref(), out),
+            Request::Cat { path, at } => past.cat(&path, at, out),
             Request::Sync {} | Request::Commit {} | Request::Umount { .. } => {
                 Err(Error::new(Kind::NotADrive, format!("{} is not mounted here", drive.store)))
             }

@@ -18,11 +18,11 @@ pub mod paths;
 pub mod secrets;
 mod umount;
 pub mod values;
-pub mod when;
 
 pub use drives::Drives;
 pub use mounts::{CONTROL_XATTR, FS_TYPE};
 
+use crate::crypt::protect::protect_process;
 use crate::error::Result;
 use args::{Cli, Command, KeyCommand, Parsed};
 use backend::Backend;
@@ -74,7 +74,7 @@ fn start(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>, verbos
         }
     };
     *verbose = cli.verbose;
-    daemon::harden()?;
+    protect_process()?;
     let state_dir_env = std::env::var_os("NACREFS_STATE_DIR").filter(|d| !d.is_empty()).map(PathBuf::from);
     let app = App { backend, env: env?, state_dir_env };
     execute(&app, &cli).map(|()| exit::DONE)

@@ -121,18 +121,20 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     if made.is_some() {
         lines = first_lines(&plan.store, plan.key_file.as_deref(), &state_dir);
     }
+    let first = lines.clone();
     if let Some(key) = plan.key_file.filter(|key| on_one_disk(key, &state_dir)) {
         lines.push(format!("not protected if this disk is stolen: the key is on it ({})", shown(&key)));
     }
     let control = state_dir.join(SOCKET);
-    let running = app.backend.mount(MountRequest {
+    let request = MountRequest {
         store: plan.store,
         secret,
         dir: plan.dir.clone(),
         state_dir,
         control: control.clone(),
         options: plan.options,
-    })?;
+    };
+    let running = app.backend.mount(request).map_err(|e| made_all_the_same(e, &first))?;
     signals.stop_on_signal(running.clone());
     let owner = rustix::process::geteuid().as_raw();
     let ready = Server::start(&control, owner, running.handler()).and_then(|server| {
@@ -171,6 +173,17 @@ fn first_lines(store: &str, key: Option<&Path>, state_dir: &Path) -> Vec<String>
         None => "back up the store, and keep the passphrase: without it the store is lost".into(),
     });
     lines
+}
+
+/// An error after the default drive was made: the next mount makes nothing, so what there is to back up must be
+/// said now.
+fn made_all_the_same(e: Error, first_lines: &[String]) -> Error {
+    if first_lines.is_empty() {
+        return e;
+    }
+    let words: Vec<&str> = first_lines.iter().flat_map(|l| [l.trim(), ";"]).collect();
+    let said = words.join(" ").replace(" ;", ";").replace(":;", ":");
+    e.context(format!("{said} but it cannot be mounted"))
 }
 
 /// Whether whoever steals the disk of the state directory has the key too.
@@ -240,6 +253,19 @@ fn is_missing_or_empty(dir: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The default drive is made once: a first mount that fails used to take the word on backups with it.
+    #[test]
+    fn what_to_back_up_is_said_even_if_the_first_mount_fails() {
+        let lines = first_lines("file:///s/store", Some(Path::new("/s/key")), Path::new("/s/state"));
+        let e = made_all_the_same(Error::failed("no fuse"), &lines);
+        let said = e.chain();
+        for part in ["made your drive:", "store  /s/store;", "key    /s/key;", "back up the key", "no fuse"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert_eq!(said.lines().count(), 1);
+        assert_eq!(made_all_the_same(Error::failed("no fuse"), &[]).chain(), "no fuse");
+    }
 
     #[test]
     fn mount_points_are_checked_before_anything_is_opened() {

@@ -1,7 +1,7 @@
 //! Mount options: what `-o` says, on the command line or in fstab.
 
 use super::values::parse_size;
-use super::when::When;
+use crate::commit::When;
 use crate::error::{Error, Kind, Result};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -141,7 +141,7 @@ impl MountOptions {
             "memory" => self.memory = size(LEAST)?,
             "journal" => self.journal = size(LEAST)?,
             "cache" => self.cache = size(0)?,
-            "at" => self.at = Some(When::parse(value("a version, a time or a snapshot's name")?)?),
+            "at" => self.at = Some(When::read(value("a version or a time")?)?),
             "state_dir" => self.state_dir = file()?,
             "key_file" => self.key_file = file()?,
             "passphrase_file" => self.passphrase_file = file()?,
@@ -230,7 +230,6 @@ fn passes_along(name: &str, option: &str) -> bool {
 /// The options, for `nacrefs help mount`.
 pub const HELP: &str = "Mount options (-o, also in fstab):
   ro                     read only
-  at=WHEN                the drive as it was, read only
   allow_other            let other users in, as modes allow
   uid=N, gid=N           show every file as owned by this user, this group
   commit=SECONDS         how often changes go to the store [5 on this machine, else 30]
@@ -238,13 +237,12 @@ pub const HELP: &str = "Mount options (-o, also in fstab):
   flush=SECONDS          what is not synced is made durable after [1]
   timeout=SECONDS        the longest wait of a file operation [120]
   writeback              the kernel keeps changed pages (one writer only)
-  dedup=on|off           share equal content within the drive [on]
   memory=SIZE            the budget of memory [256M]
-  cache=SIZE             the limit of the disk cache [4G]
-  cache_mode=sealed|plain  whether the disk cache is encrypted [sealed]
   journal=SIZE           the limit of the journal [2G]
   state_dir=D, key_file=F, passphrase_file=F, foreground  as the options of the same name
   nonempty               mount over a directory that is not empty
+Not in this version: at=WHEN and dedup=off are refused; cache=SIZE and cache_mode=sealed|plain are for
+remote stores, and do nothing yet.
 Permissions are always checked (default_permissions), and what mount(8) and systemd pass along is accepted.";
 
 #[cfg(test)]

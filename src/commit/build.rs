@@ -19,7 +19,7 @@ use crate::crypt::RealmKeys;
 use crate::error::{Error, Result};
 use crate::store::RunSet;
 use crate::tree::Map;
-use crate::types::{DeviceId, Ino, Lsn, Time, Version};
+use crate::types::{DeviceId, Incarnation, Ino, Lsn, Time, Version};
 use std::collections::HashMap;
 
 /// Who makes a version, when, and from what.
@@ -31,7 +31,7 @@ pub struct Making {
     pub time: Time,
     pub device: DeviceId,
     /// This start of the mount.
-    pub incarnation: [u8; 16],
+    pub incarnation: Incarnation,
     /// The last journal record of this device whose effects the version contains.
     pub lsn: Lsn,
     /// The next counter of the inode numbers of this device (see [`super::object::make_ino`]).

@@ -1,4 +1,4 @@
-//! What a name in a directory leads to, and what may be a name (docs/FORMAT.md, "Directory entries").
+//! What a name in a directory leads to, and what may be a name (docs/FORMAT.md, "Directories").
 
 use super::inode::{FileKind, StoredInode};
 use crate::error::{Error, Result};

@@ -27,4 +27,4 @@ pub use object::{Commit, Counts, Device, Parent, make_ino, split_ino};
 pub use params::{Parameter, Parameters};
 pub use versions::{Newest, Opened, Prepared, Published, Signer, Versions};
 pub use view::View;
-pub use when::{LocalZone, When};
+pub use when::When;

@@ -1,11 +1,11 @@
-//! The commit object: one version of the drive (docs/FORMAT.md, "Commits").
+//! The commit object: one version of the drive (docs/FORMAT.md, "The commit object").
 
 use super::inode::{FileKind, ROOT, StoredInode};
 use super::params::Parameters;
 use crate::error::{Error, Result};
 use crate::store::{PackId, PackInfo, RunSet};
 use crate::tree::Map;
-use crate::types::{DeviceId, Ino, Lsn, Time, Version};
+use crate::types::{DeviceId, Incarnation, Ino, Lsn, Time, Version};
 use crate::wire::{Reader, Writer};
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ pub struct Commit {
     pub time: Time,
     /// Who made it, and in which start of the mount.
     pub device: DeviceId,
-    pub incarnation: [u8; 16],
+    pub incarnation: Incarnation,
     pub parameters: Parameters,
     /// All devices that ever wrote, by number.
     pub devices: Vec<Device>,
@@ -126,7 +126,7 @@ impl Commit {
             w.var(parent.version).raw(&parent.hash);
         }
         self.time.put(&mut w);
-        w.raw(&self.device.0).raw(&self.incarnation);
+        w.raw(&self.device.0).raw(&self.incarnation.0);
         w.var(self.devices.len() as u64);
         for d in &self.devices {
             w.raw(&d.id.0).var(d.number.into()).var(d.lsn).var(d.next_ino);
@@ -175,7 +175,7 @@ impl Commit {
             parents.push(parent);
         }
         let time = Time::get(&mut r)?;
-        let (device, incarnation) = (DeviceId(r.array()?), r.array()?);
+        let (device, incarnation) = (DeviceId(r.array()?), Incarnation(r.array()?));
         let devices = get_devices(&mut r)?;
         let counts = Counts { files: r.var()?, directories: r.var()?, bytes: r.var()? };
         let root = StoredInode::get_from(&mut r)?;

@@ -1,4 +1,4 @@
-//! The drive's parameters, and the features that its format uses (docs/FORMAT.md, "Parameters"). They stand
+//! The drive's parameters, and the features that its format uses (docs/FORMAT.md, "The commit object"). They stand
 //! in signed commits only: nothing that is not authenticated steers.
 
 use crate::error::{Error, Result};

@@ -12,7 +12,7 @@ use crate::content::{Blob, Edit, Fetch};
 use crate::crypt::RealmKeys;
 use crate::error::{Error, Result};
 use crate::tree::Map;
-use crate::types::{DeviceId, Ino, Time, Version};
+use crate::types::{DeviceId, Incarnation, Ino, Time, Version};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -238,7 +238,7 @@ impl Mini {
             parents: self.commit.iter().map(|c| Parent { version: c.version, hash: [7; 32] }).collect(),
             time: Time { sec: self.now, nsec: 0 },
             device: DEVICE,
-            incarnation: [3; 16],
+            incarnation: Incarnation([3; 16]),
             lsn: self.now as u64,
             next_ino: self.next,
             parameters: Parameters::default(),

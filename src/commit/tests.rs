@@ -297,7 +297,11 @@ fn act(mini: &mut Mini, op: u8, pick: [u16; 3], data: &[u8]) {
             mini.make(dir, &name, FileKind::Directory);
         }
         (3, None) => {
-            mini.make(dir, &name, if pick[2] % 2 == 0 { FileKind::Symlink } else { FileKind::Socket });
+            mini.make(
+                dir,
+                &name,
+                if pick[2].is_multiple_of(2) { FileKind::Symlink } else { FileKind::Socket },
+            );
         }
         (4, None) => {
             if let Some(file) = one(&files, pick[2]) {

@@ -6,6 +6,7 @@
 //! time that was printed to the second names the version it was printed for.
 
 use crate::error::{Error, Kind, Result};
+use crate::sys::{Clock as _, SystemClock};
 use crate::types::{Time, Version};
 use time::{Date, Duration, Month, OffsetDateTime, PrimitiveDateTime, UtcOffset};
 
@@ -19,7 +20,7 @@ pub enum When {
 }
 
 /// Local time: what a date without an offset is told in.
-pub trait Zone {
+trait Zone {
     /// Seconds since 1970 UTC of a local date and time.
     fn to_utc(&self, local: PrimitiveDateTime) -> Result<i64>;
     /// The local date and time at so many seconds since 1970 UTC.
@@ -27,7 +28,7 @@ pub trait Zone {
 }
 
 /// The time zone of this process (`TZ`, `/etc/localtime`).
-pub struct LocalZone;
+struct LocalZone;
 
 impl Zone for LocalZone {
     fn to_utc(&self, local: PrimitiveDateTime) -> Result<i64> {
@@ -81,8 +82,13 @@ const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
 
 impl When {
-    /// Reads what a person wrote, at the time `now`. Anything else is an error of usage.
-    pub fn parse(text: &str, now: Time, zone: &dyn Zone) -> Result<When> {
+    /// Reads what a person wrote here and now. Anything else is an error of usage.
+    pub fn read(text: &str) -> Result<When> {
+        When::parse(text, SystemClock.now(), &LocalZone)
+    }
+
+    /// Reads what a person wrote, at the time `now`.
+    fn parse(text: &str, now: Time, zone: &dyn Zone) -> Result<When> {
         let text = text.trim();
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
             return text.parse().map(When::Version).map_err(|_| unknown(text));

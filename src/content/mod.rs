@@ -10,6 +10,7 @@
 
 mod blob;
 mod cache;
+mod disk_cache;
 mod draft;
 mod opener;
 mod pages;
@@ -24,6 +25,7 @@ mod tests;
 
 pub use blob::{Blob, Seek};
 pub use cache::{ContentCache, NoWait};
+pub use disk_cache::{Cached, DiskCache};
 pub use opener::{Fetch, OpenSealed, Opener, open_chunk};
 pub use segment::Segment;
 

@@ -71,11 +71,6 @@ impl<F: Fetch, K: OpenSealed> Opener<F, K> {
         &self.cache
     }
 
-    /// Where stored chunks come from.
-    pub fn fetcher(&self) -> &F {
-        &self.fetch
-    }
-
     fn load(&self, chunk: &ChunkRef) -> Result<Bytes> {
         let content = open_chunk(chunk, &self.fetch.fetch(&chunk.address)?, &self.keys)?;
         self.cache.put(chunk, content.clone());

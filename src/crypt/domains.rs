@@ -67,8 +67,6 @@ domains! {
     STATE_RECORDS = "nacre 2026 state: record key";
     /// From the local key: the key that journal files' keys come from.
     STATE_JOURNAL = "nacre 2026 state: journal key";
-    /// From the journal key and a file's salt (32 bytes): the key of that journal file.
-    STATE_JOURNAL_FILE = "nacre 2026 state: journal file key";
     /// From the journal key: the key that seals the headers of its files.
     JOURNAL_HEADERS = "nacre 2026 journal: file headers";
     /// From the journal key: the key that the files' keys are hashed with.

@@ -26,8 +26,7 @@ struct Keys {
     commit: Key,
     source: Key,
     head: SealKey,
-    index: SealKey,
-    index_key: Key,
+    index: Key,
     boundary: Key,
     name_hash: Key,
 }
@@ -45,8 +44,7 @@ impl RealmKeys {
             node: now(domains::REALM_NODE),
             commit: now(domains::REALM_COMMIT),
             head: SealKey::new(&now(domains::REALM_HEAD)),
-            index: SealKey::new(&now(domains::REALM_INDEX)),
-            index_key: now(domains::REALM_INDEX),
+            index: now(domains::REALM_INDEX),
             boundary: ever(domains::REALM_BOUNDARY),
             name_hash: ever(domains::REALM_NAME_HASH),
         });
@@ -108,28 +106,9 @@ impl RealmKeys {
         [&self.epoch.to_le_bytes(), counter.to_le_bytes().as_slice(), header].concat()
     }
 
-    /// Seals an index run or a pack's footer (`kind`), bound to `ad`, its place in the store.
-    pub fn seal_index(&self, kind: Seal, ad: &[u8], bytes: &[u8]) -> Result<Vec<u8>> {
-        self.index_kind(kind)?;
-        self.keys.index.seal(kind, &self.realm, ad, bytes)
-    }
-
-    /// Opens what [`RealmKeys::seal_index`] sealed in this epoch under the same kind and `ad`.
-    pub fn open_index(&self, kind: Seal, ad: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
-        self.index_kind(kind)?;
-        self.keys.index.open(kind, &self.realm, ad, sealed)
-    }
-
     /// The key of index runs and pack footers, for the store.
     pub fn index_key(&self) -> &Key {
-        &self.keys.index_key
-    }
-
-    fn index_kind(&self, kind: Seal) -> Result<()> {
-        match kind {
-            Seal::Index | Seal::Footer => Ok(()),
-            _ => Err(Error::failed(format!("{kind:?} is not sealed with the index key"))),
-        }
+        &self.keys.index
     }
 
     /// Where a name stands in its directory: 63 bits of its keyed hash, the same for the realm's life. It is 3 at
@@ -223,8 +202,7 @@ mod tests {
         assert_eq!(new.open_sealed(Seal::Node, key_of(&chunk), &stored).unwrap(), b"x");
         let head = old.seal_head(1, b"", b"payload").unwrap();
         assert!(new.open_head(1, b"", &head).is_err());
-        let run = old.seal_index(Seal::Index, b"", b"run").unwrap();
-        assert!(new.open_index(Seal::Index, b"", &run).is_err());
+        assert_ne!(old.index_key(), new.index_key());
         // The epoch counts even where the secret is the same.
         assert_ne!(epoch(1, 2).source_hash(b"a"), epoch(2, 2).source_hash(b"a"));
     }
@@ -243,17 +221,6 @@ mod tests {
         assert_eq!(keys.open_commit(7, key_of(&commit), &stored).unwrap(), b"commit");
         assert!(keys.open_commit(8, key_of(&commit), &stored).is_err());
         assert!(keys.seal(Seal::Commit, b"commit").is_err());
-    }
-
-    #[test]
-    fn index_runs_and_footers_are_told_apart() {
-        let keys = epoch(1, 2);
-        let run = keys.seal_index(Seal::Index, b"run 1", b"entries").unwrap();
-        assert_eq!(keys.open_index(Seal::Index, b"run 1", &run).unwrap(), b"entries");
-        assert!(keys.open_index(Seal::Footer, b"run 1", &run).is_err());
-        assert!(keys.open_index(Seal::Index, b"run 2", &run).is_err());
-        assert!(keys.seal_index(Seal::Head, b"", b"").is_err());
-        assert!(keys.open_index(Seal::Head, b"", &run).is_err());
     }
 
     /// TRUST 1.1: the source hash is keyed, and of the encoded bytes as they are.

@@ -10,7 +10,7 @@ use super::sign::SigningKey;
 use super::{Seal, domains};
 use crate::error::{Error, Result};
 use crate::sys::{Random, random};
-use crate::types::{DeviceId, DriveId, Key, RealmId, Version};
+use crate::types::{DeviceId, DriveId, Incarnation, Key, RealmId, Version};
 use crate::wire::{Reader, Writer};
 use std::fmt;
 use zeroize::Zeroizing;
@@ -125,12 +125,6 @@ impl LocalKeys {
         self.realm
     }
 
-    /// The key of one journal file. Its salt must be random, and fresh whenever the file is begun or
-    /// recycled: then no key ever meets another history of the same file.
-    pub fn journal_file_key(&self, salt: &[u8; 32]) -> Key {
-        domains::STATE_JOURNAL_FILE.derive(&[&self.keys.journal.0, salt])
-    }
-
     /// The key that the journal derives its files' keys from.
     pub fn journal_key(&self) -> &Key {
         &self.keys.journal
@@ -178,7 +172,7 @@ pub struct DeviceRecord {
     /// Above the counter in the inode numbers that this device gives out: below [`DEVICE_NUMBERS`].
     pub number: u32,
     /// Random at each mount, and in its commits: shows that a state directory was copied.
-    pub incarnation: [u8; 16],
+    pub incarnation: Incarnation,
 }
 
 impl DeviceRecord {
@@ -188,7 +182,7 @@ impl DeviceRecord {
             return Err(Error::failed(format!("device number {} is over 20 bits", self.number)));
         }
         let mut w = Writer::with_capacity(16 + 32 + 4 + 16);
-        w.raw(&self.device.0).raw(&self.signing.to_bytes().0).u32(self.number).raw(&self.incarnation);
+        w.raw(&self.device.0).raw(&self.signing.to_bytes().0).u32(self.number).raw(&self.incarnation.0);
         let message = Zeroizing::new(w.into_vec());
         keys.seal(Record::Device, &message)
     }
@@ -199,7 +193,7 @@ impl DeviceRecord {
         let device = DeviceId(r.array()?);
         let signing = SigningKey::from_bytes(&Key(r.array()?));
         let number = r.u32()?;
-        let incarnation = r.array()?;
+        let incarnation = Incarnation(r.array()?);
         if number >= DEVICE_NUMBERS {
             return Err(r.bad("number over 20 bits"));
         }
@@ -250,7 +244,7 @@ mod tests {
             device: DeviceId([1; 16]),
             signing: SigningKey::from_bytes(&Key([2; 32])),
             number: DEVICE_NUMBERS - 1,
-            incarnation: [3; 16],
+            incarnation: Incarnation([3; 16]),
         }
     }
 
@@ -276,27 +270,14 @@ mod tests {
         let all = [
             keys.cache_key().clone(),
             keys.index_key().clone(),
-            keys.keys.journal.clone(),
+            keys.journal_key().clone(),
             keys.keys.local.clone(),
-            keys.journal_file_key(&[1; 32]),
-            keys.journal_file_key(&[2; 32]),
             other.cache_key().clone(),
-            other.journal_file_key(&[1; 32]),
+            other.journal_key().clone(),
         ];
         for (at, key) in all.iter().enumerate() {
             assert!(all[..at].iter().all(|k| k != key), "{at}");
         }
-        assert_eq!(keys.journal_file_key(&[1; 32]), keys.journal_file_key(&[1; 32]));
-    }
-
-    /// TRUST 1.4: if the disk is rolled back and a file's salt with it, another record in the same place
-    /// still has another nonce.
-    #[test]
-    fn a_rolled_back_journal_repeats_no_nonce() {
-        let (_, keys) = drive();
-        let key = SealKey::new(&keys.journal_file_key(&[1; 32]));
-        let frame = |m: &[u8]| key.seal(Seal::Journal, &keys.realm(), b"file 1, record 7", m).unwrap();
-        assert_ne!(frame(b"write a")[..24], frame(b"write b")[..24]);
     }
 
     #[test]
@@ -310,7 +291,7 @@ mod tests {
         let opened = DeviceRecord::open(&keys, &sealed).unwrap();
         assert_eq!(
             (opened.device, opened.number, opened.incarnation),
-            (DeviceId([1; 16]), 0xf_ffff, [3; 16])
+            (DeviceId([1; 16]), 0xf_ffff, Incarnation([3; 16]))
         );
         assert_eq!(opened.signing.public(), device().signing.public());
         assert_eq!(opened.seal(&keys).unwrap(), sealed);

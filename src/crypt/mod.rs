@@ -5,7 +5,7 @@ pub mod domains;
 pub mod keys;
 pub mod local;
 mod object;
-mod pad;
+pub mod pad;
 pub mod protect;
 pub mod seal;
 pub mod secrets;

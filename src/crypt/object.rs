@@ -2,7 +2,7 @@
 //! says little. The object's key is a keyed hash of these very bytes: what is encrypted is what is hashed.
 
 use super::Seal;
-use super::compress;
+use super::compress::{compress, decompress};
 use super::pad::{is_padding, pad};
 use super::seal as sealing;
 use crate::chunk::{ChunkRef, Opening};
@@ -12,11 +12,19 @@ use crate::wire::{Reader, Writer};
 
 const STORED: u8 = 0;
 const BROTLI: u8 = 1;
+/// The smallest object worth compressing, in bytes.
+const LEAST: usize = 256;
+const WINDOW_BITS: u32 = 18;
+
+/// The longest stream that makes compressing worth it: an eighth is saved at least. None where it never is.
+fn most_packed(size: usize) -> Option<usize> {
+    (size >= LEAST).then(|| size - size.div_ceil(8))
+}
 
 /// Codec (u8), size of the content, for Brotli the size of its stream, payload, zero padding.
 fn encode(content: &[u8]) -> Vec<u8> {
     let mut w = Writer::with_capacity(content.len() + content.len() / 8 + 16);
-    match compress::compress(content) {
+    match most_packed(content.len()).and_then(|most| compress(content, WINDOW_BITS, most)) {
         Some(packed) => w.u8(BROTLI).var(content.len() as u64).bytes(&packed),
         None => w.u8(STORED).bytes(content),
     };
@@ -45,10 +53,10 @@ fn decode(mut inner: Vec<u8>) -> Result<Vec<u8>> {
         return Err(r.bad("is not padded as it must be"));
     }
     if codec == BROTLI {
-        if !compress::pays(size, payload.len()) {
+        if most_packed(size).is_none_or(|most| payload.len() > most) {
             return Err(r.bad("is compressed where that does not pay"));
         }
-        return compress::decompress(payload, size)
+        return decompress(payload, size)
             .ok_or_else(|| r.bad("its compressed stream is not what it declares"));
     }
     let start = end - size;
@@ -182,7 +190,7 @@ mod tests {
         };
         let plain = text(100);
         let size = plain.len() as u64;
-        let packed = compress::compress(&plain).unwrap();
+        let packed = compress(&plain, 22, plain.len()).unwrap();
         let good = padded(inner(BROTLI, size, &stream(&packed)));
         assert_eq!(decode(good.clone()).unwrap(), plain);
         assert_eq!(decode(padded(inner(STORED, 9, &[5; 9]))).unwrap(), [5; 9]);
@@ -206,7 +214,7 @@ mod tests {
         refused(padded(inner(BROTLI, size, &stream(&[&packed[..], &[0]].concat()))), "not what it declares");
         refused(padded(inner(BROTLI, size - 1, &stream(&packed))), "not what it declares");
         refused(padded(inner(BROTLI, size + 1, &stream(&packed))), "not what it declares");
-        let bomb = compress::compress(&vec![0; MAX_CHUNK]).unwrap();
+        let bomb = compress(&vec![0; MAX_CHUNK], 18, 1000).unwrap();
         refused(padded(inner(BROTLI, 1000, &stream(&bomb))), "not what it declares");
         // Compression of what is too small, or that saves too little.
         refused(padded(inner(BROTLI, 255, &stream(&packed[..9]))), "does not pay");

@@ -5,7 +5,7 @@ use super::*;
 use crate::chunk::{ChunkRef, Opening, Sealer};
 use crate::error::Result;
 use crate::sys::Random;
-use crate::types::{DeviceId, Key, Time, hex};
+use crate::types::{DeviceId, Incarnation, Key, Time, hex};
 use std::sync::atomic::{AtomicU8, Ordering};
 use zeroize::Zeroizing;
 
@@ -60,7 +60,7 @@ fn sealed_objects() {
     let (commit, _) = keys.seal_commit(7, b"commit").unwrap();
     assert_eq!(hex(&commit.address.0[..16]), "055677b36dc4a0a245ed04fafec93ad2");
     assert_eq!(short(&keys.seal_head(7, b"header", b"payload").unwrap()), "942b648a60ff95eb32d0b44cef0f02ce");
-    let run = keys.seal_index(Seal::Index, b"place", b"run").unwrap();
+    let run = seal(Seal::Index, keys.index_key(), &keys.realm(), b"place", b"run").unwrap();
     assert_eq!(short(&run), "fe8e2e5965a9ab487f9275ee9de44d30");
 }
 
@@ -103,13 +103,11 @@ fn state_directory() {
         device: DeviceId([1; 16]),
         signing: SigningKey::from_bytes(&Key([2; 32])),
         number: 9,
-        incarnation: [3; 16],
+        incarnation: Incarnation([3; 16]),
     };
     assert_eq!(short(&device.seal(&keys).unwrap()), "ebe68d14dd53c66ab93425dd25faaa2a");
     let memory = Memory { version: 77, head: [8; 32] };
     assert_eq!(short(&memory.seal(&keys).unwrap()), "c68f3befeceb691c6348c303b7a731a9");
-    let file = keys.journal_file_key(&[5; 32]);
-    assert_eq!(hex(&file.0), "ffa8d590066319f97cd7a52c85956ff7098f12473e5fa84eac3bc2d33f2fedd4");
     assert_eq!(hex(&keys.cache_key().0[..16]), "7c84deec327a7124aaa68bdd8f8f3de4");
     assert_eq!(hex(&keys.index_key().0[..16]), "ca1a00dce20822dee6d8cd333acbd73b");
 }

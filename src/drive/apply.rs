@@ -6,7 +6,6 @@ use super::inode::{Generation, Inode, Meta, Node};
 use super::layer::Run;
 use super::record::{At, Op};
 use super::table::Place;
-use super::written::Written;
 use super::{Drive, Held};
 use crate::commit::change::DirKey;
 use crate::commit::inode::{Attr, FileKind, Name};
@@ -122,13 +121,8 @@ impl Drive {
                 Ok(())
             }
             Op::Write { ino, at, kill_suid, data } => {
-                let written = Written::new(
-                    self.journal.clone(),
-                    lsn,
-                    data_at..data_at + data.len(),
-                    Bytes::copy_from_slice(data),
-                );
-                self.resident.add(&written, data.len(), lsn, &self.journal);
+                let range = data_at..data_at + data.len();
+                let written = self.resident.take(&self.journal, lsn, range, Bytes::copy_from_slice(data));
                 let node = held.node(ino)?;
                 let end = at + data.len() as u64;
                 let file = node.file().ok_or(Error::errno_of(libc::EINVAL))?;
@@ -269,7 +263,7 @@ impl Drive {
         meta.attr.ctime = time;
         meta.attr.nlink = if meta.attr.kind == FileKind::Directory { 0 } else { meta.names.len() as u32 };
         if meta.names.is_empty() {
-            if inode.opens.load(Relaxed) == 0
+            if !self.is_reachable(inode)
                 && let Some(f) = node.file()
             {
                 f.top = Default::default();

@@ -15,6 +15,8 @@ use std::sync::Arc;
 const MAX_VALUE: usize = 64 << 10;
 /// Our own attributes: they answer, and are never listed, so that no tool copies them.
 const OURS: &[u8] = b"nacre.";
+/// What else can be kept (xattr(7)).
+const SPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 
 impl Drive {
     pub fn set_attr(&self, wait: Wait, _caller: &Caller, ino: Ino, how: &SetAttr) -> Result<Stat> {
@@ -105,10 +107,15 @@ impl Drive {
         if name.contains(&0) {
             return Err(Error::errno_of(libc::EINVAL));
         }
+        let is_acl = name == acl::ACCESS || name == acl::DEFAULT;
+        match SPACES.iter().find_map(|s| name.strip_prefix(*s)) {
+            Some([]) => return Err(Error::errno_of(libc::EINVAL)),
+            None if !is_acl => return Err(Error::errno_of(libc::EOPNOTSUPP)),
+            _ => {}
+        }
         if value.len() > MAX_VALUE {
             return Err(Error::errno_of(libc::E2BIG));
         }
-        let is_acl = name == acl::ACCESS || name == acl::DEFAULT;
         let list = if is_acl { Some(Acl::parse(value).ok_or(Error::errno_of(libc::EINVAL))?) } else { None };
         let inode = self.load(ino, wait)?;
         self.admit(wait)?;
@@ -123,8 +130,8 @@ impl Drive {
             libc::XATTR_REPLACE if !has => return Err(Error::errno_of(libc::ENODATA)),
             _ => {}
         }
-        let used: usize =
-            node.meta.xattrs.iter().flat_map(|x| x.iter()).map(|(n, v)| n.len() + v.len() + 12).sum();
+        let others = node.meta.xattrs.iter().flat_map(|x| x.iter()).filter(|(n, _)| n.as_slice() != name);
+        let used: usize = others.map(|(n, v)| n.len() + v.len() + 12).sum();
         if used + name.len() + value.len() + 12 > MAX_XATTRS {
             return Err(Error::errno_of(libc::ENOSPC));
         }
@@ -146,6 +153,9 @@ impl Drive {
 
     pub fn remove_xattr(&self, wait: Wait, ino: Ino, name: &[u8]) -> Result<()> {
         self.check_writable()?;
+        if name.starts_with(OURS) {
+            return Err(Error::errno_of(libc::EPERM));
+        }
         let inode = self.load(ino, wait)?;
         let mut held = self.lock(&[&inode]);
         let xattrs: Option<&Arc<Xattrs>> = held.node(ino)?.meta.xattrs.as_ref();

@@ -60,18 +60,29 @@ impl Drive {
         Ok(Opened { keep_cache: true })
     }
 
+    /// Whether anybody can reach a file that may have no name: it is open, or the kernel remembers it for
+    /// somebody who can open it yet (O_PATH).
+    pub(super) fn is_reachable(&self, inode: &Inode) -> bool {
+        inode.opens.load(Relaxed) > 0 || self.table.with(inode.ino, |s| s.lookups > 0) == Some(true)
+    }
+
+    /// Lets go of the changed bytes of a file that nobody can reach any more. The bytes below them stay: a
+    /// generation that is being committed may still have a name for the file.
+    pub(super) fn drop_if_unreachable(&self, inode: &Inode) {
+        let mut node = inode.node.write();
+        if node.is_gone()
+            && !self.is_reachable(inode)
+            && let Some(f) = node.file()
+        {
+            f.top = Default::default();
+        }
+    }
+
     /// Closes a file once.
     pub fn release(&self, ino: Ino) {
         let Some(inode) = self.table.loaded_inode(ino) else { return };
         if inode.opens.fetch_sub(1, Relaxed) == 1 {
-            let mut node = inode.node.write();
-            if node.is_gone()
-                && let Some(f) = node.file()
-            {
-                // Nobody can reach these bytes any more.
-                (f.top, f.base) = Default::default();
-            }
-            drop(node);
+            self.drop_if_unreachable(&inode);
         }
         drop(inode);
         // The kernel may have forgotten it before it closed it.
@@ -84,6 +95,7 @@ impl Drive {
     pub fn read(&self, wait: Wait, ino: Ino, at: u64, len: usize) -> Result<Vec<u8>> {
         let inode = self.load(ino, wait)?;
         let (_, out) = self.bytes_of(&inode, at, len, wait)?;
+        self.note_read(&inode, at, at + out.len() as u64);
         self.touch_atime(&inode);
         Ok(out)
     }
@@ -182,20 +194,16 @@ impl Drive {
             return Err(Error::errno_of(if node.is_dir() { libc::EISDIR } else { libc::ENODEV }));
         }
         let old = node.meta.attr.size;
-        let grown = old.max(end);
-        let op = match what {
-            Allocate::Reserve { keep_size: true } => return Ok(()),
-            Allocate::Reserve { keep_size: false } if grown == old => return Ok(()),
-            Allocate::Reserve { keep_size: false } => {
-                Op::Hole { ino, at: old, len: 0, size: grown, kill_suid: false }
-            }
-            Allocate::Punch | Allocate::Zero { keep_size: true } => {
-                let len = end.min(old).saturating_sub(at);
-                Op::Hole { ino, at, len, size: old, kill_suid: false }
-            }
-            Allocate::Zero { keep_size: false } => Op::Hole { ino, at, len, size: grown, kill_suid: false },
+        let (len, size) = match what {
+            Allocate::Reserve { keep_size: true } => (0, old),
+            Allocate::Reserve { keep_size: false } => (0, old.max(end)),
+            Allocate::Punch | Allocate::Zero { keep_size: true } => (end.min(old).saturating_sub(at), old),
+            Allocate::Zero { keep_size: false } => (len, old.max(end)),
         };
-        self.perform(&mut held, &op, what == Allocate::Punch)?;
+        // The request does not say whether the caller may keep suid: nobody may.
+        let perm = node.meta.attr.perm;
+        let kill_suid = super::apply::without_suid(perm) != perm;
+        self.perform(&mut held, &Op::Hole { ino, at, len, size, kill_suid }, what == Allocate::Punch)?;
         Ok(())
     }
 
@@ -252,8 +260,12 @@ impl Drive {
                 break;
             }
             let n = bytes.len() as u64;
-            self.write(patience, to, to_at + done, &bytes, false, true)?;
-            done += n;
+            match self.write(patience, to, to_at + done, &bytes, false, true) {
+                Ok(()) => done += n,
+                // What was copied counts; whoever asks for the rest meets the error.
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            }
             if wait == Wait::No {
                 break;
             }

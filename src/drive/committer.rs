@@ -17,9 +17,10 @@ use crate::commit::{
 use crate::content::Ctx;
 use crate::error::{Error, Kind, Result};
 use crate::store::ChunkStore;
-use crate::types::{DeviceId, Ino, Lsn, Time, Version};
+use crate::types::{DeviceId, Incarnation, Ino, Lsn, Time, Version};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -36,13 +37,14 @@ pub struct Committing {
     next: Version,
     signer: Signer,
     device: DeviceId,
-    incarnation: [u8; 16],
+    incarnation: Incarnation,
     /// Remembers the newest head durably.
     remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
     closed: Option<Closed>,
 }
 
 impl Committing {
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         versions: Arc<Versions>,
         store: Arc<ChunkStore>,
@@ -50,7 +52,7 @@ impl Committing {
         next: Version,
         signer: Signer,
         device: DeviceId,
-        incarnation: [u8; 16],
+        incarnation: Incarnation,
         remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
     ) -> Committing {
         Committing { versions, store, newest, next, signer, device, incarnation, remember, closed: None }
@@ -91,7 +93,7 @@ struct AsClosed<'a>(&'a Drive, Generation);
 impl Ancestors for AsClosed<'_> {
     fn place(&self, dir: Ino) -> Result<(Ino, u64)> {
         let Self(drive, closed) = self;
-        let found = drive.table.with(dir, |s| (s.inode.clone(), s.place));
+        let found = drive.table.find(dir);
         let (inode, place) = found
             .ok_or_else(|| Error::failed(format!("directory {dir} has changes below it but is not known")))?;
         if let Some(inode) = inode {
@@ -161,7 +163,9 @@ impl Drive {
             c.closed = self.close_generation();
         }
         let Some(mut closed) = c.closed.take() else { return Ok(None) };
-        match self.publish(c, &mut closed) {
+        // Whatever happens in there, a generation that is not published stays the next to be.
+        let tried = catch_unwind(AssertUnwindSafe(|| self.publish(c, &mut closed)));
+        match tried.unwrap_or_else(|_| Err(Error::failed("the commit panicked"))) {
             Ok(Published::Won(opened)) => {
                 let inodes = closed.ready.take().map(|(_, inodes)| inodes).unwrap_or_default();
                 let opened = *opened;
@@ -177,6 +181,7 @@ impl Drive {
                 *self.facts.lock() = Progress { version, last_commit, stored, last_error: None, away: false };
                 drop(committing);
                 self.let_go(closed);
+                self.closing.store(0, Ordering::Relaxed);
                 self.resident.sweep();
                 // The version is there even if the journal's files are not given up now: the next commit does it.
                 let trimmed = self.journal.trim(stored);
@@ -184,7 +189,7 @@ impl Drive {
                 trimmed.map(|()| Some(version))
             }
             Ok(Published::Lost) => {
-                closed.ready = None;
+                // What is made stays as it is: to make it anew with each try would fill the store.
                 c.closed = Some(closed);
                 Err(Error::new(
                     Kind::Conflict,
@@ -219,6 +224,7 @@ impl Drive {
         if inodes.is_empty() {
             return None;
         }
+        self.closing.store(inodes.len(), Ordering::Relaxed);
         let generation = gens.now;
         gens.closed = Some(generation);
         gens.now += 1;
@@ -268,7 +274,7 @@ impl Drive {
             let change = node.change(inode.ino, generation);
             drop(node);
             let Some(change) = change else { continue };
-            if change.names.is_empty() && inode.opens.load(Ordering::Relaxed) > 0 {
+            if change.names.is_empty() && self.is_reachable(inode) {
                 nameless.extend(Self::nameless(&change, tools, &mut batch)?);
             }
             changes.push(change);
@@ -294,7 +300,7 @@ impl Drive {
         Ok((prepared, made))
     }
 
-    /// A file that has no name but is open: its bytes leave the journal like any other's, so that the journal can
+    /// A file that has no name but can be reached: its bytes leave the journal like any other's, so that the journal can
     /// be trimmed; no version leads to them, and gc frees them.
     fn nameless(change: &Change, tools: Tools, sink: &mut dyn ChunkSink) -> Result<Option<InodeRecord>> {
         let BodyChange::File { base, cut, edits } = &change.body else { return Ok(None) };

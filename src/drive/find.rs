@@ -23,12 +23,17 @@ pub(super) enum Layered {
 
 const STALE: Error = Error::errno_of(libc::ESTALE);
 
+/// The name in the key of a directory's entry.
+pub(super) fn name_of_key(key: &[u8]) -> &[u8] {
+    key.get(8..).unwrap_or_default()
+}
+
 impl Drive {
     /// The inode, loaded from the committed version if it must be.
     pub(super) fn load(&self, ino: Ino, wait: Wait) -> Result<Arc<Inode>> {
         loop {
             let epoch = self.epoch();
-            let (inode, place) = self.table.with(ino, |s| (s.inode.clone(), s.place)).ok_or(STALE)?;
+            let (inode, place) = self.table.find(ino).ok_or(STALE)?;
             if let Some(inode) = inode {
                 return Ok(inode);
             }
@@ -54,7 +59,7 @@ impl Drive {
         }
     }
 
-    fn base_of(&self, dir: &Inode) -> Result<Map> {
+    pub(super) fn base_of(&self, dir: &Inode) -> Result<Map> {
         match &dir.node.read().body {
             Body::Dir(d) => Ok(d.base.clone()),
             _ => Err(Error::errno_of(libc::ENOTDIR)),
@@ -78,7 +83,7 @@ impl Drive {
             }
             let Entry::Inode(stored) = Entry::from_bytes(&value)? else { continue };
             if stored.ino == ino {
-                let name = key.get(8..).unwrap_or_default().into();
+                let name = name_of_key(&key).into();
                 let record = stored.load(chunks)?;
                 return Ok(Some(Inode::load(record, vec![Name { parent, name }], false)));
             }
@@ -228,7 +233,7 @@ impl Drive {
                         // Loaded and changed in between? Then that is the truth.
                         return Ok(Some(match self.table.loaded_inode(stored.ino) {
                             Some(inode) => self.stat_of(&inode),
-                            None => Stat { ino: stored.ino, attr: stored.attr },
+                            None => Stat { ino: stored.ino, attr: stored.attr, settled: true },
                         }));
                     }
                     continue;
@@ -249,6 +254,9 @@ impl Drive {
     /// The kernel takes back lookups.
     pub fn forget(&self, ino: Ino, n: u64) {
         if self.table.forget(ino, n) {
+            if let Some(inode) = self.table.loaded_inode(ino) {
+                self.drop_if_unreachable(&inode);
+            }
             self.release_if_idle(ino);
         }
     }
@@ -266,9 +274,10 @@ impl Drive {
         gens.closed.unwrap_or(gens.now).saturating_sub(1)
     }
 
-    /// Unloads clean inodes when there are too many.
+    /// Unloads clean inodes when there are too many. Those with changes cannot be unloaded, and do not count.
     pub(super) fn make_room(&self) {
-        if self.table.loaded() <= self.settings.loaded_inodes {
+        let changed = self.dirty.lock().len() + self.closing.load(std::sync::atomic::Ordering::Relaxed);
+        if self.table.loaded() <= self.settings.loaded_inodes + changed {
             return;
         }
         let shard = self.clock.monotonic().subsec_nanos() as usize;
@@ -283,10 +292,15 @@ impl Drive {
             return Err(Error::errno_of(libc::ENAMETOOLONG));
         }
         check_name(name).map_err(|_| Error::errno_of(libc::EINVAL))?;
-        if dir == crate::commit::ROOT && name == b".history" {
+        if self.is_past(dir, name) {
             return Err(Error::errno_of(libc::EEXIST));
         }
         Ok(())
+    }
+
+    /// Whether this is the name under which the drive's past is kept, which nothing else can have.
+    pub fn is_past(&self, dir: Ino, name: &[u8]) -> bool {
+        dir == crate::commit::ROOT && name == b".history"
     }
 
     pub fn stat(&self, wait: Wait, ino: Ino) -> Result<Stat> {

@@ -1,5 +1,6 @@
 //! A live inode: its attributes and names, and the layers of changes over its committed content.
 
+use super::ahead::Reading;
 use super::layer::{DirLayer, FileLayer};
 use crate::commit::change::{BodyChange, Change};
 use crate::commit::inode::{Attr, Content, FileKind, InodeRecord, Name, ROOT, Xattrs};
@@ -18,6 +19,7 @@ pub struct Inode {
     pub node: Arc<RwLock<Node>>,
     /// How often it is open.
     pub opens: AtomicU32,
+    pub reading: Reading,
 }
 
 /// What an inode is, besides its content.
@@ -77,7 +79,12 @@ pub struct DirBody {
 
 impl Inode {
     pub fn new(ino: Ino, node: Node) -> Arc<Inode> {
-        Arc::new(Inode { ino, node: Arc::new(RwLock::new(node)), opens: AtomicU32::new(0) })
+        Arc::new(Inode {
+            ino,
+            node: Arc::new(RwLock::new(node)),
+            opens: AtomicU32::new(0),
+            reading: Reading::default(),
+        })
     }
 
     /// A clean inode as a committed version has it.
@@ -211,6 +218,13 @@ impl Node {
             }
             _ => {}
         }
+    }
+
+    /// Whether the space that [`Node::attr`] tells is exact. Changed bytes are counted beside those that they
+    /// hide, which only a commit looks at.
+    pub fn is_settled(&self) -> bool {
+        let Body::File(f) = &self.body else { return true };
+        f.frozen.is_none() && (f.top.is_empty() || f.base_allocated == 0)
     }
 
     /// The attributes, with what is not yet committed.

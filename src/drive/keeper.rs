@@ -1,5 +1,5 @@
 //! The threads that keep a mounted drive going: one makes durable what is acknowledged, every second or so;
-//! one commits; one prepares journal files ahead. The drive itself needs none of them.
+//! one commits; one reads ahead; one prepares journal files. The drive itself needs none of them.
 
 use super::Drive;
 use crate::error::{Error, Kind, Result};
@@ -40,6 +40,8 @@ impl Keeper {
         spawn("flush", Box::new(move || flush(&d, &s, pace.flush)))?;
         let d = drive.clone();
         spawn("commit", Box::new(move || commit(&d, pace.commit)))?;
+        let d = drive.clone();
+        spawn("read-ahead", Box::new(move || while d.read_ahead() {}))?;
         let (d, s) = (drive.clone(), stopped.clone());
         spawn("prepare", Box::new(move || prepare(&d, &s)))?;
         Ok(Keeper { drive, stopped, threads })
@@ -50,6 +52,7 @@ impl Keeper {
         *self.stopped.0.lock() = true;
         self.stopped.1.notify_all();
         self.drive.stop_waiting();
+        self.drive.stop_read_ahead();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the drive panicked");
@@ -69,8 +72,10 @@ fn pause(stopped: &(Mutex<bool>, Condvar), time: Duration) -> bool {
 
 fn flush(drive: &Drive, stopped: &(Mutex<bool>, Condvar), every: Duration) {
     while !pause(stopped, every) {
+        drive.balance_memory();
         if drive.journal().durable() < drive.journal().last()
-            && let Err(e) = drive.sync()
+            // Not `Drive::sync`, which with `sync=store` would wait for the store.
+            && let Err(e) = drive.journal().sync(drive.journal().last())
         {
             tracing::error!("cannot make changes durable: {}", e.chain());
             drive.note_error(&e);

@@ -75,7 +75,8 @@ impl Drive {
             let end = end.unwrap_or(u64::MAX);
             let known = |key: &DirKey| key.hash < end;
             let mut changes = changes.into_iter().filter(|(k, _)| known(k)).peekable();
-            let mut names = base.range(self.chunks(wait), Bound::Included(&(after + 1).to_be_bytes()));
+            let mut names =
+                base.range(self.chunks(wait), Bound::Included(&after.saturating_add(1).to_be_bytes()));
             let mut next_base = || -> Result<Option<Found>> {
                 let Some(item) = names.next() else { return Ok(None) };
                 let (key, value) = item?;
@@ -87,7 +88,7 @@ impl Drive {
                 let entry = Entry::from_bytes(&value)?;
                 let here = Place { parent: ino, hash: key.hash };
                 let (stat, place) = match &entry {
-                    Entry::Inode(s) => (Some(Stat { ino: s.ino, attr: s.attr.clone() }), here),
+                    Entry::Inode(s) => (Some(Stat { ino: s.ino, attr: s.attr.clone(), settled: true }), here),
                     Entry::Shell { .. } => (None, Place::SHELLS),
                 };
                 Ok(Some(Found { key, ino: entry.ino(), kind: entry.kind(), stat, place }))

@@ -2,7 +2,7 @@
 //!
 //! The core knows nothing of FUSE, of threads or of real time: tests, a simulator and tools drive it as the
 //! mount does. An operation looks up what it needs (which may wait), locks every inode that it changes,
-//! checks, reserves its journal number, and applies itself ([`apply`]). At replay the journal's records are
+//! checks, reserves its journal number, and applies itself (`apply.rs`). At replay the journal's records are
 //! applied by the same code.
 //!
 //! Lock order: committing → renames → adopting → gate (shared; a commit closes a generation with it exclusive) →
@@ -10,6 +10,7 @@
 //! waited for, save `committing`.
 
 pub mod acl;
+mod ahead;
 mod apply;
 mod attrs;
 mod bytes;
@@ -23,12 +24,14 @@ mod names;
 mod open;
 mod pressure;
 pub mod record;
+mod shed;
 mod table;
 pub mod types;
 mod written;
 
 pub use committer::Progress;
 pub use open::{FromStore, Keys, Parts, Replayed, Settings};
+pub use shed::Kernel;
 
 use crate::chunk::Chunks;
 use crate::content::ContentCache;
@@ -43,7 +46,7 @@ use parking_lot::lock_api::ArcRwLockWriteGuard;
 use parking_lot::{Mutex, RawRwLock, RwLock, RwLockReadGuard};
 use record::{Op, Record};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use table::{Place, Table};
 use types::{Stat, Wait};
 
@@ -74,7 +77,12 @@ pub struct Drive {
     next_ino: AtomicU64,
     resident: written::Resident,
     committing: Mutex<committer::Committing>,
+    /// How many inodes the generation has that is being committed.
+    closing: AtomicUsize,
+    /// Whose turn it is when the kernel is to forget inodes.
+    next_shard: AtomicUsize,
     pressure: pressure::Pressure,
+    ahead: ahead::Ahead,
     settings: Settings,
     facts: committer::Facts,
     /// Set where nothing may be changed: a read-only mount, or damage.
@@ -241,7 +249,8 @@ impl Drive {
     }
 
     fn stat_of(&self, inode: &Inode) -> Stat {
-        Stat { ino: inode.ino, attr: inode.node.read().attr() }
+        let node = inode.node.read();
+        Stat { ino: inode.ino, attr: node.attr(), settled: node.is_settled() }
     }
 
     pub fn space(&self) -> Result<types::Space> {

@@ -137,6 +137,7 @@ impl Drive {
     fn remove(&self, wait: Wait, parent: Ino, name: &[u8], want_dir: bool) -> Result<()> {
         self.check_writable()?;
         let dir = self.load(parent, wait)?;
+        self.admit_freeing(wait)?;
         loop {
             let (epoch, found) = self.child(&dir, name, wait)?;
             let Some(child) = found else { return errno(libc::ENOENT) };
@@ -172,6 +173,7 @@ impl Drive {
             return errno(libc::EINVAL);
         }
         let (from_dir, to_dir) = (self.load(parent, wait)?, self.load(new_parent, wait)?);
+        self.admit_freeing(wait)?;
         loop {
             let (from_epoch, found) = self.child(&from_dir, name, wait)?;
             let Some(child) = found else { return errno(libc::ENOENT) };

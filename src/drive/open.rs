@@ -1,5 +1,6 @@
 //! Opening a drive: the newest version, and the journal's records on top of it.
 
+use super::ahead::Ahead;
 use super::committer::{Committing, Progress};
 use super::inode::Inode;
 use super::pressure::Pressure;
@@ -10,29 +11,36 @@ use super::written::Resident;
 use super::{Drive, Gens};
 use crate::chunk::{ChunkRef, Chunks};
 use crate::commit::inode::{InodeRecord, Name, ROOT};
-use crate::commit::{Newest, Opened, Signer, Versions, make_ino};
-use crate::content::{ContentCache, Fetch, Opener};
+use crate::commit::{Newest, Opened, Signer, Versions, make_ino, split_ino};
+use crate::content::{Cached, ContentCache, DiskCache, Fetch, Opener};
 use crate::crypt::RealmKeys;
 use crate::error::{Context, Error, Kind, Result};
 use crate::journal::{Journal, Options};
 use crate::store::ChunkStore;
 use crate::sys::{Clock, Disk, Random};
-use crate::types::{Address, DeviceId, Ino, Key, Lsn, Version};
+use crate::types::{Address, DeviceId, Incarnation, Ino, Key, Lsn, Version};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+
+/// What a loaded inode takes, about, with the changes of a file that was just made. Measured, in bytes.
+const INODE_BYTES: usize = 1600;
 
 /// How an open drive works.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Bytes of opened chunks kept in memory, and of written bytes that are not committed.
+    /// Bytes of opened chunks kept in memory, fewer where many inodes are remembered; and of written bytes that
+    /// are not committed.
     pub cache: usize,
     pub written: usize,
-    /// How many inodes may be loaded, and how many may have changes, before something is done about it.
+    /// How many clean inodes may be loaded, and how many may have changes (others count as well, see
+    /// [`super::pressure`]), before something is done about it.
     pub loaded_inodes: usize,
     pub dirty_inodes: usize,
+    /// How many inodes the kernel may remember before it is told to forget some.
+    pub remembered: usize,
     /// How long a writer waits for room.
     pub timeout: Duration,
     pub journal: Options,
@@ -44,13 +52,16 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Shares a budget of memory out.
+    /// Shares a budget of memory, in bytes, out: three eighths to chunks and remembered inodes, three eighths
+    /// to changed inodes, an eighth to written bytes, a sixteenth to clean inodes. What does not grow (a pack in
+    /// the making, the index's cache, buffers) comes on top: about 48 MiB.
     pub fn within(memory: usize) -> Settings {
         Settings {
             cache: memory * 3 / 8,
-            written: memory / 4,
-            loaded_inodes: memory / 8 / 1024,
-            dirty_inodes: memory / 4 / 1024,
+            written: memory / 8,
+            loaded_inodes: memory / 16 / INODE_BYTES,
+            dirty_inodes: memory * 3 / 8 / INODE_BYTES,
+            remembered: memory / 4 / super::table::SLOT_BYTES,
             timeout: Duration::from_secs(120),
             journal: Options::default(),
             read_only: false,
@@ -68,13 +79,15 @@ pub struct Parts {
     pub keys: Arc<RealmKeys>,
     pub signer: Signer,
     pub device: DeviceId,
-    pub incarnation: [u8; 16],
+    pub incarnation: Incarnation,
     pub journal_disk: Arc<dyn Disk>,
     pub journal_key: Key,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
     /// Remembers the newest head durably.
     pub remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
+    /// Stored chunks on the local disk, where the store is far away.
+    pub disk_cache: Option<Arc<DiskCache>>,
     /// How much room there is.
     pub space: Box<dyn Fn() -> Space + Send + Sync>,
 }
@@ -130,7 +143,8 @@ impl Drive {
                 .context(|| "cannot open the journal")?;
 
         let cache = Arc::new(ContentCache::new(settings.cache));
-        let opener = Opener::new(cache.clone(), FromStore(parts.store.clone()), Keys(parts.keys.clone()));
+        let source = Cached { cache: parts.disk_cache, source: FromStore(parts.store.clone()) };
+        let opener = Opener::new(cache.clone(), source, Keys(parts.keys.clone()));
         let chunks: Arc<dyn Chunks> = Arc::new(opener);
         let root: InodeRecord = base.commit.root.clone().load(&*chunks)?;
         let name = Name { parent: ROOT, name: b""[..].into() };
@@ -171,7 +185,10 @@ impl Drive {
                 parts.incarnation,
                 parts.remember,
             )),
+            closing: AtomicUsize::new(0),
+            next_shard: AtomicUsize::new(0),
             pressure: Pressure::default(),
+            ahead: Ahead::default(),
             facts: Mutex::new(progress),
             read_only: AtomicBool::new(false),
             space: parts.space,
@@ -199,7 +216,7 @@ impl Drive {
         let generation = self.generation();
         for (ino, place) in &record.places {
             // A place that was told in an earlier generation is older than what the replay did since.
-            if self.table.with(*ino, |s| s.inode.is_some()) != Some(true) {
+            if self.table.loaded_inode(*ino).is_none() {
                 self.table.place(*ino, *place, generation);
                 self.placed.lock().push(*ino);
             }
@@ -207,7 +224,7 @@ impl Drive {
         let inos = record.op.inodes();
         let mut inodes: Vec<Arc<Inode>> = Vec::with_capacity(inos.len());
         for ino in inos {
-            if self.table.with(ino, |s| s.inode.is_none() && s.place == Place::NOWHERE) == Some(true) {
+            if matches!(self.table.find(ino), Some((None, Place::NOWHERE))) {
                 // A file without a name, whose bytes died with the daemon.
                 return Ok(());
             }
@@ -216,12 +233,34 @@ impl Drive {
         let refs: Vec<&Arc<Inode>> = inodes.iter().collect();
         let mut held = self.lock(&refs);
         let data_at = bytes.len() - record.data().len();
+        self.check_new_inodes(&record.op)?;
         if let Op::Create { ino, .. } = &record.op
             && self.table.with(*ino, |_| ()).is_some()
         {
             return Err(Error::damage(format!("inode {ino} is made twice")));
         }
         self.apply(&mut held, lsn, record.time, &record.op, data_at)
+    }
+
+    /// Refuses an operation that makes an inode whose number another machine may have given to another one: a
+    /// device that is new to the drive takes the next number of a device, and two may take the same.
+    fn check_new_inodes(&self, op: &Op) -> Result<()> {
+        let made = match op {
+            Op::Create { ino, .. } => Some(*ino),
+            Op::Rename { whiteout, .. } => whiteout.map(|(ino, _, _)| ino),
+            _ => None,
+        };
+        let ours = split_ino(self.next_ino.load(Ordering::Relaxed)).0;
+        match made.map(|ino| split_ino(ino).0) {
+            Some(number) if number != ours => Err(Error::new(
+                Kind::Conflict,
+                format!(
+                    "this machine made files here as device {number} of the drive, which another machine has become \
+                     since: what it had not committed cannot be added to the newest version"
+                ),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The root directory's inode number.

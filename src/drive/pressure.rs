@@ -5,6 +5,7 @@ use super::Drive;
 use super::types::Wait;
 use crate::error::{Error, Kind, Result};
 use parking_lot::{Condvar, Mutex};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The share of a limit from which on writers are slowed, and from which on they wait (percent).
@@ -12,6 +13,10 @@ const SLOW: u64 = 60;
 const FULL: u64 = 92;
 /// The share from which on a commit is due at once.
 const COMMIT: u64 = 25;
+/// What else counts as so many inodes with changes: one that is being committed, whose change and new record
+/// are there as well; and, the other way round, how many writes weigh as much as an inode. Measured.
+const CLOSING: usize = 2;
+const WRITES: usize = 5;
 /// The longest that one operation is slowed below the limit.
 const SLOWEST: Duration = Duration::from_millis(40);
 
@@ -69,9 +74,54 @@ impl Drive {
     /// How full the fullest of what has a limit is, in percent.
     fn fullness(&self) -> u64 {
         let usage = self.journal.usage();
-        let journal = usage.bytes * 100 / usage.limit.max(1);
-        let inodes = self.dirty.lock().len() as u64 * 100 / self.settings.dirty_inodes.max(1) as u64;
-        journal.max(inodes)
+        (usage.bytes * 100 / usage.limit.max(1)).max(self.memory_fullness())
+    }
+
+    /// How much of the memory for changes is taken, in percent.
+    fn memory_fullness(&self) -> u64 {
+        let changed = self.dirty.lock().len() + CLOSING * self.closing.load(Ordering::Relaxed);
+        let changed = changed + self.resident.writes() / WRITES;
+        changed as u64 * 100 / self.settings.dirty_inodes.max(1) as u64
+    }
+
+    /// Lets a change in that frees space, or holds it back: it may use the journal's reserve, and the memory for
+    /// changes is all that it waits for. It is never refused for want of that.
+    pub(super) fn admit_freeing(&self, wait: Wait) -> Result<()> {
+        let full = self.memory_fullness();
+        if full >= COMMIT {
+            self.pressure.want_commit();
+        }
+        if full < SLOW {
+            return Ok(());
+        }
+        if wait == Wait::No {
+            return Err(Error::new(Kind::Miss, "changes wait for memory"));
+        }
+        self.slow_down(full);
+        self.wait_while(|d| d.memory_fullness() >= FULL);
+        Ok(())
+    }
+
+    fn slow_down(&self, full: u64) {
+        if full < FULL {
+            std::thread::sleep(SLOWEST * full.saturating_sub(SLOW) as u32 / (FULL - SLOW) as u32);
+        }
+    }
+
+    /// Waits for commits to end what `full` tells; false where that took too long.
+    fn wait_while(&self, full: impl Fn(&Drive) -> bool) -> bool {
+        let deadline = Instant::now() + self.settings.timeout;
+        let mut state = self.pressure.state.lock();
+        while full(self) {
+            state.commit = true;
+            self.pressure.work.notify_all();
+            let step = (Instant::now() + Duration::from_millis(100)).min(deadline);
+            self.pressure.room.wait_until(&mut state, step);
+            if Instant::now() >= deadline {
+                return false;
+            }
+        }
+        true
     }
 
     /// Lets a change in, or holds it back. To be called before any lock is taken.
@@ -86,22 +136,8 @@ impl Drive {
         if wait == Wait::No {
             return Err(Error::new(Kind::Miss, "writers are being slowed"));
         }
-        if full < FULL {
-            std::thread::sleep(SLOWEST * (full - SLOW) as u32 / (FULL - SLOW) as u32);
-            return Ok(());
-        }
-        let deadline = Instant::now() + self.settings.timeout;
-        let mut state = self.pressure.state.lock();
-        while self.fullness() >= FULL {
-            state.commit = true;
-            self.pressure.work.notify_all();
-            let step = (Instant::now() + Duration::from_millis(100)).min(deadline);
-            self.pressure.room.wait_until(&mut state, step);
-            if Instant::now() >= deadline {
-                return Err(Error::errno_of(libc::ENOSPC));
-            }
-        }
-        Ok(())
+        self.slow_down(full);
+        if self.wait_while(|d| d.fullness() >= FULL) { Ok(()) } else { Err(Error::errno_of(libc::ENOSPC)) }
     }
 
     /// Whether a mutating operation would have to wait.

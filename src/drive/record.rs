@@ -91,6 +91,30 @@ pub struct Record<'a> {
     pub op: Op<'a>,
 }
 
+/// A byte that says yes or no.
+fn get_bool(r: &mut Reader) -> Result<bool> {
+    match r.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(r.bad("a flag that is neither 0 nor 1")),
+    }
+}
+
+/// Flags, of which those above `known` are not defined.
+fn get_flags(r: &mut Reader, known: u8) -> Result<u8> {
+    match r.u8()? {
+        flags if flags & !known == 0 => Ok(flags),
+        _ => Err(r.bad("unknown flags")),
+    }
+}
+
+fn get_perm(r: &mut Reader) -> Result<u16> {
+    match r.var()? {
+        perm @ 0..=0o7777 => Ok(perm as u16),
+        _ => Err(r.bad("permission bits out of range")),
+    }
+}
+
 impl<'a> Op<'a> {
     /// The inodes that the operation changes, except those it makes.
     pub fn inodes(&self) -> Vec<Ino> {
@@ -139,7 +163,7 @@ impl<'a> Record<'a> {
                 put_at(&mut w, at);
                 w.var(*ino)
                     .u8(*kind as u8)
-                    .u16(*perm)
+                    .var((*perm).into())
                     .var((*uid).into())
                     .var((*gid).into())
                     .var((*rdev).into());
@@ -220,7 +244,7 @@ impl<'a> Record<'a> {
                 at: get_at(&mut r)?,
                 ino: r.var()?,
                 kind: FileKind::from_u8(r.u8()?).ok_or_else(|| r.bad("unknown file type"))?,
-                perm: r.u16()?,
+                perm: get_perm(&mut r)?,
                 uid: r.var32()?,
                 gid: r.var32()?,
                 rdev: r.var32()?,
@@ -234,13 +258,13 @@ impl<'a> Record<'a> {
             3 => Op::Remove { at: get_at(&mut r)?, ino: r.var()? },
             4 => {
                 let (from, to, ino) = (get_at(&mut r)?, get_at(&mut r)?, r.var()?);
-                let flags = r.u8()?;
+                let flags = get_flags(&mut r, 7)?;
                 let replaced = if flags & 1 != 0 { Some(r.var()?) } else { None };
                 let whiteout = if flags & 4 != 0 { Some((r.var()?, r.var32()?, r.var32()?)) } else { None };
                 Op::Rename { from, to, ino, replaced, exchange: flags & 2 != 0, whiteout }
             }
             5 => {
-                let (ino, at, kill_suid) = (r.var()?, r.var()?, r.u8()? != 0);
+                let (ino, at, kill_suid) = (r.var()?, r.var()?, get_bool(&mut r)?);
                 let data = r.raw(r.rest().len())?;
                 Op::Write { ino, at, kill_suid, data }
             }
@@ -249,14 +273,14 @@ impl<'a> Record<'a> {
                 at: r.var()?,
                 len: r.var()?,
                 size: r.var()?,
-                kill_suid: r.u8()? != 0,
+                kill_suid: get_bool(&mut r)?,
             },
             7 => {
-                let (ino, flags) = (r.var()?, r.u8()?);
+                let (ino, flags) = (r.var()?, get_flags(&mut r, 63)?);
                 let on = |bit: u8| flags & 1 << bit != 0;
                 Op::SetAttr {
                     ino,
-                    perm: if on(0) { Some(r.var32()? as u16) } else { None },
+                    perm: if on(0) { Some(get_perm(&mut r)?) } else { None },
                     uid: if on(1) { Some(r.var32()?) } else { None },
                     gid: if on(2) { Some(r.var32()?) } else { None },
                     size: if on(3) { Some(r.var()?) } else { None },
@@ -327,6 +351,15 @@ mod tests {
             assert_eq!(Record::decode(&bytes).unwrap(), record);
             for n in 0..bytes.len() {
                 let _ = Record::decode(&bytes[..n]); // never panics
+                for bit in 0..8 {
+                    let mut bent = bytes.clone();
+                    bent[n] ^= 1 << bit;
+                    if let Ok(record) = Record::decode(&bent) {
+                        let mut again = record.head().into_vec();
+                        again.extend_from_slice(record.data());
+                        assert_eq!(again, bent, "one encoding");
+                    }
+                }
             }
         }
     }

@@ -1,7 +1,8 @@
 //! The table of inodes that the kernel remembers, that are open, or that have changes not yet committed.
 //!
 //! A clean inode that is not in use costs only its slot: where it stands (its parent and the hash of its
-//! name), from which it is loaded again when it is wanted.
+//! name), from which it is loaded again when it is wanted. There may be millions of slots, so loaded inodes
+//! stand in a table of their own.
 
 use super::inode::{Generation, Inode};
 use crate::types::Ino;
@@ -26,8 +27,9 @@ impl Place {
     pub const NOWHERE: Place = Place { parent: u64::MAX, hash: 0 };
 }
 
+/// What is known of an inode whether or not it is loaded: 24 bytes.
+#[derive(Clone, Copy)]
 pub struct Slot {
-    pub inode: Option<Arc<Inode>>,
     pub place: Place,
     /// How many lookups the kernel has not taken back. Stuck once it cannot be counted any more.
     pub lookups: u32,
@@ -35,18 +37,32 @@ pub struct Slot {
     pub placed: Generation,
 }
 
+/// The most memory that a slot takes, in bytes: an entry of the hash table is 33, and the table, which grows by
+/// doubling, is at least 7/16 full. 52 on average.
+pub const SLOT_BYTES: usize = 76;
+const _: () = assert!(size_of::<(Ino, Slot)>() == 32);
+
+#[derive(Default)]
+struct Shard {
+    slots: HashMap<Ino, Slot>,
+    /// Each has a slot.
+    loaded: HashMap<Ino, Arc<Inode>>,
+}
+
 #[derive(Default)]
 pub struct Table {
-    shards: Vec<Mutex<HashMap<Ino, Slot>>>,
+    shards: Vec<Mutex<Shard>>,
     loaded: AtomicUsize,
+    slots: AtomicUsize,
 }
 
 impl Table {
     pub fn new() -> Table {
-        Table { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), loaded: AtomicUsize::new(0) }
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Table { shards, loaded: AtomicUsize::new(0), slots: AtomicUsize::new(0) }
     }
 
-    fn shard(&self, ino: Ino) -> &Mutex<HashMap<Ino, Slot>> {
+    fn shard(&self, ino: Ino) -> &Mutex<Shard> {
         &self.shards[ino as usize % SHARDS]
     }
 
@@ -55,13 +71,25 @@ impl Table {
         self.loaded.load(Relaxed)
     }
 
+    /// How many slots there are.
+    pub fn len(&self) -> usize {
+        self.slots.load(Relaxed)
+    }
+
     /// Looks at, or changes, a slot.
     pub fn with<T>(&self, ino: Ino, f: impl FnOnce(&mut Slot) -> T) -> Option<T> {
-        self.shard(ino).lock().get_mut(&ino).map(f)
+        self.shard(ino).lock().slots.get_mut(&ino).map(f)
     }
 
     pub fn loaded_inode(&self, ino: Ino) -> Option<Arc<Inode>> {
-        self.with(ino, |s| s.inode.clone()).flatten()
+        self.shard(ino).lock().loaded.get(&ino).cloned()
+    }
+
+    /// An inode, if it is loaded, and its place.
+    pub fn find(&self, ino: Ino) -> Option<(Option<Arc<Inode>>, Place)> {
+        let shard = self.shard(ino).lock();
+        let place = shard.slots.get(&ino)?.place;
+        Some((shard.loaded.get(&ino).cloned(), place))
     }
 
     /// Puts a loaded inode in, unless one is there (then that one is returned). `lookups` are added.
@@ -74,46 +102,43 @@ impl Table {
         valid: impl FnOnce() -> bool,
     ) -> Option<Arc<Inode>> {
         let mut shard = self.shard(inode.ino).lock();
-        let slot = shard.entry(inode.ino);
-        if let std::collections::hash_map::Entry::Occupied(mut o) = slot {
-            let slot = o.get_mut();
-            if slot.inode.is_none() {
-                if !valid() {
-                    return None;
-                }
-                slot.inode = Some(inode);
-                self.loaded.fetch_add(1, Relaxed);
-            }
-            slot.lookups = slot.lookups.saturating_add(lookups);
-            return slot.inode.clone();
-        }
-        if !valid() {
+        let there = shard.loaded.get(&inode.ino).cloned();
+        if there.is_none() && !valid() {
             return None;
         }
-        slot.insert_entry(Slot { inode: Some(inode.clone()), place, lookups, placed: 0 });
-        self.loaded.fetch_add(1, Relaxed);
-        Some(inode)
+        let slot = self.slot(&mut shard.slots, inode.ino, place);
+        slot.lookups = slot.lookups.saturating_add(lookups);
+        Some(there.unwrap_or_else(|| {
+            shard.loaded.insert(inode.ino, inode.clone());
+            self.loaded.fetch_add(1, Relaxed);
+            inode
+        }))
+    }
+
+    /// The slot of an inode; a new one at this place where it has none.
+    fn slot<'a>(&self, slots: &'a mut HashMap<Ino, Slot>, ino: Ino, place: Place) -> &'a mut Slot {
+        slots.entry(ino).or_insert_with(|| {
+            self.slots.fetch_add(1, Relaxed);
+            Slot { place, lookups: 0, placed: 0 }
+        })
     }
 
     /// Counts a lookup of an inode that need not be loaded. False, having done nothing, where it is not in the
     /// table and `valid` fails.
     pub fn remember(&self, ino: Ino, place: Place, lookups: u32, valid: impl FnOnce() -> bool) -> bool {
         let mut shard = self.shard(ino).lock();
-        if let Some(slot) = shard.get_mut(&ino) {
-            slot.lookups = slot.lookups.saturating_add(lookups);
-            return true;
-        }
-        if !valid() {
+        if !shard.slots.contains_key(&ino) && !valid() {
             return false;
         }
-        shard.insert(ino, Slot { inode: None, place, lookups, placed: 0 });
+        let slot = self.slot(&mut shard.slots, ino, place);
+        slot.lookups = slot.lookups.saturating_add(lookups);
         true
     }
 
     /// Says where an inode stands, at replay.
     pub fn place(&self, ino: Ino, place: Place, generation: Generation) {
         let mut shard = self.shard(ino).lock();
-        let slot = shard.entry(ino).or_insert(Slot { inode: None, place, lookups: 0, placed: generation });
+        let slot = self.slot(&mut shard.slots, ino, place);
         slot.place = place;
         slot.placed = generation;
     }
@@ -132,24 +157,43 @@ impl Table {
     /// Drops what need not be kept of an inode: the loaded form if `idle` says that it is clean and unused,
     /// the slot too if the kernel has forgotten it and no record of a generation after `committed` names it.
     pub fn release(&self, ino: Ino, committed: Generation, idle: impl Fn(&Arc<Inode>) -> bool) {
-        let mut shard = self.shard(ino).lock();
-        let Some(slot) = shard.get_mut(&ino) else { return };
-        if let Some(inode) = &slot.inode {
-            if !idle(inode) {
+        let mut guard = self.shard(ino).lock();
+        let shard = &mut *guard;
+        let Some(slot) = shard.slots.get(&ino) else { return };
+        if let Some(inode) = shard.loaded.get(&ino) {
+            // What has no name cannot be loaded again.
+            if !idle(inode) || slot.place == Place::NOWHERE && slot.lookups > 0 {
                 return;
             }
-            slot.inode = None;
+            shard.loaded.remove(&ino);
             self.loaded.fetch_sub(1, Relaxed);
         }
         if slot.lookups == 0 && slot.placed <= committed {
-            shard.remove(&ino);
+            shard.slots.remove(&ino);
+            self.slots.fetch_sub(1, Relaxed);
+            // What is nearly empty gives its memory back; by so much that it does not grow again at once.
+            if shard.slots.capacity() > 4096 && shard.slots.len() < shard.slots.capacity() / 8 {
+                let keep = shard.slots.len() * 2;
+                shard.slots.shrink_to(keep);
+            }
         }
     }
 
-    /// Visits the inodes of one shard; for making room.
+    /// The loaded inodes of one shard; for making room.
     pub fn shard_inodes(&self, shard: usize) -> Vec<Ino> {
+        self.shards[shard % SHARDS].lock().loaded.keys().copied().collect()
+    }
+
+    /// The inodes of one shard that the kernel remembers by a name and nobody uses: at most `most`.
+    pub fn unused(&self, shard: usize, most: usize) -> Vec<(Ino, Place)> {
         let shard = self.shards[shard % SHARDS].lock();
-        shard.iter().filter(|(_, s)| s.inode.is_some()).map(|(ino, _)| *ino).collect()
+        let unused = |(ino, s): &(&Ino, &Slot)| {
+            s.lookups > 0
+                && s.place != Place::SHELLS
+                && s.place != Place::NOWHERE
+                && !shard.loaded.contains_key(ino)
+        };
+        shard.slots.iter().filter(unused).take(most).map(|(ino, s)| (*ino, s.place)).collect()
     }
 
     pub fn shard_count(&self) -> usize {

@@ -26,6 +26,8 @@ pub struct Caller {
 pub struct Stat {
     pub ino: Ino,
     pub attr: Attr,
+    /// False while `attr.allocated` may count bytes twice: the next commit sets it right.
+    pub settled: bool,
 }
 
 /// What is to be made.
@@ -111,6 +113,3 @@ pub struct Space {
     pub free: u64,
     pub files: u64,
 }
-
-/// What a mutating operation did to caches of names, for those who keep such caches.
-pub type Cookie = u64;

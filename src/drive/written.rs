@@ -8,6 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 /// The data of one write record.
@@ -15,16 +16,22 @@ pub struct Written {
     memory: Mutex<Option<Bytes>>,
     /// Where the bytes lie in the journal: the record, and the range within it.
     record: Option<(Arc<Journal>, Lsn, Range<usize>)>,
+    /// How many writes there are, this one among them.
+    alive: Arc<AtomicUsize>,
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Written {
-    pub fn new(journal: Arc<Journal>, lsn: Lsn, range: Range<usize>, bytes: Bytes) -> Arc<Written> {
-        Arc::new(Written { memory: Mutex::new(Some(bytes)), record: Some((journal, lsn, range)) })
-    }
-
-    /// Bytes that no journal holds (tests; a journal-less source).
+    /// Bytes that no journal holds.
+    #[cfg(test)]
     pub fn in_memory(bytes: Bytes) -> Arc<Written> {
-        Arc::new(Written { memory: Mutex::new(Some(bytes)), record: None })
+        let alive = Arc::new(AtomicUsize::new(1));
+        Arc::new(Written { memory: Mutex::new(Some(bytes)), record: None, alive })
     }
 
     /// All the bytes. Where they were let go and `wait` is false: `Kind::Miss`.
@@ -54,36 +61,67 @@ impl Datum for Written {
 /// back from the journal.
 pub struct Resident {
     budget: usize,
-    held: Mutex<(usize, VecDeque<(Weak<Written>, usize, Lsn)>)>,
+    held: Mutex<Held>,
+    /// How many writes there are, in memory or not.
+    alive: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct Held {
+    bytes: usize,
+    /// Oldest first: the write, its length, its record.
+    writes: VecDeque<(Weak<Written>, usize, Lsn)>,
 }
 
 impl Resident {
     pub fn new(budget: usize) -> Resident {
-        Resident { budget, held: Mutex::default() }
+        Resident { budget, held: Mutex::default(), alive: Arc::default() }
     }
 
-    /// Takes note of a write; lets go of the oldest ones that are over the budget and in the journal's files.
-    pub fn add(&self, w: &Arc<Written>, len: usize, lsn: Lsn, journal: &Journal) {
+    /// How many writes there are, in memory or not: each takes some 300 bytes besides its own.
+    pub fn writes(&self) -> usize {
+        self.alive.load(Relaxed)
+    }
+
+    /// Takes a write, whose bytes lie in this range of a record; lets go of the oldest ones that are over the
+    /// budget and in the journal's files.
+    pub fn take(&self, journal: &Arc<Journal>, lsn: Lsn, range: Range<usize>, bytes: Bytes) -> Arc<Written> {
+        let len = bytes.len();
+        self.alive.fetch_add(1, Relaxed);
+        let record = Some((journal.clone(), lsn, range));
+        let w = Arc::new(Written { memory: Mutex::new(Some(bytes)), record, alive: self.alive.clone() });
         let mut held = self.held.lock();
-        held.0 += len;
-        held.1.push_back((Arc::downgrade(w), len, lsn));
-        while held.0 > self.budget {
-            let Some((oldest, len, lsn)) = held.1.front().cloned() else { break };
+        // A write that was overwritten keeps its memory for as long as it stands here.
+        if held.writes.len() > 2 * self.writes() + 1024 {
+            held.sweep();
+        }
+        held.bytes += len;
+        held.writes.push_back((Arc::downgrade(&w), len, lsn));
+        while held.bytes > self.budget {
+            let Some((oldest, len, lsn)) = held.writes.front().cloned() else { break };
             if let Some(w) = oldest.upgrade() {
                 if lsn > journal.written() {
                     break;
                 }
                 *w.memory.lock() = None;
             }
-            held.1.pop_front();
-            held.0 -= len;
+            held.writes.pop_front();
+            held.bytes -= len;
         }
+        drop(held);
+        w
     }
 
     /// Forgets the writes that are no longer anybody's.
     pub fn sweep(&self) {
-        let mut held = self.held.lock();
-        held.1.retain(|(w, _, _)| w.strong_count() > 0);
-        held.0 = held.1.iter().map(|(_, len, _)| len).sum();
+        self.held.lock().sweep();
+    }
+}
+
+impl Held {
+    fn sweep(&mut self) {
+        self.writes.retain(|(w, _, _)| w.strong_count() > 0);
+        self.writes.shrink_to(2 * self.writes.len());
+        self.bytes = self.writes.iter().map(|(_, len, _)| len).sum();
     }
 }

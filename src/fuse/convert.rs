@@ -14,6 +14,9 @@ pub(super) const NAME_MAX: u32 = 255;
 /// Inode numbers are never reused, so that one generation is enough.
 pub(super) const GENERATION: Generation = Generation(0);
 
+/// For how long the kernel may keep attributes that the next commit sets right.
+const UNSETTLED: Duration = Duration::from_secs(1);
+
 /// How inodes are shown to the kernel.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Shown {
@@ -27,9 +30,14 @@ pub(super) struct Shown {
 }
 
 impl Shown {
+    /// For how long the kernel may keep these attributes.
+    pub(super) fn timeout_of(&self, stat: &Stat) -> Duration {
+        if stat.settled { self.attr_timeout } else { self.attr_timeout.min(UNSETTLED) }
+    }
+
     /// For replies that have one time-out for both.
-    pub(super) fn both_timeouts(&self) -> Duration {
-        self.entry_timeout.min(self.attr_timeout)
+    pub(super) fn both_timeouts(&self, stat: Option<&Stat>) -> Duration {
+        self.entry_timeout.min(stat.map_or(self.attr_timeout, |s| self.timeout_of(s)))
     }
 }
 
@@ -148,6 +156,12 @@ pub(super) fn seek(at: i64, whence: i32) -> Result<(u64, Seek)> {
     Ok((u64::try_from(at).map_err(|_| Error::errno_of(libc::ENXIO))?, seek))
 }
 
+/// A list of attributes' names, each ended by NUL, as others than root see it.
+pub(super) fn without_trusted(names: &[u8]) -> Vec<u8> {
+    let shown = names.split_inclusive(|b| *b == 0).filter(|n| !n.starts_with(b"trusted."));
+    shown.flatten().copied().collect()
+}
+
 /// What fallocate(2) asks for.
 pub(super) fn allocate(mode: i32) -> Result<Allocate> {
     const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -232,7 +246,7 @@ mod tests {
             ctime: t,
             btime: t,
         };
-        Stat { ino: 42, attr }
+        Stat { ino: 42, attr, settled: true }
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The kernel's FUSE protocol, turned into operations of the [drive](crate::drive): no policy, no storage,
-//! no state but what the protocol itself asks for. docs/parts/fuse.md says which kernel options are used and why.
+//! no state but what the protocol itself asks for. docs/KERNEL.md says which kernel options are used and why.
 //!
 //! ```text
 //! mount      mounting, serving, unmounting
@@ -21,6 +21,7 @@ mod mountinfo;
 mod ops;
 mod poll;
 mod reply;
+mod shed;
 mod workers;
 
 pub use attach::SUBTYPE;

@@ -5,6 +5,7 @@ use super::convert::Shown;
 use super::mountinfo::devices_at;
 use super::ops::Ops;
 use super::poll::{Poller, Polling};
+use super::shed::Shedding;
 use crate::drive::Drive;
 use crate::error::{Context, Error, Kind, Result};
 use fuser::{Config, Session, SessionACL};
@@ -73,6 +74,7 @@ impl Default for MountConfig {
 pub struct Mount {
     session: Session<Ops>,
     polling: Option<Polling>,
+    shedding: Shedding,
     place: Place,
 }
 
@@ -91,7 +93,7 @@ impl Mount {
             gid: config.gid,
         };
         let poller = Arc::new(Poller::default());
-        let ops = Ops::new(drive, shown, Arc::clone(&poller), config.workers, config.writeback)?;
+        let ops = Ops::new(drive.clone(), shown, Arc::clone(&poller), config.workers, config.writeback)?;
         let attach = Attach {
             source: config.source.clone(),
             read_only: config.read_only,
@@ -123,7 +125,8 @@ impl Mount {
             tracing::debug!("the kernel's read-ahead stays as it is: {e}");
         }
         let polling = if config.poll { Polling::start(&session, &poller)? } else { None };
-        Ok(Mount { session, polling, place })
+        let shedding = Shedding::start(session.notifier(), &drive)?;
+        Ok(Mount { session, polling, shedding, place })
     }
 
     /// What unmounts this mount, from any thread.
@@ -137,9 +140,9 @@ impl Mount {
     /// `Failed` where the session broke down; it is then taken out of sight, so that nobody meets "Transport
     /// endpoint is not connected".
     pub fn run(self) -> Result<()> {
-        let Mount { session, polling, place } = self;
+        let Mount { session, polling, shedding, place } = self;
         let result = session.run();
-        drop(polling);
+        drop((polling, shedding));
         if result.is_ok() {
             place.0.ended.store(true, Relaxed);
         }

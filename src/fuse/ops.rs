@@ -32,7 +32,7 @@ const LONG_COPY: u64 = 1 << 20;
 /// The reply to copy_file_range counts in 32 bits; callers go on from where it stopped.
 const MAX_COPY: u64 = 1 << 30;
 
-/// What is asked of the kernel at the start, as far as it has it. docs/parts/fuse.md says why.
+/// What is asked of the kernel at the start, as far as it has it. docs/KERNEL.md says why.
 const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_ASYNC_DIO)
     .union(InitFlags::FUSE_ATOMIC_O_TRUNC)
@@ -156,9 +156,8 @@ impl Filesystem for Ops {
         reply: ReplyAttr,
     ) {
         let caller = caller(req, 0);
-        // fuser hides FATTR_KILL_SUIDGID, by which the kernel says that the caller lacks CAP_FSETID. With
-        // HANDLE_KILLPRIV_V2 a change of the owner kills them always.
-        let kill_suid = uid.is_some() || gid.is_some() || (size.is_some() && caller.uid != 0);
+        // fuser hides FATTR_KILL_SUIDGID, by which the kernel says that the caller lacks CAP_FSETID.
+        let kill_suid = size.is_some() && caller.uid != 0;
         let change = SetAttr {
             perm: mode.map(convert::permissions),
             uid,
@@ -275,7 +274,9 @@ impl Filesystem for Ops {
                     None => drive.make(wait, &caller, parent.0, name, &new).map_err(|e| match e.kind() {
                         // The name came to be behind the kernel's back, by another machine: ESTALE makes the
                         // kernel look again and open what it finds.
-                        Kind::Errno(libc::EEXIST) if flags & libc::O_EXCL == 0 => {
+                        Kind::Errno(libc::EEXIST)
+                            if flags & libc::O_EXCL == 0 && !drive.is_past(parent.0, name) =>
+                        {
                             Error::errno_of(libc::ESTALE)
                         }
                         _ => e,
@@ -417,9 +418,14 @@ impl Filesystem for Ops {
         });
     }
 
-    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    /// trusted.* are shown to root alone: the kernel leaves that to us (listxattr(2)).
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let (op, reply) = (Op::read("listxattr", ino.0), XattrReply { reply, room: size });
-        self.desk.serve(op, [], reply, move |drive, wait, []| drive.list_xattr(wait, ino.0));
+        let trusted = req.uid() == 0;
+        self.desk.serve(op, [], reply, move |drive, wait, []| {
+            let names = drive.list_xattr(wait, ino.0)?;
+            Ok(if trusted { names } else { convert::without_trusted(&names) })
+        });
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {

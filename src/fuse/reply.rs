@@ -54,14 +54,14 @@ impl Answer<()> for ReplyEmpty {
 
 impl Answer<Stat> for ReplyAttr {
     fn done(self, stat: Stat, shown: &Shown) {
-        self.attr(&shown.attr_timeout, &convert::attr(&stat, shown));
+        self.attr(&shown.timeout_of(&stat), &convert::attr(&stat, shown));
     }
 }
 
 impl Answer<Stat> for ReplyEntry {
     fn done(self, stat: Stat, shown: &Shown) {
         let attr = convert::attr(&stat, shown);
-        self.entry_with_ttls(&shown.attr_timeout, &shown.entry_timeout, &attr, GENERATION);
+        self.entry_with_ttls(&shown.timeout_of(&stat), &shown.entry_timeout, &attr, GENERATION);
     }
 }
 
@@ -100,7 +100,7 @@ impl Answer<Opened> for ReplyOpen {
 impl Answer<(Stat, Opened)> for ReplyCreate {
     fn done(self, (stat, opened): (Stat, Opened), shown: &Shown) {
         let attr = convert::attr(&stat, shown);
-        self.created(&shown.both_timeouts(), &attr, GENERATION, NO_HANDLE, open_flags(opened));
+        self.created(&shown.both_timeouts(Some(&stat)), &attr, GENERATION, NO_HANDLE, open_flags(opened));
     }
 }
 
@@ -189,6 +189,7 @@ impl Listing for ReplyDirectoryPlus {
             None => convert::bare_attr(item.ino, convert::file_type(item.kind)),
         };
         let name = OsStr::from_bytes(item.name);
-        !self.add(INodeNo(item.ino), item.next, name, &shown.both_timeouts(), &attr, GENERATION)
+        let keep = shown.both_timeouts(item.stat.as_ref());
+        !self.add(INodeNo(item.ino), item.next, name, &keep, &attr, GENERATION)
     }
 }

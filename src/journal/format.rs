@@ -1,4 +1,4 @@
-//! The bytes of the journal (docs/FORMAT.md, "Journal"): file header, frame, records.
+//! The bytes of the journal (docs/FORMAT.md, "The journal"): file header, frame, records.
 
 use crate::crypt::{self, Seal, domains, seal};
 use crate::error::{Error, Result};

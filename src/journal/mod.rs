@@ -12,7 +12,7 @@
 //! fdatasync for all who wait. What is not durable stays in memory: after a failed write or sync it is
 //! written again to another file, and if that fails the journal is poisoned and says so to everybody.
 //!
-//! Bytes: docs/FORMAT.md, "Journal". Which frames count after a crash: [`scan`](self::scan).
+//! Bytes: docs/FORMAT.md, "The journal". Which frames count after a crash: `scan.rs`.
 
 mod files;
 mod format;

@@ -2,13 +2,14 @@
 
 use super::site::{Site, unfinished};
 use crate::commit::{Newest, Signer};
+use crate::content::DiskCache;
 use crate::crypt::SigningKey;
 use crate::drive::types::Space;
 use crate::drive::{Drive, Parts, Replayed, Settings};
 use crate::error::{Context, Result};
 use crate::store::LocalPlace;
 use crate::sys::{Clock, Disk, Random};
-use crate::types::{DeviceId, Key, Version};
+use crate::types::{DeviceId, Incarnation, Key, Version};
 use std::sync::Arc;
 
 /// What a machine brings to a drive.
@@ -17,11 +18,13 @@ pub struct Machine {
     pub newest: Newest,
     pub device: DeviceId,
     pub signing: SigningKey,
-    pub incarnation: [u8; 16],
+    pub incarnation: Incarnation,
     pub journal_disk: Arc<dyn Disk>,
     pub journal_key: Key,
     /// Where the local index may be kept.
     pub index: Option<LocalPlace>,
+    /// Stored chunks on the local disk, where the store is far away.
+    pub disk_cache: Option<Arc<DiskCache>>,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
     /// Remembers the newest head durably.
@@ -47,6 +50,7 @@ pub fn assemble(site: &Site, machine: Machine, settings: Settings) -> Result<(Ar
         clock: machine.clock,
         random: machine.random,
         remember: machine.remember,
+        disk_cache: machine.disk_cache,
         space: machine.space,
     };
     Drive::start(parts, settings).context(|| "cannot open the drive")

@@ -3,6 +3,7 @@
 use super::assemble::{Machine, assemble};
 use super::site::{Site, unfinished};
 use super::state::StateDir;
+use crate::content::DiskCache;
 use crate::crypt::{DeviceRecord, LocalKeys, Memory};
 use crate::drive::types::Space;
 use crate::drive::{Drive, Replayed, Settings};
@@ -19,11 +20,13 @@ pub struct Opening {
     pub settings: Settings,
     /// The directory of a `file://` store, whose file system's room is the drive's.
     pub store_dir: Option<PathBuf>,
+    /// The limit of the disk cache, in bytes; 0 for none. A `file://` store needs none.
+    pub cache: u64,
 }
 
 /// Opens the drive, and replays its journal. The state directory stays locked as long as the result lives.
 pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
-    let Opening { site, state, settings, store_dir } = opening;
+    let Opening { site, state, settings, store_dir, cache } = opening;
     let keys: LocalKeys = state.keys(&site.secrets, &SystemRandom)?;
     let known = state.memory(&keys)?.map(|m| HeadLink { version: m.version, hash: m.head });
     let newest = site.newest(known)?;
@@ -41,6 +44,10 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     state.put_memory(&keys, &memory)?;
 
     let local = LocalPlace { dir: state.path().join("index"), key: keys.index_key().clone() };
+    let disk_cache = match (&store_dir, cache) {
+        (Some(_), _) | (None, 0) => None,
+        (None, limit) => Some(DiskCache::open(&state.path().join("cache"), limit)?),
+    };
     let journal_disk = Arc::new(state.journal()?);
     let journal_key = keys.journal_key().clone();
     let machine = Machine {
@@ -54,6 +61,7 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),
         remember: Box::new(move |version, head| state.put_memory(&keys, &Memory { version, head })),
+        disk_cache,
         space: Box::new(move || room_of(store_dir.as_deref())),
     };
     assemble(&site, machine, settings)

@@ -12,12 +12,13 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::store::{self, ChunkStore, HeadLink, IndexKeys, LocalPlace, Objects, OpenOptions, RunSet, layout};
 use crate::sys::{Clock, Random, random};
 use crate::tree::Map;
-use crate::types::{DeviceId, DriveId, Ino};
+use crate::types::{DeviceId, DriveId, Incarnation, Ino};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// An unlocked store.
+#[derive(Clone)]
 pub struct Site {
     pub objects: Arc<dyn Objects>,
     pub secrets: Arc<DriveSecrets>,
@@ -46,14 +47,19 @@ impl Site {
                 secrets.drive
             )));
         }
-        Ok(Site::new(objects, Arc::new(secrets)))
+        Site::new(objects, Arc::new(secrets))
     }
 
-    pub fn new(objects: Arc<dyn Objects>, secrets: Arc<DriveSecrets>) -> Site {
+    /// A store whose secrets are known.
+    pub fn new(objects: Arc<dyn Objects>, secrets: Arc<DriveSecrets>) -> Result<Site> {
         let keys = Arc::new(secrets.realm_keys());
-        let index_keys = IndexKeys::new(keys.realm(), keys.epoch(), keys.index_key().clone());
+        let mut index_keys = IndexKeys::new(keys.realm(), keys.epoch(), keys.index_key().clone());
+        for epoch in 1..keys.epoch() {
+            let earlier = secrets.realm_keys_of(epoch)?;
+            index_keys = index_keys.with_earlier(epoch, earlier.index_key().clone());
+        }
         let versions = Arc::new(Versions::new(objects.clone(), secrets.clone(), index_keys.clone()));
-        Site { objects, secrets, keys, versions, index_keys }
+        Ok(Site { objects, secrets, keys, versions, index_keys })
     }
 
     /// The chunks, as the index runs of a version have them.
@@ -140,7 +146,7 @@ pub fn init_in(
         slots::add(&*objects, &Slot::create(&secrets, &Secret::Recovery(code), params, "", now, source)?)?;
     }
 
-    let site = Site::new(objects, Arc::new(secrets));
+    let site = Site::new(objects, Arc::new(secrets))?;
     let device = DeviceId(random(source)?);
     let signer = Signer::new(&site.secrets, device, SigningKey::generate(source)?);
     let attr = Attr {
@@ -172,7 +178,7 @@ pub fn init_in(
         parents: Vec::new(),
         time: now,
         device,
-        incarnation: random(source)?,
+        incarnation: Incarnation(random(source)?),
         lsn: 0,
         // The root's number is not the first of any device's counter.
         next_ino: 2,

@@ -5,7 +5,7 @@ use crate::crypt::local::{DeviceRecord, LocalKeys, Memory};
 use crate::crypt::{DriveSecrets, SigningKey};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::{HostDisk, Random, random};
-use crate::types::DeviceId;
+use crate::types::{DeviceId, Incarnation};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -88,10 +88,10 @@ impl StateDir {
                 device: DeviceId(random(source)?),
                 signing: SigningKey::generate(source)?,
                 number: 0,
-                incarnation: [0; 16],
+                incarnation: Incarnation([0; 16]),
             },
         };
-        device.incarnation = random(source)?;
+        device.incarnation = Incarnation(random(source)?);
         self.put_device(keys, &device)?;
         Ok(device)
     }

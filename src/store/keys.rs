@@ -63,35 +63,3 @@ pub(super) fn read_header(bytes: &[u8], magic: &[u8; 8], what: &'static str) -> 
     r.end()?;
     Ok(epoch)
 }
-
-/// PADMÉ (Nikitin et al., "Reducing Metadata Leakage from Encrypted Files and Communication with PURBs",
-/// PoPETs 2019): the next size of a form that tells O(log log n) bits, at most 12 % more.
-pub(super) fn padme(size: u64) -> u64 {
-    let Some(exponent @ 1..) = size.checked_ilog2() else {
-        return size;
-    };
-    let kept = exponent.ilog2() + 1;
-    let mask = (1u64 << exponent.saturating_sub(kept)) - 1;
-    size.saturating_add(mask) & !mask
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn padding_is_at_most_twelve_percent(size in 0u64..1 << 40) {
-            let padded = padme(size);
-            prop_assert!(padded >= size);
-            prop_assert!((padded - size) as f64 <= 0.12 * size as f64);
-            prop_assert_eq!(padme(padded), padded);
-        }
-    }
-
-    #[test]
-    fn padme_gives_the_sizes_of_the_paper() {
-        assert_eq!([1, 8, 9, 17, 100, 1000, 4300].map(padme), [1, 8, 10, 18, 104, 1024, 4352]);
-    }
-}

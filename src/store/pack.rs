@@ -6,8 +6,9 @@
 //! The footer says where each chunk is, so that the index can be rebuilt from packs alone. Footer and pack
 //! are padded to PADMÉ sizes; the padding cannot be told from chunks. A pack's name is BLAKE3 of its bytes.
 
-use super::keys::{HEADER, IndexKeys, header, padme, read_header};
+use super::keys::{HEADER, IndexKeys, header, read_header};
 use super::objects::Objects;
+use crate::crypt::pad::{pad, padme};
 use crate::crypt::{Seal, domains, open, seal};
 use crate::error::{Context, Error, Result};
 use crate::types::{Address, MAX_CHUNK, hex};
@@ -121,9 +122,9 @@ impl PackBuilder {
             footer.raw(&e.address.0).u32(e.offset).u32(e.len);
         }
         let mut footer = footer.into_vec();
-        footer.resize(padme(footer.len() as u64) as usize, 0);
+        pad(&mut footer);
         let sealed_len = footer.len() + crate::crypt::seal::OVERHEAD;
-        let total = padme((self.bytes.len() + sealed_len + TRAILER) as u64) as usize;
+        let total = padme(self.bytes.len() + sealed_len + TRAILER);
         let body = total - sealed_len - TRAILER;
         let end_of_chunks = self.bytes.len();
         self.bytes.resize(body, 0);
@@ -166,7 +167,7 @@ fn open_footer(keys: &IndexKeys, start: &[u8], body: u64, sealed: &[u8]) -> Resu
     let footer = open(Seal::Footer, keys.of(epoch)?, keys.realm(), &binding(start, body), sealed)?;
     let mut r = Reader::new(&footer, "pack footer");
     let count = r.u32()? as usize;
-    if count > r.rest().len() / ENTRY || padme((4 + count * ENTRY) as u64) != footer.len() as u64 {
+    if count > r.rest().len() / ENTRY || padme(4 + count * ENTRY) != footer.len() {
         return Err(r.bad("counts more chunks than it lists"));
     }
     let mut entries = Vec::with_capacity(count);
@@ -267,7 +268,7 @@ mod tests {
         #[test]
         fn a_pack_tells_what_it_holds(chunks in chunk_sets()) {
             let (pack, entries) = packed(&chunks);
-            prop_assert_eq!(pack.info.bytes, padme(pack.info.bytes));
+            prop_assert_eq!(pack.info.bytes as usize, padme(pack.info.bytes as usize));
             prop_assert_eq!(&verify(&pack.info.id, &pack.bytes, &keys())?, &entries);
             let store = Memory::new();
             store.put("p", pack.bytes.clone())?;

@@ -20,6 +20,7 @@ pub trait Disk: Send + Sync {
 }
 
 /// A file on a [`Disk`]. What is written survives a power cut only after `sync_data`.
+#[allow(clippy::len_without_is_empty)] // nobody asks
 pub trait DiskFile: Send + Sync {
     fn len(&self) -> Result<u64>;
     fn read_at(&self, out: &mut [u8], at: u64) -> Result<()>;

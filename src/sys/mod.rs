@@ -3,6 +3,7 @@
 
 mod clock;
 pub mod disk;
+pub mod memory;
 pub mod simdisk;
 
 pub use clock::{Clock, SystemClock};

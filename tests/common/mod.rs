@@ -2,6 +2,8 @@
 //! directory, mounted for real with the built binary.
 #![allow(dead_code)]
 
+pub mod tree;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -90,6 +92,30 @@ impl TestDrive {
         self.umount();
         std::fs::remove_dir_all(&self.state).unwrap();
         self.mount();
+    }
+
+    /// The same drive on another machine: a state directory and a mount point of its own.
+    pub fn other_machine(&self) -> TestDrive {
+        let dir = tempfile::Builder::new().prefix("nacre-test-").tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let mut other = TestDrive {
+            mnt: path("mnt"),
+            store: self.store.clone(),
+            state: path("state"),
+            key: self.key.clone(),
+            options: self.options.clone(),
+            mounted: false,
+            dir,
+        };
+        std::fs::create_dir(&other.mnt).unwrap();
+        other.mount();
+        other
+    }
+
+    /// Unmounts, and leaves what is not committed in the journal.
+    pub fn umount_local(&mut self) {
+        ok(Command::new(NACREFS).args(["umount", "--local"]).arg(&self.mnt).output());
+        self.mounted = false;
     }
 
     /// The process that serves the mount.

@@ -239,7 +239,7 @@ impl World {
     }
 
     pub fn site(&self) -> Site {
-        Site::new(self.objects.clone(), self.secrets.clone())
+        Site::new(self.objects.clone(), self.secrets.clone()).unwrap()
     }
 
     /// Opens the drive, as a mount does.
@@ -254,10 +254,11 @@ impl World {
             newest,
             device: self.device,
             signing: SigningKey::from_bytes(&self.local),
-            incarnation: random(&*self.random)?,
+            incarnation: nacrefs::types::Incarnation(random(&*self.random)?),
             journal_disk: Arc::new(self.disk.clone()),
             journal_key: self.local.clone(),
             index: None,
+            disk_cache: None,
             clock: self.clock.clone(),
             random: self.random.clone(),
             remember: Box::new(move |version, hash| {

@@ -1,4 +1,4 @@
-//! The control protocol: how commands talk to the daemon of a mount.
+//! The control protocol: how commands talk to the daemon of a mount (docs/CONTROL.md).
 //!
 //! A Unix stream socket (0600, in the state directory, 0700). A client sends one [`Request`], as one line of
 //! JSON; the server answers with lines of JSON, one [`Answer`] each, of which the last is `done` or `error`.
@@ -10,7 +10,7 @@ mod protocol;
 mod server;
 
 pub use client::Client;
-pub use protocol::{Answer, Failure, LogEntry, MAX_DATA, Progress, Reply, Request, Status};
+pub use protocol::{Answer, At, Failure, LogEntry, MAX_DATA, Progress, Reply, Request, Status};
 pub use server::{Handler, Server};
 
 use crate::error::{Context, Error, Result};

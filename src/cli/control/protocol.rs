@@ -1,7 +1,7 @@
 //! What is said over the control socket.
 
 use crate::cli::values::{DrivePath, Moment};
-use crate::cli::when::When;
+use crate::commit::When;
 use crate::error::{Error, Kind, Result};
 use crate::types::Version;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,34 @@ pub enum Request {
     /// Answered with one [`LogEntry`] for each version, newest first.
     Log { path: DrivePath },
     /// Answered with the bytes of a file, as it was at a moment, or as it is.
-    Cat { path: DrivePath, at: Option<When> },
+    Cat { path: DrivePath, at: Option<At> },
+}
+
+/// A moment of the past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum At {
+    Version(Version),
+    /// The newest version that is not after this.
+    Time(Moment),
+}
+
+impl From<When> for At {
+    fn from(when: When) -> At {
+        match when {
+            When::Version(version) => At::Version(version),
+            When::Until(time) => At::Time(Moment(time)),
+        }
+    }
+}
+
+impl From<At> for When {
+    fn from(at: At) -> When {
+        match at {
+            At::Version(version) => When::Version(version),
+            At::Time(moment) => When::Until(moment.0),
+        }
+    }
 }
 
 /// The state of a drive. The JSON fields are a contract.

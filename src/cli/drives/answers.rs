@@ -1,9 +1,8 @@
 //! Answers about versions: `log`, `cat --at`, the status of a drive that is not mounted.
 
-use crate::cli::control::{LogEntry, MAX_DATA, Reply, Status};
+use crate::cli::control::{At, LogEntry, MAX_DATA, Reply, Status};
 use crate::cli::values::{DrivePath, Moment};
-use crate::cli::when::When;
-use crate::commit::{self, Content, Opened, ROOT, View};
+use crate::commit::{Content, Opened, ROOT, View};
 use crate::content::{ContentCache, Opener};
 use crate::drive::{FromStore, Keys};
 use crate::error::{Error, Kind, Result};
@@ -93,7 +92,7 @@ impl<'a> Past<'a> {
                     Err(e) => return Err(e),
                 },
             };
-            let name = std::ffi::OsString::from(os(&event.name));
+            let name = os(&event.name);
             out.entry(&LogEntry {
                 version,
                 time: Moment(event.time),
@@ -107,14 +106,10 @@ impl<'a> Past<'a> {
     }
 
     /// The bytes of a file as a version has it.
-    pub fn cat(&self, path: &DrivePath, at: Option<&When>, out: &mut dyn Reply) -> Result<()> {
+    pub fn cat(&self, path: &DrivePath, at: Option<At>, out: &mut dyn Reply) -> Result<()> {
         let version = match at {
             None => self.newest.clone(),
-            Some(When::Version(v)) => self.site.versions.at(commit::When::Version(*v), &self.newest)?,
-            Some(When::Time(t)) => self.site.versions.at(commit::When::Until(t.0), &self.newest)?,
-            Some(When::Name(name)) => {
-                return Err(Error::new(Kind::NotFound, format!("there is no snapshot named {name:?}")));
-            }
+            Some(at) => self.site.versions.at(at.into(), &self.newest)?,
         };
         let view = self.view(&version);
         let file = view.resolve(path.as_bytes()).map_err(|e| named(path, e))?;

@@ -41,9 +41,13 @@ impl Mounted {
     /// Opens the drive, replays its journal, and mounts it.
     pub fn start(request: MountRequest, site: Site, state: StateDir) -> Result<Arc<Mounted>> {
         let MountRequest { store, dir, options, control, .. } = request;
-        let parts = Site::new(site.objects.clone(), site.secrets.clone());
-        let opening =
-            Opening { site: parts, state, settings: settings_of(&options), store_dir: store_dir(&store) };
+        let opening = Opening {
+            site: site.clone(),
+            state,
+            settings: settings_of(&options),
+            store_dir: store_dir(&store),
+            cache: options.cache,
+        };
         let (drive, replayed) = session::open(opening)?;
         if replayed.records > 0 {
             tracing::info!("replayed {} changes from the journal", replayed.records);
@@ -96,16 +100,21 @@ impl Running for Mounted {
         if inner.read_only {
             return served;
         }
-        inner.drive.sync()?;
-        if !inner.local.load(Ordering::SeqCst)
-            && let Err(e) = inner.drive.commit_all()
-        {
-            tracing::error!(
-                "what is not in the store stays in the journal until the next mount: {}",
-                e.chain()
-            );
+        let kept = inner.drive.sync();
+        if inner.local.load(Ordering::SeqCst) {
+            return kept.and(served);
         }
-        served
+        // What the store has needs no journal, even one that has failed.
+        match inner.drive.commit_all() {
+            Ok(_) => served,
+            Err(e) => {
+                tracing::error!(
+                    "what is not in the store stays in the journal until the next mount: {}",
+                    e.chain()
+                );
+                kept.and(served)
+            }
+        }
     }
 
     fn stop(&self) {
@@ -181,7 +190,7 @@ impl Handler for Inner {
                 self.drive.commit_all()?;
                 self.past().cat(&path, None, out)
             }
-            Request::Cat { path, at } => self.past().cat(&path, at.as_ref(), out),
+            Request::Cat { path, at } => self.past().cat(&path, at, out),
         }
     }
 }

@@ -2,18 +2,11 @@
 //!
 //! Any Brotli decoder reads it. Window size is 16 bits throughout, so that the first bit is 0.
 
+use crate::crypt::compress::{compress, decompress};
 use crate::error::{Error, Result};
 use crate::types::MAX_CHUNK;
-use brotli::enc::StandardAlloc;
-use brotli::enc::encode::{
-    BrotliEncoderDestroyInstance, BrotliEncoderOperation, BrotliEncoderParameter, BrotliEncoderStateStruct,
-};
-use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState};
 use bytes::Bytes;
 
-/// Light compression. Measured on source and binaries in pieces of 4 to 64 KiB: 0 is 6 to 20 % faster,
-/// 1 is 3 to 7 % smaller.
-const QUALITY: u32 = 1;
 const WINDOW_BITS: u32 = 16;
 /// Shorter pieces are not worth a compressor.
 const LEAST: usize = 64;
@@ -27,10 +20,10 @@ pub fn encode_piece(plain: &[u8]) -> Vec<u8> {
     if plain.is_empty() {
         return vec![EMPTY];
     }
-    if plain.len() < LEAST || looks_random(plain) {
-        return store(plain);
-    }
-    compress(plain).unwrap_or_else(|| store(plain))
+    // A stream that saves less than a thirty-second part is not worth unpacking.
+    let packed =
+        if plain.len() < LEAST { None } else { compress(plain, WINDOW_BITS, plain.len() - plain.len() / 32) };
+    packed.unwrap_or_else(|| store(plain))
 }
 
 /// Decodes a piece whose size is known; anything but exactly `size` bytes from all of the input is damage.
@@ -41,24 +34,8 @@ pub fn decode_piece(encoded: Bytes, size: usize) -> Result<Bytes> {
     if let Some(start) = stored_start(&encoded, size) {
         return Ok(encoded.slice(start..start + size));
     }
-    let mut plain = vec![0; size];
-    let mut state =
-        BrotliState::new_strict(StandardAlloc::default(), StandardAlloc::default(), StandardAlloc::default());
-    let (mut left, mut read, mut room, mut written, mut total) = (encoded.len(), 0, size, 0, 0);
-    let result = BrotliDecompressStream(
-        &mut left,
-        &mut read,
-        &encoded,
-        &mut room,
-        &mut written,
-        &mut plain,
-        &mut total,
-        &mut state,
-    );
-    match result {
-        BrotliResult::ResultSuccess if left == 0 && written == size => Ok(plain.into()),
-        _ => Err(Error::damage(format!("a piece does not decompress to the {size} bytes it should have"))),
-    }
+    let damaged = || Error::damage(format!("a piece does not decompress to the {size} bytes it should have"));
+    decompress(&encoded, size).map(Bytes::from).ok_or_else(damaged)
 }
 
 /// How many bytes stand before the payload of a stored piece, and the bits of its header.
@@ -93,53 +70,6 @@ fn stored_start(encoded: &[u8], size: usize) -> Option<usize> {
         && encoded.starts_with(&header[..width])
         && encoded.ends_with(&[END]);
     is_stored.then_some(width)
-}
-
-/// The compressed stream, unless it saves less than a thirty-second part.
-fn compress(plain: &[u8]) -> Option<Vec<u8>> {
-    let mut state = BrotliEncoderStateStruct::new(StandardAlloc::default());
-    state.set_parameter(BrotliEncoderParameter::BROTLI_PARAM_QUALITY, QUALITY);
-    state.set_parameter(BrotliEncoderParameter::BROTLI_PARAM_LGWIN, WINDOW_BITS);
-    let mut out = vec![0; plain.len() - plain.len() / 32];
-    let (mut left, mut read, mut room, mut written) = (plain.len(), 0, out.len(), 0);
-    // The whole piece in one call: fed in bits, the fast qualities compress each bit by itself.
-    let went_well = state.compress_stream(
-        BrotliEncoderOperation::BROTLI_OPERATION_FINISH,
-        &mut left,
-        plain,
-        &mut read,
-        &mut room,
-        &mut out,
-        &mut written,
-        &mut None,
-        &mut |_, _, _, _| (),
-    );
-    let fits = went_well && left == 0 && state.is_finished();
-    BrotliEncoderDestroyInstance(&mut state);
-    out.truncate(written);
-    out.shrink_to_fit();
-    fits.then_some(out)
-}
-
-/// Whether compressing is in vain, by the chance that two bytes of four probes of 1 KiB are equal:
-/// 1/256 for random bytes, and hardly more for what is already compressed.
-fn looks_random(plain: &[u8]) -> bool {
-    const PROBE: usize = 1024;
-    const PROBES: usize = 4;
-    if plain.len() < PROBE * PROBES {
-        return false;
-    }
-    let mut counts = [0u64; 256];
-    for i in 0..PROBES {
-        let start = (plain.len() - PROBE) / (PROBES - 1) * i;
-        for &byte in &plain[start..start + PROBE] {
-            counts[byte as usize] += 1;
-        }
-    }
-    let n = (PROBE * PROBES) as u64;
-    let pairs: u64 = counts.iter().map(|&v| v * v.saturating_sub(1)).sum();
-    // 256 · pairs / (n · (n − 1)) < 1.22
-    256 * 100 * pairs < 122 * n * (n - 1)
 }
 
 #[cfg(test)]

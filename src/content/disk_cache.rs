@@ -1,0 +1,301 @@
+//! A cache of stored chunks on the local disk, before a store that is far away.
+//!
+//! It keeps the stored bytes as they are: sealed already, and vouched for by their address, so that nothing in
+//! it has to be trusted and nothing can be learnt from it that the store does not know. It is never the only
+//! copy of anything; any trouble with it turns it off and is told in the log.
+//!
+//! Files `chunks-<16 hex>` hold records one after another: address (32 bytes), length (u32, little-endian),
+//! stored bytes. A new file is begun at [`FILE`] bytes; over the limit the oldest file goes. A start reads only
+//! the heads of the records, on a thread of its own.
+
+use super::opener::Fetch;
+use crate::error::{Context, Error, Result};
+use crate::types::{Address, MAX_CHUNK};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A file is full at this size, in bytes.
+const FILE: u64 = 32 << 20;
+const HEAD: usize = 36;
+/// Chunks are forgotten beyond this number, so that the index stays small in memory (about 80 bytes each).
+const MOST: usize = 1 << 18;
+
+/// See the module.
+pub struct DiskCache {
+    dir: PathBuf,
+    limit: u64,
+    state: Mutex<State>,
+    /// The files of earlier runs are known.
+    ready: AtomicBool,
+    off: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    /// Oldest first.
+    files: VecDeque<Part>,
+    places: HashMap<Address, At>,
+    next: u64,
+}
+
+struct Part {
+    id: u64,
+    file: Arc<File>,
+    len: u64,
+    chunks: Vec<Address>,
+}
+
+#[derive(Clone, Copy)]
+struct At {
+    file: u64,
+    offset: u64,
+    len: u32,
+}
+
+impl DiskCache {
+    /// Opens the cache in a directory of its own, which is made where there is none. `limit`: bytes.
+    pub fn open(dir: &Path, limit: u64) -> Result<Arc<DiskCache>> {
+        let make = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        make.context(|| format!("cannot make the cache's directory {}", dir.display()))?;
+        let cache = Arc::new(DiskCache {
+            dir: dir.into(),
+            limit,
+            state: Mutex::default(),
+            ready: AtomicBool::new(false),
+            off: AtomicBool::new(false),
+        });
+        let scanning = cache.clone();
+        std::thread::Builder::new()
+            .name("cache-scan".into())
+            .spawn(move || match scanning.scan() {
+                Ok(()) => scanning.ready.store(true, Ordering::Release),
+                Err(e) => scanning.turn_off(&e),
+            })
+            .context(|| "cannot start a thread for the cache")?;
+        Ok(cache)
+    }
+
+    fn turn_off(&self, e: &Error) {
+        if !self.off.swap(true, Ordering::Relaxed) {
+            tracing::warn!("the disk cache in {} is not used any more: {}", self.dir.display(), e.chain());
+        }
+    }
+
+    fn usable(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && !self.off.load(Ordering::Relaxed)
+    }
+
+    fn path(&self, id: u64) -> PathBuf {
+        self.dir.join(format!("chunks-{id:016x}"))
+    }
+
+    /// Learns what earlier runs left.
+    fn scan(&self) -> Result<()> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let name = entry?.file_name();
+            let id = name.to_str().and_then(|n| u64::from_str_radix(n.strip_prefix("chunks-")?, 16).ok());
+            ids.extend(id);
+        }
+        ids.sort_unstable();
+        let mut state = State { next: ids.last().map_or(0, |id| id + 1), ..State::default() };
+        for id in ids {
+            let file = File::options().read(true).open(self.path(id))?;
+            let size = file.metadata()?.len();
+            let mut part = Part { id, file: Arc::new(file), len: 0, chunks: Vec::new() };
+            let mut head = [0; HEAD];
+            while part.len + HEAD as u64 <= size {
+                part.file.read_exact_at(&mut head, part.len)?;
+                let [address @ .., a, b, c, d] = head;
+                let len = u32::from_le_bytes([a, b, c, d]);
+                let end = part.len + HEAD as u64 + u64::from(len);
+                if len as usize > MAX_CHUNK || end > size {
+                    break; // torn by a crash
+                }
+                let address = Address(address);
+                state.places.insert(address, At { file: id, offset: part.len + HEAD as u64, len });
+                part.chunks.push(address);
+                part.len = end;
+            }
+            state.files.push_back(part);
+        }
+        *self.state.lock() = state;
+        Ok(())
+    }
+
+    /// A chunk's stored bytes, if they are here and what their address says.
+    pub fn get(&self, address: &Address) -> Option<Bytes> {
+        if !self.usable() {
+            return None;
+        }
+        let (file, at) = {
+            let state = self.state.lock();
+            let at = *state.places.get(address)?;
+            (state.files.iter().find(|p| p.id == at.file)?.file.clone(), at)
+        };
+        let mut bytes = vec![0; at.len as usize];
+        if file.read_exact_at(&mut bytes, at.offset).is_ok() && Address::of(&bytes) == *address {
+            return Some(bytes.into());
+        }
+        self.state.lock().places.remove(address);
+        None
+    }
+
+    /// Keeps a chunk's stored bytes, if that can be.
+    pub fn put(&self, address: &Address, stored: &[u8]) {
+        if self.usable()
+            && let Err(e) = self.try_put(address, stored)
+        {
+            self.turn_off(&e);
+        }
+    }
+
+    fn try_put(&self, address: &Address, stored: &[u8]) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.places.contains_key(address) || stored.len() > MAX_CHUNK {
+            return Ok(());
+        }
+        let need = (HEAD + stored.len()) as u64;
+        // Files of earlier runs are open for reading only, and not appended to.
+        let fits = state.files.back().is_some_and(|p| p.len + need <= FILE && is_writable(&p.file));
+        if !fits {
+            let id = state.next;
+            let file =
+                File::options().read(true).write(true).create_new(true).mode(0o600).open(self.path(id))?;
+            state.next += 1;
+            state.files.push_back(Part { id, file: Arc::new(file), len: 0, chunks: Vec::new() });
+        }
+        let Some(part) = state.files.back_mut() else { return Ok(()) };
+        let mut record = Vec::with_capacity(HEAD + stored.len());
+        record.extend_from_slice(&address.0);
+        record.extend_from_slice(&(stored.len() as u32).to_le_bytes());
+        record.extend_from_slice(stored);
+        part.file.write_all_at(&record, part.len)?;
+        let at = At { file: part.id, offset: part.len + HEAD as u64, len: stored.len() as u32 };
+        part.len += need;
+        part.chunks.push(*address);
+        state.places.insert(*address, at);
+        self.shrink(&mut state)
+    }
+
+    /// Lets the oldest files go until the rest is within the limits; the newest stays.
+    fn shrink(&self, state: &mut State) -> Result<()> {
+        let over =
+            |s: &State| s.files.iter().map(|p| p.len).sum::<u64>() > self.limit || s.places.len() > MOST;
+        while state.files.len() > 1 && over(state) {
+            let Some(oldest) = state.files.pop_front() else { break };
+            for address in &oldest.chunks {
+                if state.places.get(address).is_some_and(|at| at.file == oldest.id) {
+                    state.places.remove(address);
+                }
+            }
+            fs::remove_file(self.path(oldest.id))?;
+        }
+        Ok(())
+    }
+}
+
+fn is_writable(file: &File) -> bool {
+    rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::RDWR))
+}
+
+/// A source of stored chunks behind a disk cache.
+pub struct Cached<F> {
+    pub cache: Option<Arc<DiskCache>>,
+    pub source: F,
+}
+
+impl<F: Fetch> Fetch for Cached<F> {
+    fn fetch(&self, address: &Address) -> Result<Bytes> {
+        let Some(cache) = &self.cache else { return self.source.fetch(address) };
+        if let Some(bytes) = cache.get(address) {
+            return Ok(bytes);
+        }
+        let bytes = self.source.fetch(address)?;
+        cache.put(address, &bytes);
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    fn opened(dir: &Path, limit: u64) -> Arc<DiskCache> {
+        let cache = DiskCache::open(dir, limit).unwrap();
+        while !cache.ready.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        cache
+    }
+
+    fn chunk(n: u32) -> (Address, Bytes) {
+        let bytes: Bytes = n.to_le_bytes().repeat(5000).into();
+        (Address::of(&bytes), bytes)
+    }
+
+    #[test]
+    fn what_was_fetched_once_is_here_also_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let fetched = AtomicUsize::new(0);
+        let source = |a: &Address| {
+            fetched.fetch_add(1, Ordering::Relaxed);
+            (0..10)
+                .map(chunk)
+                .find(|(b, _)| b == a)
+                .map(|(_, c)| c)
+                .ok_or_else(|| Error::damage("no such chunk"))
+        };
+        for _ in 0..3 {
+            let cached = Cached { cache: Some(opened(dir.path(), 1 << 30)), source };
+            for n in 0..10 {
+                let (address, bytes) = chunk(n);
+                assert_eq!(cached.fetch(&address).unwrap(), bytes);
+            }
+        }
+        assert_eq!(fetched.load(Ordering::Relaxed), 10);
+    }
+
+    #[test]
+    fn damage_is_a_miss_and_a_torn_end_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = opened(dir.path(), 1 << 30);
+        for n in 0..3 {
+            let (address, bytes) = chunk(n);
+            cache.put(&address, &bytes);
+        }
+        let path = cache.path(0);
+        drop(cache);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[HEAD + 100] ^= 1;
+        bytes.truncate(bytes.len() - 7);
+        fs::write(&path, bytes).unwrap();
+        let cache = opened(dir.path(), 1 << 30);
+        assert_eq!([0, 1, 2].map(|n| cache.get(&chunk(n).0).is_some()), [false, true, false]);
+        let (address, bytes) = chunk(0);
+        cache.put(&address, &bytes);
+        assert_eq!(cache.get(&address), Some(bytes));
+    }
+
+    #[test]
+    fn the_limit_holds_and_the_oldest_go_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = opened(dir.path(), 2 * FILE);
+        let big = |n: u32| -> Bytes { n.to_le_bytes().repeat(1 << 18).into() };
+        for n in 0..100 {
+            let bytes = big(n);
+            cache.put(&Address::of(&bytes), &bytes);
+        }
+        let used: u64 = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+        assert!(used <= 2 * FILE + FILE / 2, "{used}");
+        assert!(cache.get(&Address::of(&big(0))).is_none());
+        assert!(cache.get(&Address::of(&big(99))).is_some());
+    }
+}

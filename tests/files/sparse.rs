@@ -1,0 +1,168 @@
+//! Holes: made, found, counted; files up to the greatest size.
+
+use crate::common::TestDrive;
+use crate::sys::*;
+use rustix::fs::{FallocateFlags as F, SeekFrom, fallocate, seek};
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+const MIB: u64 = 1 << 20;
+
+/// The ranges of data that SEEK_DATA and SEEK_HOLE tell.
+fn map(f: &File) -> Vec<(u64, u64)> {
+    let mut out = Vec::new();
+    let mut at = 0;
+    while let Ok(data) = seek(f, SeekFrom::Data(at)) {
+        let hole = seek(f, SeekFrom::Hole(data)).unwrap();
+        assert!(hole > data && data >= at);
+        out.push((data, hole));
+        at = hole;
+    }
+    out
+}
+
+#[test]
+fn holes_are_found_and_take_no_space() {
+    let mut d = TestDrive::new();
+    let f = rw(d.mnt.join("f"));
+    f.write_all_at(&noise(1, 8192), 0).unwrap();
+    f.write_all_at(&noise(2, 4096), 10 * MIB).unwrap();
+    f.set_len(1 << 40).unwrap();
+    let expect = [(0, 8192), (10 * MIB, 10 * MIB + 4096)];
+    assert_eq!(map(&f), expect);
+    assert_eq!(seek(&f, SeekFrom::Hole(0)), Ok(8192));
+    assert_eq!(seek(&f, SeekFrom::Hole(20 * MIB)), Ok(20 * MIB));
+    assert_eq!(seek(&f, SeekFrom::Data(20 * MIB)), Err(Errno::NXIO));
+    assert_eq!(seek(&f, SeekFrom::Data(1 << 40)), Err(Errno::NXIO));
+    assert_eq!(seek(&f, SeekFrom::Hole(1 << 40)), Err(Errno::NXIO));
+    assert_eq!(stat(d.mnt.join("f")).blocks(), 24);
+    drop(f);
+    assert_kept(&mut d);
+    let f = rw(d.mnt.join("f"));
+    assert_eq!(map(&f), expect);
+    assert_eq!(stat(d.mnt.join("f")).blocks(), 24);
+    assert!(d.store_bytes() < 4 * MIB, "a sparse terabyte is not stored: {}", d.store_bytes());
+    drop(f);
+    d.sh("cp --sparse=always f g && cmp -n 20000000 f g && [ $(stat -c %b g) -lt 100 ] && tar -Scf t.tar f && [ $(stat -c %s t.tar) -lt 100000 ]");
+}
+
+/// Until it is committed, what is written over something else is counted with it; the kernel keeps such a
+/// figure for a second at most.
+#[track_caller]
+fn wait_for_blocks(path: &std::path::Path, blocks: u64) {
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(3);
+    while stat(path).blocks() != blocks && std::time::Instant::now() < until {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(stat(path).blocks(), blocks);
+}
+
+#[test]
+fn fallocate_does_what_each_mode_says() {
+    let mut d = TestDrive::new();
+    let path = d.mnt.join("f");
+    let f = rw(&path);
+    let data = noise(3, 65_536);
+    f.write_all_at(&data, 0).unwrap();
+    for committed in [false, true] {
+        if committed {
+            f.write_all_at(&data, 0).unwrap();
+            f.set_len(65_536).unwrap();
+            d.sync();
+        }
+        fallocate(&f, F::PUNCH_HOLE | F::KEEP_SIZE, 8192, 16_384).unwrap();
+        assert_eq!(map(&f), [(0, 8192), (24_576, 65_536)], "committed: {committed}");
+        d.sync();
+        wait_for_blocks(&path, (65_536 - 16_384) / 512);
+        // Across the end, and with odd edges.
+        fallocate(&f, F::PUNCH_HOLE | F::KEEP_SIZE, 65_000, 10_000).unwrap();
+        fallocate(&f, F::ZERO_RANGE, 100, 200).unwrap();
+        fallocate(&f, F::ZERO_RANGE | F::KEEP_SIZE, 65_530, 4096).unwrap();
+        assert_eq!(stat(&path).size(), 65_536);
+        let mut expect = data.clone();
+        for hole in [8192..24_576, 65_000..65_536, 100..300] {
+            expect[hole].fill(0);
+        }
+        assert!(fs::read(&path).unwrap() == expect, "committed: {committed}");
+        fallocate(&f, F::KEEP_SIZE, 0, MIB).unwrap();
+        assert_eq!(stat(&path).size(), 65_536);
+        fallocate(&f, F::empty(), 0, 70_000).unwrap();
+        fallocate(&f, F::ZERO_RANGE, 70_000, 10_000).unwrap();
+        expect.resize(80_000, 0);
+        assert!(fs::read(&path).unwrap() == expect, "committed: {committed}");
+    }
+    for (mode, at, len, errno) in [
+        (F::PUNCH_HOLE, 0, 10, Errno::OPNOTSUPP),
+        (F::empty(), 0, 0, Errno::INVAL),
+        (F::empty(), i64::MAX as u64, 10, Errno::FBIG),
+    ] {
+        assert_eq!(fallocate(&f, mode, at, len), Err(errno), "{mode:?} {at} {len}");
+    }
+    let reader = File::open(&path).unwrap();
+    assert_eq!(fallocate(&reader, F::empty(), 0, 10), Err(Errno::BADF));
+    drop((f, reader));
+    let before = fs::read(&path).unwrap();
+    assert_kept(&mut d);
+    assert!(fs::read(&path).unwrap() == before);
+}
+
+#[test]
+fn blocks_count_each_byte_once() {
+    let d = TestDrive::new();
+    let path = d.mnt.join("f");
+    let f = rw(&path);
+    let blocks = || stat(&path).blocks();
+    for round in 0..3 {
+        f.write_all_at(&noise(round, 40_960), 0).unwrap();
+        assert_eq!(blocks(), 80, "round {round}");
+        d.sync();
+    }
+    f.write_all_at(&noise(9, 4096), 1 << 30).unwrap();
+    f.write_all_at(&noise(10, 40_960), 0).unwrap();
+    assert!((88..=88 + 80).contains(&blocks()), "{}: what is written again may count twice", blocks());
+    d.sync();
+    wait_for_blocks(&path, 88);
+    f.set_len(4096).unwrap();
+    assert_eq!(blocks(), 8);
+    f.set_len(1 << 30).unwrap();
+    d.sync();
+    wait_for_blocks(&path, 8); // what was cut off does not come back
+    f.set_len(0).unwrap();
+    assert_eq!(blocks(), 0);
+}
+
+#[test]
+fn files_reach_the_greatest_offset_and_no_further() {
+    let mut d = TestDrive::new();
+    let path = d.mnt.join("f");
+    let f = rw(&path);
+    let max = i64::MAX as u64;
+    f.write_all_at(b"end", max - 3).unwrap();
+    assert_eq!(stat(&path).size(), max);
+    // Beyond what an offset can say the kernel refuses by itself, with EINVAL.
+    assert_eq!(refused(f.write_at(b"x", max)), libc::EINVAL);
+    assert_eq!(refused(f.write_at(b"abc", max - 2)), libc::EINVAL);
+    assert_eq!(f.write_at(b"ab", max - 2).unwrap(), 2);
+    f.write_all_at(b"middle", 1 << 50).unwrap();
+    f.write_all_at(b"start", 0).unwrap();
+    let mut buf = [0; 16];
+    assert_eq!(f.read_at(&mut buf[..5], max - 5).unwrap(), 5);
+    assert_eq!(&buf[..5], b"\0\0eab");
+    assert_eq!(f.read_at(&mut [], max).unwrap(), 0);
+    // SAFETY: plain integers.
+    assert_eq!(unsafe { libc::ftruncate(std::os::fd::AsRawFd::as_raw_fd(&f), -1) }, -1);
+    drop(f);
+    assert_kept(&mut d);
+    let f = rw(&path);
+    assert_eq!(f.read_at(&mut buf, (1 << 50) - 2).unwrap(), 16);
+    assert_eq!(&buf[..10], b"\0\0middle\0\0");
+    assert_eq!(f.read_at(&mut buf[..5], max - 5).unwrap(), 5);
+    assert_eq!(&buf[..5], b"\0\0eab");
+    f.set_len(5).unwrap();
+    f.set_len(100).unwrap();
+    drop(f);
+    let mut expect = b"start".to_vec();
+    expect.resize(100, 0);
+    assert_eq!(fs::read(&path).unwrap(), expect);
+    assert_kept(&mut d);
+}
