@@ -44,9 +44,10 @@ fn watch(world: &World, log: &Arc<Mutex<Log>>, seed: u64) -> Arc<Mutex<Vec<Momen
         take(format!("put {name}"));
         // Torn: a part of the object is there. Lost reply: all of it is.
         if let (Some(bytes), Some(last)) = (bytes, list.lock().last_mut()) {
-            let cut = match dice.lock().below(3) {
+            let mut dice = dice.lock();
+            let cut = match dice.below(3) {
                 0 => return,
-                1 => dice.lock().below(bytes.len() as u64) as usize,
+                1 => dice.below(bytes.len() as u64) as usize,
                 _ => bytes.len(),
             };
             last.what = format!("put {name}, {cut} of {}", bytes.len());
@@ -83,7 +84,7 @@ fn survive(world: &World, moment: Moment, log: &Log, seed: u64) {
 #[test]
 fn a_crash_at_any_call_leaves_a_prefix_with_everything_durable() {
     let mut points = 0;
-    for seed in 0..times(3, 30) {
+    for seed in 0..times(10, 60) {
         let world = World::new(100 + seed, tight());
         // From the first opening on.
         let log = Arc::new(Mutex::new(Log { states: Vec::new(), synced: 0 }));
@@ -94,11 +95,10 @@ fn a_crash_at_any_call_leaves_a_prefix_with_everything_durable() {
         *log.lock() = Log { states: vec![kernel.model.clone()], synced: 0 };
         kernel.log = log.clone();
         let moments = watch(&world, &log, seed);
-        for step in 0..times(120, 300) {
+        for step in 0..times(200, 400) {
             kernel.step(true);
             let due = std::mem::take(&mut *moments.lock());
             points += due.len();
-            eprintln!("{seed} {step} {}", due.len());
             for (n, moment) in due.into_iter().enumerate() {
                 survive(&world, moment, &log.lock(), seed * 1000 + step * 10 + n as u64);
             }

@@ -45,11 +45,11 @@ fn chaos(drive: &Drive, dirs: &[Ino], dice: &mut Dice) {
                 drive.forget(s.ino, 1);
             }
         }
-        2 => drop(refused(drive.unlink(Wait::Yes, dir, &a))),
-        3 => drop(refused(drive.rmdir(Wait::Yes, dir, &a))),
+        2 => _ = refused(drive.unlink(Wait::Yes, dir, &a)),
+        3 => _ = refused(drive.rmdir(Wait::Yes, dir, &a)),
         4 | 5 => {
             let how = RenameHow { exchange: dice.below(3) == 0, ..RenameHow::default() };
-            drop(refused(drive.rename(Wait::Yes, dir, &a, to, &b, how)));
+            _ = refused(drive.rename(Wait::Yes, dir, &a, to, &b, how));
         }
         6 => {
             if let Some(Some(s)) = refused(drive.lookup(Wait::Yes, dir, &a)) {

@@ -157,7 +157,7 @@ pub fn secret(key: [u8; 32]) -> Secret {
 pub fn tight() -> Settings {
     Settings {
         cache: 32 << 10,
-        written: 8 << 10,
+        written: 1 << 10,
         loaded_inodes: 0,
         remembered: 100_000,
         dirty_inodes: 100_000,
