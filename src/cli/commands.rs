@@ -4,6 +4,7 @@ use super::App;
 use super::args::{self, ClosedArgs, SecretArgs, StateArgs};
 use super::backend::{CheckOptions, Closed, InitOptions};
 use super::control::{At, Client, Request};
+use super::daemon;
 use super::mounts::{self, shown};
 use super::output::{self, Screen};
 use super::paths::{file_url, resolve, store_url, url_path};
@@ -16,6 +17,7 @@ use std::path::Path;
 
 /// Makes a drive, and says once what opens it if the passphrase or key is lost.
 pub fn init(app: &App, args: &args::Init) -> Result<()> {
+    daemon::keep_files_private();
     let store = store_url(&args.store)?;
     let mut made_key = None;
     let secret = match &args.secrets.key_file {

@@ -142,6 +142,11 @@ fn tell(mut pipe: PipeWriter, outcome: &Outcome) -> Result<()> {
     pipe.write_all(&text).context(|| "nobody waits for the daemon any more")
 }
 
+/// What this process makes on the host, in stores and state directories, is its user's alone.
+pub fn keep_files_private() {
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+}
+
 /// Makes the state directory, for its owner only. The directories above it are made like any.
 pub fn make_state_dir(dir: &Path) -> Result<()> {
     let failed = || format!("cannot make the state directory {}", dir.display());

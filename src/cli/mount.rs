@@ -95,6 +95,7 @@ fn plan(app: &App, args: &args::Mount) -> Result<Plan> {
 
 /// The life of a mount, from opening the drive to its end.
 fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
+    daemon::keep_files_private();
     let signals = Signals::watch()?;
     let secret = match plan.secret {
         Secret::Given(secret) => secret,

@@ -86,7 +86,17 @@ impl TestDrive {
     }
 
     pub fn umount(&mut self) {
-        ok(Command::new(NACREFS).arg("umount").arg(&self.mnt).output());
+        // Another test's child may hold a descriptor of this mount for an instant, between fork and exec.
+        let until = Instant::now() + Duration::from_secs(3);
+        let busy = |out: &std::io::Result<Output>| out.as_ref().is_ok_and(|o| o.status.code() == Some(6));
+        loop {
+            let out = Command::new(NACREFS).arg("umount").arg(&self.mnt).output();
+            if !busy(&out) || Instant::now() > until {
+                ok(out);
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
         self.mounted = false;
     }
 

@@ -97,7 +97,9 @@ fn content(path: &Path) -> [u8; 32] {
         at = data / BLOCK * BLOCK;
         while at < end {
             let mut block = [0; BLOCK as usize];
-            let n = f.read_at(&mut block, at).unwrap();
+            // No read may end beyond the greatest offset.
+            let len = BLOCK.min(i64::MAX as u64 - at) as usize;
+            let n = f.read_at(&mut block[..len], at).unwrap();
             if n == 0 {
                 break;
             }

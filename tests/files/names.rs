@@ -69,7 +69,8 @@ fn names_are_any_255_bytes() {
 #[test]
 fn paths_of_4095_bytes_and_trees_deeper_than_any_path() {
     let mut d = TestDrive::new();
-    let root = |d: &TestDrive| openat(CWD, &d.mnt, OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let root =
+        |d: &TestDrive| openat(CWD, &d.mnt, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     // 15 names of 255 bytes and a slash each, and one that fills it up.
     let dir = "d".repeat(255) + "/";
     let mut path = String::new();
@@ -80,14 +81,17 @@ fn paths_of_4095_bytes_and_trees_deeper_than_any_path() {
     }
     path += &"f".repeat(4095 - path.len());
     assert_eq!(path.len(), 4095);
-    let flags = OFlags::CREATE | OFlags::RDWR;
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
     rustix::io::write(openat(&at, &path, flags, Mode::RUSR).unwrap(), b"deep").unwrap();
     assert_eq!(openat(&at, format!("{path}f"), flags, Mode::RUSR).unwrap_err(), Errno::NAMETOOLONG);
     drop(at);
     d.remount();
     let mut got = [0; 9];
     assert_eq!(
-        rustix::io::read(openat(root(&d), &path, OFlags::RDONLY, Mode::empty()).unwrap(), &mut got),
+        rustix::io::read(
+            openat(root(&d), &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap(),
+            &mut got
+        ),
         Ok(4)
     );
     // Down, step by step, beyond what a path can say.
@@ -96,13 +100,13 @@ fn paths_of_4095_bytes_and_trees_deeper_than_any_path() {
     let step = "s".repeat(40);
     for _ in 0..depth {
         rustix::fs::mkdirat(&at, &step, Mode::RWXU).unwrap();
-        at = openat(&at, &step, OFlags::DIRECTORY, Mode::empty()).unwrap();
+        at = openat(&at, &step, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     }
     drop(at);
     d.move_to_a_new_machine();
     let mut at = root(&d);
     for _ in 0..depth {
-        at = openat(&at, &step, OFlags::DIRECTORY, Mode::empty()).unwrap();
+        at = openat(&at, &step, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     }
     drop(at);
     d.sh("rm -rf ./*; [ -z \"$(ls -A)\" ]");

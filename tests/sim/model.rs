@@ -255,12 +255,10 @@ impl Model {
             Op::Zero { node, at, len, keep: false } => self.file(*node, time, |b| {
                 lay(b, *at as usize, &vec![0; *len as usize]);
             }),
-            Op::Reserve { node, at, len } => {
-                let end = (at + len) as usize;
-                if end > self.nodes[*node].bytes.len() {
-                    self.file(*node, time, |b| b.resize(end, 0));
-                }
-            }
+            Op::Reserve { node, at, len } => self.file(*node, time, |b| {
+                let end = b.len().max((at + len) as usize);
+                b.resize(end, 0);
+            }),
             Op::Copy { from, from_at, to, to_at, len } => {
                 let source = self.nodes[*from].bytes.clone();
                 let lo = (*from_at as usize).min(source.len());
@@ -293,6 +291,10 @@ impl Model {
                 n.xattrs.remove(name).ok_or(libc::ENODATA)?;
                 n.ctime = time;
             }
+        }
+        if let Op::Punch { node, .. } | Op::Zero { node, .. } | Op::Reserve { node, .. } = op {
+            // The request does not say who may keep suid.
+            self.nodes[*node].perm = without_suid(self.nodes[*node].perm);
         }
         Ok(())
     }

@@ -159,7 +159,7 @@ pub fn tight() -> Settings {
         cache: 32 << 10,
         written: 1 << 10,
         loaded_inodes: 0,
-        remembered: 100_000,
+        remembered: 0,
         dirty_inodes: 100_000,
         timeout: Duration::from_secs(5),
         journal: Options {

@@ -256,8 +256,10 @@ fn damage_is_found_and_named() {
     rig.objects.put(&pack, bent.into()).unwrap();
     assert_eq!(rig.check(Options::default()).findings, []);
     let report = rig.check(DEEP);
-    assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
-    assert_eq!(report.findings[0].path.as_deref(), Some(&b"/dir/precious"[..]));
+    // The pack as a whole, and the chunk in it with the file that needs it.
+    assert_eq!(report.findings.len(), 2, "{:?}", report.findings);
+    assert!(report.findings[0].object.starts_with("pack "));
+    assert_eq!(report.findings[1].path.as_deref(), Some(&b"/dir/precious"[..]));
     assert_eq!(report.verdict().unwrap_err().exit_status(), 5);
 
     // A pack that lost its end, and one that is gone.
