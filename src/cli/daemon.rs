@@ -182,6 +182,8 @@ pub fn start_logging(default: &str) -> Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would be told with `eprintln!`, which panics on a full disk.
+        .log_internal_errors(false)
         .try_init()
         .map_err(|e| Error::failed(format!("cannot start logging: {e}")))
 }

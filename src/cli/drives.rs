@@ -16,7 +16,7 @@ use crate::crypt::{KdfParams, RecoveryCode, Secret, SlotKind};
 use crate::drive::Settings;
 use crate::error::{Error, Kind, Result};
 use crate::session::{self, Site, StateDir, slots};
-use crate::store::{OpenOptions, layout};
+use crate::store::OpenOptions;
 use crate::sys::memory::settle_allocator;
 use crate::sys::{SystemClock, SystemRandom};
 use crate::types::{DriveId, Key, hex};
@@ -68,7 +68,7 @@ impl Backend for Drives {
 
     fn drive_id(&self, store: &str) -> Result<DriveId> {
         let objects = crate::store::open(store, OpenOptions::default())?;
-        layout::read_drive(&*objects).map_err(|e| e.context(format!("{store} is not a nacrefs drive")))
+        session::drive_of(&*objects, store)
     }
 
     fn mount(&self, request: MountRequest) -> Result<Arc<dyn Running>> {
@@ -83,7 +83,7 @@ impl Backend for Drives {
 
     fn answer(&self, drive: &Closed, request: Request, out: &mut dyn Reply) -> Result<()> {
         let site = Site::unlock(&drive.store, &secret_of(&drive.secret)?)?;
-        let newest = site.newest_opened()?;
+        let newest = site.newest_opened(&drive.state_dir)?;
         let past = Past::new(&site, newest, None);
         match request {
             Request::Status {} => out.status(&past.status(&drive.store)),
@@ -102,7 +102,7 @@ impl Backend for Drives {
         progress: &mut dyn FnMut(&Progress) -> Result<()>,
     ) -> Result<CheckReport> {
         let site = Site::unlock(&drive.store, &secret_of(&drive.secret)?)?;
-        let newest = site.newest_opened()?;
+        let newest = site.newest_opened(&drive.state_dir)?;
         let store = site.chunk_store(newest.commit.runs.clone(), None);
         let asked = check::Options { all: true, read_data: options.read_data, subset: options.subset };
         let mut interrupted = None;
@@ -124,6 +124,12 @@ impl Backend for Drives {
                 files: f.path.iter().map(|p| escape(p)).collect(),
             })
             .collect();
+        let bent = slots::list(&*site.objects)?.bent;
+        problems.extend(bent.into_iter().map(|(object, e)| Problem {
+            object,
+            what: e.chain(),
+            files: Vec::new(),
+        }));
         if found.more > 0 {
             let what = format!("and {} more findings", found.more);
             problems.push(Problem { object: "…".into(), what, files: Vec::new() });
@@ -142,7 +148,7 @@ impl Backend for Drives {
 
     fn keys(&self, drive: &Closed) -> Result<Vec<KeySlot>> {
         let site = Site::unlock(&drive.store, &secret_of(&drive.secret)?)?;
-        let slots = slots::list(&*site.objects)?;
+        let slots = slots::list(&*site.objects)?.slots;
         let told = |s: &crate::crypt::Slot| KeySlot {
             slot: hex(&s.id().0),
             kind: match s.kind() {

@@ -43,7 +43,8 @@ pub struct SecretEnv {
 }
 
 impl SecretEnv {
-    /// Takes the variables out of the environment, so that no child inherits them.
+    /// Takes the variables out of the environment, so that no child inherits them, and wipes them where the kernel
+    /// put them, so that `/proc/PID/environ` does not show them.
     ///
     /// # Safety
     /// No other thread may exist: it could be reading the environment.
@@ -51,7 +52,10 @@ impl SecretEnv {
         let take = |name| {
             let value = std::env::var_os(name);
             // SAFETY: the caller promises that this is the only thread.
-            unsafe { std::env::remove_var(name) };
+            unsafe {
+                wipe(name);
+                std::env::remove_var(name);
+            }
             value.filter(|v| !v.is_empty())
         };
         let passphrase = match take("NACREFS_PASSPHRASE").map(OsString::into_string) {
@@ -65,6 +69,23 @@ impl SecretEnv {
             passphrase,
             credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         })
+    }
+}
+
+/// Overwrites the value of a variable in the environment.
+///
+/// # Safety
+/// No other thread may exist.
+unsafe fn wipe(name: &str) {
+    let Ok(name) = std::ffi::CString::new(name) else { return };
+    // SAFETY: the value is a C string in memory of this process that may be written to (the stack that the kernel
+    // made, or libc's heap), and nobody else reads it now.
+    unsafe {
+        let mut at = libc::getenv(name.as_ptr());
+        while !at.is_null() && *at != 0 {
+            at.write_volatile(0);
+            at = at.add(1);
+        }
     }
 }
 

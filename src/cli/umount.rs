@@ -34,6 +34,10 @@ pub fn run(args: &args::Umount) -> Result<()> {
             "{} is still mounted: the store is out of reach; --local unmounts and keeps the rest in the journal",
             shown(&mount.point)
         )),
+        Kind::NoSpace | Kind::Damage | Kind::Conflict => e.context(format!(
+            "{} is still mounted, for not all of it could be stored; --local unmounts and keeps the rest in the journal",
+            shown(&mount.point)
+        )),
         _ => e,
     })?;
     detach(&mount.point, false)?;

@@ -15,8 +15,8 @@ use crate::chunk::{ChunkRef, Chunks};
 use crate::content::open_chunk;
 use crate::crypt::RealmKeys;
 use crate::error::{Error, Kind, Result};
-use crate::store::pack::read_footer;
-use crate::store::{ChunkStore, PackId, RunSet};
+use crate::store::pack::{is_whole, read_footer};
+use crate::store::{ChunkStore, PackId, PartId, RunSet};
 use crate::tree::Map;
 use crate::types::Address;
 use bytes::Bytes;
@@ -106,6 +106,10 @@ pub fn check(
     };
     let history = checker.heads(versions, newest)?;
     checker.packs(versions, newest)?;
+    let mut parts = HashSet::new();
+    for commit in history.iter().chain([&newest.commit]) {
+        checker.index(&commit.runs, &mut parts)?;
+    }
     checker.version(&newest.commit, true)?;
     for version in history {
         checker.version(&version, false)?;
@@ -177,24 +181,74 @@ impl Checker<'_> {
         u32::from_le_bytes(*head) % of == n - 1
     }
 
-    /// The chain of heads, down to the oldest; returns the older commits if all are to be checked.
+    /// The chain of heads, down to the oldest; returns the older commits if all are to be checked. Behind a head
+    /// that is missing or damaged it goes on with the next one that is valid.
     fn heads(&mut self, versions: &Versions, newest: &Opened) -> Result<Vec<Arc<Commit>>> {
         let mut older = Vec::new();
-        let mut last = newest.version();
-        for opened in versions.iter(newest) {
-            let object = format!("version before {last}");
-            let Some(opened) = self.note(object, None, opened)? else { break };
-            last = opened.version();
-            self.report.versions += 1;
-            (self.progress)(Progress { what: "heads", done: self.report.versions, total: None });
-            if self.options.all && last != newest.version() {
-                older.push(opened.commit);
+        let mut listed = versions.heads().versions()?;
+        self.hint(versions, newest)?;
+        while let Some(above) = listed.pop_if(|v| *v > newest.version()) {
+            // A valid one has come meanwhile, from another machine.
+            let head = versions.heads().get(above);
+            self.note(format!("head {above}"), None, head)?;
+        }
+        let mut from = Some(newest.clone());
+        while let Some(start) = from.take() {
+            let mut wanted = start.version();
+            for opened in versions.iter(&start) {
+                let Some(opened) = self.note(format!("head {wanted}"), None, opened)? else { break };
+                let here = opened.version();
+                wanted = opened.head.before.version;
+                listed.retain(|v| *v < here);
+                self.report.versions += 1;
+                (self.progress)(Progress { what: "heads", done: self.report.versions, total: None });
+                if self.options.all && here != newest.version() {
+                    older.push(opened.commit);
+                }
+            }
+            // Retention takes the oldest; a gap with older ones below it is none of its making.
+            if wanted != 0 && !listed.contains(&wanted) && !listed.is_empty() {
+                self.find(format!("head {wanted}"), "it is missing, and older ones are there", None);
+            }
+            while let Some(next) = listed.pop_if(|_| wanted != 0) {
+                if next >= wanted {
+                    continue;
+                }
+                from = self.note(format!("head {next}"), None, versions.open(next))?;
+                if from.is_some() {
+                    break;
+                }
             }
         }
         Ok(older)
     }
 
-    /// That each pack is there, as long as it was, with a footer that lists as many chunks as it had.
+    /// The hint to the newest head: it may be old, but not of what there is not.
+    fn hint(&mut self, versions: &Versions, newest: &Opened) -> Result<()> {
+        match versions.heads().hint()? {
+            Some(hint) if hint > newest.version() => {
+                let what = format!("it tells of version {hint}, and the newest is {}", newest.version());
+                self.find("latest", what, None);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The parts of index runs, each once.
+    fn index(&mut self, runs: &RunSet, seen: &mut HashSet<PartId>) -> Result<()> {
+        let store = self.source.store.clone();
+        for part in runs.parts() {
+            if self.in_subset(&part.id.0) && seen.insert(part.id) {
+                let name = format!("index run {}", crate::types::hex(&part.id.0));
+                self.note(name, None, store.index().verify(part))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// That each pack is there, as long as it was, with a footer that lists as many chunks as it had; where data is
+    /// to be read, that each of its bytes is what its name says.
     fn packs(&mut self, versions: &Versions, newest: &Opened) -> Result<()> {
         let total = newest.commit.packs.len() + newest.fresh_packs().count() as u64;
         let mut listed: Vec<_> = newest.fresh_packs().copied().collect();
@@ -219,6 +273,14 @@ impl Checker<'_> {
                         pack.chunks
                     );
                     self.find(&object, what, None);
+                } else if let Some((bytes, _)) = &read
+                    && self.options.read_data
+                {
+                    let name = versions.layout().pack(&pack.id);
+                    let whole = is_whole(versions.objects(), &name, &pack.id, *bytes);
+                    if self.note(&object, None, whole)? == Some(false) {
+                        self.find(&object, "its bytes are not what its name says", None);
+                    }
                 }
                 len = read.map(|(bytes, _)| bytes);
             }

@@ -98,6 +98,12 @@ impl Keyring {
     }
 }
 
+/// A time for people, in UTC.
+fn rfc3339(t: Time) -> Option<String> {
+    let at = time::OffsetDateTime::from_unix_timestamp(t.sec).ok()?;
+    at.format(&time::format_description::well_known::Rfc3339).ok()
+}
+
 impl Signer {
     /// Certifies the device with the admin key.
     pub fn new(secrets: &DriveSecrets, device: DeviceId, key: SigningKey) -> Signer {
@@ -148,7 +154,13 @@ impl Versions {
                 Err(e) => Err(e),
             }
         };
-        let heads = Heads::new(objects.clone(), drive, realm, verify);
+        let reader = ring.clone();
+        let told = move |head: &Head| {
+            let time = reader.payload(head).ok().and_then(|p| rfc3339(p.time));
+            let time = time.unwrap_or_else(|| "an unknown time".into());
+            format!(" (by device {}, of {time})", head.device)
+        };
+        let heads = Heads::new(objects.clone(), drive, realm, verify).telling(told);
         Versions { objects, layout: Layout::new(&realm), heads, index_keys, ring }
     }
 
@@ -277,6 +289,11 @@ impl Versions {
             Ok(Opened { head: head.clone(), commit: Arc::new(commit), at })
         };
         open().context(|| format!("version {version} cannot be opened"))
+    }
+
+    /// The heads, for those who check them.
+    pub(super) fn heads(&self) -> &Heads {
+        &self.heads
     }
 
     pub(super) fn objects(&self) -> &dyn Objects {

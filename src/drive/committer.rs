@@ -16,7 +16,7 @@ use crate::commit::{
 };
 use crate::content::Ctx;
 use crate::error::{Error, Kind, Result};
-use crate::store::ChunkStore;
+use crate::store::{Batch, ChunkStore};
 use crate::types::{DeviceId, Incarnation, Ino, Lsn, Time, Version};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -59,6 +59,16 @@ impl Committing {
     }
 }
 
+impl Committing {
+    /// Whether the newest version is still the one that we know; then, which number is free.
+    fn still_newest(&self) -> Result<Option<Version>> {
+        let known = self.newest.head.link();
+        let newest = self.versions.open_newest(Some(known))?;
+        let same = newest.opened.is_some_and(|opened| opened.head.link() == known);
+        Ok(Some(newest.next).filter(|next| same && *next > self.next))
+    }
+}
+
 /// A closed generation.
 struct Closed {
     generation: Generation,
@@ -68,6 +78,9 @@ struct Closed {
     placed: Vec<Ino>,
     next_ino: u64,
     time: Time,
+    /// Its chunks on their way into the store: a try that failed has stored some, which the next one need not store
+    /// again.
+    batch: Option<Batch>,
     /// Its version, once that is in the store; and the inodes as it has them.
     ready: Option<(Prepared, Vec<InodeRecord>)>,
 }
@@ -136,8 +149,8 @@ impl Drive {
         (c.newest.clone(), c.store.clone())
     }
 
-    pub fn wait_for_work(&self, at_most: Duration) -> bool {
-        self.pressure.wait_for_work(at_most)
+    pub fn wait_for_work(&self, at_least: Duration, at_most: Duration) -> bool {
+        self.pressure.wait_for_work(at_least, at_most)
     }
 
     pub fn stop_waiting(&self) {
@@ -148,7 +161,7 @@ impl Drive {
     pub fn commit_all(&self) -> Result<Version> {
         let upto = self.journal.last();
         while self.facts.lock().stored < upto {
-            if self.commit()?.is_none() {
+            if self.commit().inspect_err(|e| self.note_error(e))?.is_none() {
                 break;
             }
         }
@@ -163,9 +176,20 @@ impl Drive {
             c.closed = self.close_generation();
         }
         let Some(mut closed) = c.closed.take() else { return Ok(None) };
-        // Whatever happens in there, a generation that is not published stays the next to be.
-        let tried = catch_unwind(AssertUnwindSafe(|| self.publish(c, &mut closed)));
-        match tried.unwrap_or_else(|_| Err(Error::failed("the commit panicked"))) {
+        let mut published = self.try_publish(c, &mut closed);
+        // The number may be taken by what is no head of this drive: then the version takes the next.
+        if matches!(published, Ok(Published::Lost)) {
+            published = c.still_newest().and_then(|next| match next {
+                Some(next) => {
+                    tracing::warn!("number {} of a version is taken by what is none: taking {next}", c.next);
+                    c.next = next;
+                    closed.ready = None;
+                    self.try_publish(c, &mut closed)
+                }
+                None => Ok(Published::Lost),
+            });
+        }
+        match published {
             Ok(Published::Won(opened)) => {
                 let inodes = closed.ready.take().map(|(_, inodes)| inodes).unwrap_or_default();
                 let opened = *opened;
@@ -235,21 +259,32 @@ impl Drive {
             placed: std::mem::take(&mut *self.placed.lock()),
             next_ino: self.next_ino.load(Ordering::Relaxed),
             time: self.clock.now(),
+            batch: None,
             ready: None,
         })
+    }
+
+    /// Whatever happens in there, a generation that is not published stays the next to be.
+    fn try_publish(&self, c: &Committing, closed: &mut Closed) -> Result<Published> {
+        let tried = catch_unwind(AssertUnwindSafe(|| self.publish(c, closed)));
+        tried.unwrap_or_else(|_| Err(Error::failed("the commit panicked")))
     }
 
     /// Makes the version of a closed generation, and publishes it. What is done once is not done again.
     fn publish(&self, c: &Committing, closed: &mut Closed) -> Result<Published> {
         let (prepared, _) = match &mut closed.ready {
             Some(ready) => ready,
-            none => none.insert(self.prepare(
-                c,
-                closed.generation,
-                &closed.inodes,
-                (closed.mark, closed.next_ino),
-                closed.time,
-            )?),
+            none => {
+                let batch = closed.batch.get_or_insert_with(|| c.store.begin());
+                none.insert(self.prepare(
+                    c,
+                    closed.generation,
+                    &closed.inodes,
+                    (closed.mark, closed.next_ino),
+                    closed.time,
+                    batch,
+                )?)
+            }
         };
         c.versions.publish(prepared)
     }
@@ -261,10 +296,10 @@ impl Drive {
         inodes: &[Arc<Inode>],
         (mark, next_ino): (Lsn, u64),
         time: Time,
+        batch: &mut Batch,
     ) -> Result<(Prepared, Vec<InodeRecord>)> {
         let fetch = FromStore(c.store.clone());
         let tools = Tools { keys: &self.keys, chunks: &*self.chunks, fetch: &fetch };
-        let mut batch = c.store.begin();
         let mut changes = Vec::with_capacity(inodes.len());
         let mut nameless = Vec::new();
         let gens = *self.gate.read();
@@ -275,7 +310,7 @@ impl Drive {
             drop(node);
             let Some(change) = change else { continue };
             if change.names.is_empty() && self.is_reachable(inode) {
-                nameless.extend(Self::nameless(&change, tools, &mut batch)?);
+                nameless.extend(Self::nameless(&change, tools, batch)?);
             }
             changes.push(change);
         }
@@ -291,10 +326,9 @@ impl Drive {
             workers: self.settings.workers,
         };
         let base = Some(&*c.newest.commit);
-        let (commit, committed) =
-            build(base, changes, &AsClosed(self, generation), &making, tools, &mut batch)?;
+        let (commit, committed) = build(base, changes, &AsClosed(self, generation), &making, tools, batch)?;
         let newest = Newest { opened: Some(c.newest.clone()), next: c.next };
-        let prepared = c.versions.prepare(&newest, commit, &mut batch, &*self.chunks, &c.signer)?;
+        let prepared = c.versions.prepare(&newest, commit, batch, &*self.chunks, &c.signer)?;
         let mut made = committed.inodes;
         made.extend(nameless);
         Ok((prepared, made))

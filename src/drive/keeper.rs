@@ -24,8 +24,9 @@ pub struct Keeper {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// The longest wait between tries while commits fail.
+/// The longest wait between tries while commits fail; and while writers wait for them.
 const PATIENCE: Duration = Duration::from_secs(30);
+const HASTE: Duration = Duration::from_secs(3);
 
 impl Keeper {
     pub fn start(drive: Arc<Drive>, pace: Pace) -> Result<Keeper> {
@@ -97,12 +98,15 @@ fn prepare(drive: &Drive, stopped: &(Mutex<bool>, Condvar)) {
 
 fn commit(drive: &Drive, every: Duration) {
     let mut wait = every;
-    while drive.wait_for_work(wait) {
+    // A store that refuses is not tried without rest, however much writers press.
+    let mut rest = Duration::ZERO;
+    while drive.wait_for_work(rest, wait) {
         let begun = Instant::now();
         match drive.commit() {
             Ok(_) => {
                 // However fast the store is, commits take no more than half of the time.
                 wait = every.max(begun.elapsed());
+                rest = Duration::ZERO;
             }
             Err(e) => {
                 if e.kind() != Kind::Interrupted {
@@ -110,6 +114,7 @@ fn commit(drive: &Drive, every: Duration) {
                 }
                 drive.note_error(&e);
                 wait = (wait * 2).min(PATIENCE);
+                rest = wait.min(HASTE);
             }
         }
     }

@@ -225,11 +225,16 @@ impl Drive {
 
     /// Makes durable all that was acknowledged before the call.
     pub fn sync(&self) -> Result<()> {
-        self.journal.sync(self.journal.last())?;
+        self.sync_journal()?;
         if self.settings.sync_store {
             self.commit_all()?;
         }
         Ok(())
+    }
+
+    /// Makes durable on this machine all that was acknowledged before the call, whatever `sync=store` says.
+    pub fn sync_journal(&self) -> Result<()> {
+        self.journal.sync(self.journal.last())
     }
 
     /// Whether everything is in the store.

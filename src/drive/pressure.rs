@@ -50,14 +50,17 @@ impl Pressure {
         self.work.notify_all();
     }
 
-    /// Waits until a commit is wanted, or for as long as `at_most`. False: it is to stop.
-    pub fn wait_for_work(&self, at_most: Duration) -> bool {
-        let deadline = Instant::now() + at_most;
+    /// Waits until a commit is wanted, or for as long as `at_most`, and for no less than `at_least`. False: it is to
+    /// stop.
+    pub fn wait_for_work(&self, at_least: Duration, at_most: Duration) -> bool {
+        let begun = Instant::now();
         let mut s = self.state.lock();
-        while !s.commit && !s.stop {
-            if self.work.wait_until(&mut s, deadline).timed_out() {
+        while !s.stop {
+            let until = begun + if s.commit { at_least } else { at_most };
+            if Instant::now() >= until {
                 break;
             }
+            self.work.wait_until(&mut s, until);
         }
         s.commit = false;
         !s.stop

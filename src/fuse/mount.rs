@@ -218,6 +218,15 @@ impl Unmounter {
         self.unmount_with(UnmountFlags::DETACH)
     }
 
+    /// Takes the mount out of sight and cuts off whoever has files open: their next operations fail. Only root may
+    /// cut off; for others it is [`detach`](Unmounter::detach).
+    pub fn cut_off(&self) -> Result<()> {
+        match rustix::process::geteuid().is_root() {
+            true => self.unmount_with(UnmountFlags::FORCE | UnmountFlags::DETACH),
+            false => self.detach(),
+        }
+    }
+
     fn unmount_with(&self, flags: UnmountFlags) -> Result<()> {
         if self.ended.load(Relaxed) {
             return Ok(());

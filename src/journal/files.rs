@@ -78,10 +78,9 @@ impl Files {
             return Err(Error::damage(format!("journal file {name}, offset 0: no header")));
         }
         file.read_at(&mut block, 0)?;
-        let header = self
-            .keys
-            .decode_header(&block)
-            .context(|| format!("journal file {name}, offset 0: bad header"))?;
+        let header = self.keys.decode_header(&block).map_err(|e| {
+            Error::new(e.kind(), format!("journal file {name}, offset 0: {e}; nothing was changed"))
+        })?;
         if header.id != id {
             return Err(Error::damage(format!(
                 "journal file {name}, offset 0: header of file {:x}",

@@ -3,13 +3,16 @@
 use super::assemble::{Machine, assemble};
 use super::site::{Site, unfinished};
 use super::state::StateDir;
+use crate::commit::{Newest, Opened};
 use crate::content::DiskCache;
 use crate::crypt::{DeviceRecord, LocalKeys, Memory};
 use crate::drive::types::Space;
 use crate::drive::{Drive, Replayed, Settings};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+use crate::journal::{self, Journal};
 use crate::store::{HeadLink, LocalPlace};
-use crate::sys::{SystemClock, SystemRandom};
+use crate::sys::{SystemClock, SystemRandom, random};
+use crate::types::Incarnation;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,19 +32,40 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     let Opening { site, state, settings, store_dir, cache } = opening;
     let keys: LocalKeys = state.keys(&site.secrets, &SystemRandom)?;
     let known = state.memory(&keys)?.map(|m| HeadLink { version: m.version, hash: m.head });
-    let newest = site.newest(known)?;
-    let opened = newest.opened.as_ref().ok_or_else(unfinished)?;
-    let mut device: DeviceRecord = state.device(&keys, &SystemRandom)?;
-    let number = opened.commit.device(&device.device).map(|d| d.number);
-    if let Some(number) = number
-        && number != device.number
+    let mut newest = site.newest_after(known, state.path())?;
+    let (mut device, fresh) = match state.device(&keys)? {
+        Some(device) => (device, false),
+        None => (StateDir::new_device(&SystemRandom)?, true),
+    };
+    if let (Some(known), Some(opened), false) = (known, &newest.opened, fresh)
+        && was_copied(&site, opened, known, &device)?
     {
-        device.number = number;
-        state.put_device(&keys, &device)?;
+        match divide(&site, &state, &keys, known, &device, settings.read_only)? {
+            Divided::Renamed(new) => device = new,
+            Divided::Alone(base) => newest = Newest { opened: Some(*base), next: newest.next },
+        }
     }
+    let opened = newest.opened.as_ref().ok_or_else(unfinished)?;
     let head = opened.head.link();
-    let memory = Memory { version: head.version, head: head.hash };
-    state.put_memory(&keys, &memory)?;
+    if let Some(mark) = opened.commit.device(&device.device) {
+        device.number = mark.number;
+    }
+    let last = std::mem::replace(&mut device.incarnation, Incarnation(random(&SystemRandom)?));
+    let remember = || -> Result<()> {
+        // Before the new incarnation: a version of the last one that is newer than the memory is then known as ours.
+        if known != Some(head) {
+            state.put_memory(&keys, &Memory { version: head.version, head: head.hash })?;
+        }
+        state.put_device(&keys, &device)
+    };
+    match remember() {
+        // A drive must open on a full disk. What it makes then is known as the last incarnation's.
+        Err(e) if e.kind() == Kind::NoSpace && !fresh => {
+            tracing::warn!("this start is not remembered: {}", e.chain());
+            device.incarnation = last;
+        }
+        done => done?,
+    }
 
     let local = LocalPlace { dir: state.path().join("index"), key: keys.index_key().clone() };
     let disk_cache = match (&store_dir, cache) {
@@ -65,6 +89,78 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
         space: Box::new(move || room_of(store_dir.as_deref())),
     };
     assemble(&site, machine, settings)
+}
+
+/// Whether somebody else has made versions in this device's name, with a copy of the state directory: one that is
+/// newer than our memory, and of an incarnation that is not our last. (Our own last one may be newer than the
+/// memory, after a crash between the two.)
+fn was_copied(site: &Site, newest: &Opened, known: HeadLink, device: &DeviceRecord) -> Result<bool> {
+    // The device's last version goes on from the one that it had seen, and so is no newer than our memory where that
+    // one is older.
+    let seen = newest.commit.device(&device.device).and_then(|mark| mark.seen.as_ref());
+    if newest.version() <= known.version || seen.is_none_or(|seen| seen.version < known.version) {
+        return Ok(false);
+    }
+    for version in site.versions.iter(newest) {
+        let version = version?;
+        if version.version() <= known.version {
+            break;
+        }
+        if version.commit.device == device.device && version.commit.incarnation != device.incarnation {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What becomes of a copied state directory.
+enum Divided {
+    /// It goes on as another device.
+    Renamed(DeviceRecord),
+    /// It shows what it last knew, and changes nothing.
+    Alone(Box<Opened>),
+}
+
+/// Parts a copied state directory from its twin. Its journal's numbers are the twin's as well, so what is in it and
+/// not in the version that it knew can neither be told from what the twin committed nor go on top of that.
+fn divide(
+    site: &Site,
+    state: &StateDir,
+    keys: &LocalKeys,
+    known: HeadLink,
+    device: &DeviceRecord,
+    read_only: bool,
+) -> Result<Divided> {
+    let base = site.versions.open(known.version)?;
+    let floor = base.commit.device(&device.device).map_or(0, |mark| mark.lsn);
+    let options = journal::Options { floor, before_damage: true, ..journal::Options::default() };
+    let disk = Arc::new(state.journal()?);
+    let (_, replay) =
+        Journal::open(disk, keys.journal_key().clone(), site.keys.realm(), Arc::new(SystemRandom), options)?;
+    let path = state.path().display();
+    if replay.count() > 0 || replay.damage().is_some() {
+        if read_only {
+            tracing::warn!(
+                "{path} was copied: this shows version {}, and what its journal holds",
+                known.version
+            );
+            return Ok(Divided::Alone(Box::new(base)));
+        }
+        return Err(Error::new(
+            Kind::Conflict,
+            format!(
+                "the state directory {path} was copied, and its twin has written to the drive; the journal here holds \
+                 {} changes that are not in the store: mount with -o ro, copy what you need elsewhere, then delete \
+                 {path}",
+                replay.count()
+            ),
+        ));
+    }
+    tracing::warn!("{path} was copied, and its twin has written to the drive: going on here as a new device");
+    state.clear_journal()?;
+    let new = StateDir::new_device(&SystemRandom)?;
+    state.put_device(keys, &new)?;
+    Ok(Divided::Renamed(new))
 }
 
 /// How much room the file system of a directory has. A store that is not a directory has no end.

@@ -8,5 +8,5 @@ pub mod state;
 
 pub use assemble::{Machine, assemble};
 pub use begin::{Opening, open};
-pub use site::{Made, Site, init, init_in};
+pub use site::{Made, Site, drive_of, init, init_in};
 pub use state::StateDir;

@@ -1,6 +1,6 @@
 //! A store and the secrets that open it.
 
-use super::slots;
+use super::{StateDir, slots};
 use crate::commit::inode::{Attr, FileKind, Name, ROOT};
 use crate::commit::{
     Ancestors, BodyChange, Change, Making, Newest, Opened, Parameters, Published, Signer, Tools, Versions,
@@ -14,8 +14,17 @@ use crate::sys::{Clock, Random, random};
 use crate::tree::Map;
 use crate::types::{DeviceId, DriveId, Incarnation, Ino};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use zeroize::Zeroizing;
+
+/// Which drive is in the store of a URL.
+pub fn drive_of(objects: &dyn Objects, url: &str) -> Result<DriveId> {
+    layout::read_drive(objects).map_err(|e| match e.kind() {
+        Kind::NotADrive => e.context(format!("{url} is not a nacrefs drive")),
+        _ => e.context(format!("cannot open the drive in {url}")),
+    })
+}
 
 /// An unlocked store.
 #[derive(Clone)]
@@ -38,7 +47,7 @@ impl Site {
     /// Opens a store with a secret.
     pub fn unlock(url: &str, secret: &Secret) -> Result<Site> {
         let objects = store::open(url, OpenOptions::default())?;
-        let drive = layout::read_drive(&*objects).context(|| format!("{url} is not a nacrefs drive"))?;
+        let drive = drive_of(&*objects, url)?;
         let secrets =
             slots::unlock(&*objects, secret).context(|| format!("cannot open the drive in {url}"))?;
         if secrets.drive != drive {
@@ -78,9 +87,23 @@ impl Site {
         self.versions.open_newest(known).context(|| "cannot open the newest version of the drive")
     }
 
-    /// The newest version, of a drive that has one.
-    pub fn newest_opened(&self) -> Result<Opened> {
-        self.newest(None)?.opened.ok_or_else(unfinished)
+    /// The newest version, which must descend from what the state directory remembers. A rollback or a fork is told
+    /// with what can be done.
+    pub fn newest_after(&self, known: Option<HeadLink>, state_dir: &Path) -> Result<Newest> {
+        self.newest(known).map_err(|e| match e.kind() {
+            Kind::Conflict => e.context(format!(
+                "cannot go on: bring the store's newest state back; or, to go on from what it shows now, move the \
+                 state directory {} away, with whatever of its journal was not yet stored",
+                state_dir.display()
+            )),
+            _ => e,
+        })
+    }
+
+    /// The newest version, of a drive that has one; as for a mount with that state directory, if there is one.
+    pub fn newest_opened(&self, state_dir: &Path) -> Result<Opened> {
+        let known = StateDir::peek(state_dir, &self.secrets);
+        self.newest_after(known, state_dir)?.opened.ok_or_else(unfinished)
     }
 }
 
@@ -128,6 +151,9 @@ pub fn init_in(
             return Err(Error::new(Kind::Conflict, format!("the store holds the drive {drive} already")));
         }
         Err(e) if e.kind() == Kind::NotADrive => {}
+        Err(e) if e.kind() == Kind::Damage => {
+            return Err(Error::new(Kind::Conflict, format!("the store is not empty: {e}")));
+        }
         Err(e) => return Err(e),
     }
     if !objects.list("")?.is_empty() {

@@ -4,7 +4,8 @@
 use crate::crypt::local::{DeviceRecord, LocalKeys, Memory};
 use crate::crypt::{DriveSecrets, SigningKey};
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::{HostDisk, Random, random};
+use crate::store::HeadLink;
+use crate::sys::{Disk, HostDisk, Random, random};
 use crate::types::{DeviceId, Incarnation};
 use std::fs::{self, File};
 use std::io::Write;
@@ -45,6 +46,15 @@ impl StateDir {
         HostDisk::open(self.path.join("journal"))
     }
 
+    /// Removes the journal's files, of which nothing is needed any more.
+    pub fn clear_journal(&self) -> Result<()> {
+        let disk = self.journal()?;
+        for name in disk.list()? {
+            disk.remove(&name)?;
+        }
+        disk.sync_names()
+    }
+
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.path.join(name);
         match fs::read(&path) {
@@ -79,25 +89,46 @@ impl StateDir {
         Ok(keys)
     }
 
-    /// Who this machine is to the drive: for each start with a new incarnation. A new device has number 0 until
-    /// a commit gives it one.
-    pub fn device(&self, keys: &LocalKeys, source: &dyn Random) -> Result<DeviceRecord> {
-        let mut device = match self.read("device")? {
-            Some(bytes) => DeviceRecord::open(keys, &bytes)?,
-            None => DeviceRecord {
-                device: DeviceId(random(source)?),
-                signing: SigningKey::generate(source)?,
-                number: 0,
-                incarnation: Incarnation([0; 16]),
-            },
-        };
-        device.incarnation = Incarnation(random(source)?);
-        self.put_device(keys, &device)?;
-        Ok(device)
+    /// Who this machine is to the drive, as of the last start; None in a new directory.
+    pub fn device(&self, keys: &LocalKeys) -> Result<Option<DeviceRecord>> {
+        self.read("device")?.map(|bytes| DeviceRecord::open(keys, &bytes)).transpose()
+    }
+
+    /// A device that the drive has not heard of. Its number is 0 until a commit gives it one.
+    pub fn new_device(source: &dyn Random) -> Result<DeviceRecord> {
+        Ok(DeviceRecord {
+            device: DeviceId(random(source)?),
+            signing: SigningKey::generate(source)?,
+            number: 0,
+            incarnation: Incarnation(random(source)?),
+        })
     }
 
     pub fn put_device(&self, keys: &LocalKeys, device: &DeviceRecord) -> Result<()> {
         self.write("device", &device.seal(keys)?)
+    }
+
+    /// The newest head that a state directory remembers, without locking it. None where there is no such directory,
+    /// or it is another drive's.
+    pub fn peek(path: &Path, secrets: &DriveSecrets) -> Option<HeadLink> {
+        let read = |name: &str| match fs::read(path.join(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::from(e)),
+        };
+        let remembered = || -> Result<Option<Memory>> {
+            let Some(key) = read("key")? else { return Ok(None) };
+            let keys = LocalKeys::unwrap(secrets, &key)?;
+            read("memory")?.map(|bytes| Memory::open(&keys, &bytes)).transpose()
+        };
+        match remembered() {
+            Ok(memory) => memory.map(|m| HeadLink { version: m.version, hash: m.head }),
+            Err(e) => {
+                let path = path.display();
+                tracing::warn!("{path} does not tell what this machine has seen of the drive: {}", e.chain());
+                None
+            }
+        }
     }
 
     /// The newest head that this machine has seen.
@@ -123,17 +154,21 @@ mod tests {
         let first = StateDir::open(&path).unwrap();
         assert_eq!(StateDir::open(&path).err().map(|e| e.kind()), Some(Kind::Conflict));
         let keys = first.keys(&secrets, &SystemRandom).unwrap();
-        let device = first.device(&keys, &SystemRandom).unwrap();
+        assert!(first.device(&keys).unwrap().is_none());
+        let device = StateDir::new_device(&SystemRandom).unwrap();
+        first.put_device(&keys, &device).unwrap();
         first.put_memory(&keys, &Memory { version: 7, head: [1; 32] }).unwrap();
         drop(first);
 
         let again = StateDir::open(&path).unwrap();
         let keys = again.keys(&secrets, &SystemRandom).unwrap();
-        let same = again.device(&keys, &SystemRandom).unwrap();
-        assert_eq!(same.device, device.device);
-        assert_ne!(same.incarnation, device.incarnation);
+        let same = again.device(&keys).unwrap().unwrap();
+        assert_eq!((same.device, same.incarnation), (device.device, device.incarnation));
+        assert_eq!(StateDir::peek(&path, &secrets).map(|l| l.version), Some(7));
         assert_eq!(again.memory(&keys).unwrap(), Some(Memory { version: 7, head: [1; 32] }));
         let other = DriveSecrets::generate(&SystemRandom).unwrap();
         assert!(again.keys(&other, &SystemRandom).is_err());
+        assert_eq!(StateDir::peek(&path, &other), None);
+        assert_eq!(StateDir::peek(&dir.path().join("none"), &secrets), None);
     }
 }

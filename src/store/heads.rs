@@ -19,6 +19,9 @@ const PROBES: u64 = 32;
 /// An error says that it cannot be told (the store is away); `false` makes the head count as absent.
 pub type Verify = dyn Fn(&Head, &[u8]) -> Result<bool> + Send + Sync;
 
+/// Who made a head, and when, for people: ` (by device …, of …)`.
+pub type Told = dyn Fn(&Head) -> String + Send + Sync;
+
 /// The heads of a realm.
 pub struct Heads {
     objects: Arc<dyn Objects>,
@@ -26,6 +29,7 @@ pub struct Heads {
     drive: DriveId,
     realm: RealmId,
     verify: Box<Verify>,
+    told: Box<Told>,
 }
 
 /// What the newest version is, and which number comes next.
@@ -57,11 +61,25 @@ impl Heads {
         realm: RealmId,
         verify: impl Fn(&Head, &[u8]) -> Result<bool> + Send + Sync + 'static,
     ) -> Heads {
-        Heads { objects, layout: Layout::new(&realm), drive, realm, verify: Box::new(verify) }
+        let told = |head: &Head| format!(" (by device {})", head.device);
+        Heads {
+            objects,
+            layout: Layout::new(&realm),
+            drive,
+            realm,
+            verify: Box::new(verify),
+            told: Box::new(told),
+        }
+    }
+
+    /// Tells of heads, in errors, in other words: only who can open a payload knows its time.
+    pub fn telling(mut self, told: impl Fn(&Head) -> String + Send + Sync + 'static) -> Heads {
+        self.told = Box::new(told);
+        self
     }
 
     /// The newest head. `known`: the newest that this machine has seen; a store whose newest does not
-    /// descend from it shows a rollback or a fork, which is a `Conflict`. A machine with a memory probes
+    /// descend from it shows a rollback or a fork, which is a `Conflict`, or a damaged head. A machine with a memory probes
     /// forward from it, or from the hint; one without lists all heads, for a hint may be stale or a lie.
     pub fn newest(&self, known: Option<HeadLink>) -> Result<Newest> {
         let known = known.filter(|k| k.version != 0);
@@ -70,6 +88,15 @@ impl Heads {
             self.list_heads(&mut found)?;
         }
         let head = found.values().rev().flatten().next().cloned();
+        if let Some(known) = known
+            && head.as_ref().is_none_or(|h| h.version < known.version)
+            && found.get(&known.version).is_some_and(Option::is_none)
+        {
+            let name = self.layout.head(known.version);
+            return Err(Error::damage(format!(
+                "{name} is damaged: it is no longer the head that this machine has seen; restore it from a backup"
+            )));
+        }
         let mut next = head.as_ref().map_or(0, |h| h.version) + 1;
         while found.contains_key(&next) {
             next += 1;
@@ -78,8 +105,8 @@ impl Heads {
             (Some(head), Some(known)) => self.check_descent(head, known)?,
             (None, Some(known)) => {
                 return Err(conflict(format!(
-                    "the store shows no version at all, but this machine has seen version {}: the store was \
-                     rolled back or emptied",
+                    "the store was rolled back or emptied: it shows no version at all, but this machine has seen \
+                     version {}",
                     known.version
                 )));
             }
@@ -93,6 +120,14 @@ impl Heads {
         let name = self.layout.head(version);
         let invalid = || Error::damage(format!("{name} is not a head of this drive with a valid signature"));
         self.load(version)?.ok_or_else(invalid)
+    }
+
+    /// The counters that have an object, valid or not, in ascending order.
+    pub fn versions(&self) -> Result<Vec<Version>> {
+        let names = self.objects.list(&self.layout.heads())?;
+        let mut versions: Vec<Version> = names.iter().filter_map(|n| self.layout.version_of(n)).collect();
+        versions.sort_unstable();
+        Ok(versions)
     }
 
     /// The bytes of the head that is to follow `newest`.
@@ -135,7 +170,7 @@ impl Heads {
     }
 
     /// What `latest` says; nothing where it says nothing sensible.
-    fn hint(&self) -> Result<Option<Version>> {
+    pub fn hint(&self) -> Result<Option<Version>> {
         match self.objects.get_range(&self.layout.latest(), 0, 21) {
             Ok(bytes) => {
                 let digits = bytes.strip_suffix(b"\n").filter(|d| d.iter().all(u8::is_ascii_digit));
@@ -207,11 +242,8 @@ impl Heads {
 
     /// Lists all heads, and reads them from the newest down to the first valid one.
     fn list_heads(&self, found: &mut BTreeMap<Version, Found>) -> Result<()> {
-        let names = self.objects.list(&self.layout.heads())?;
-        let mut versions: Vec<Version> = names.iter().filter_map(|n| self.layout.version_of(n)).collect();
-        versions.sort_unstable();
         // Of the last number there can be no next.
-        for version in versions.into_iter().rev().filter(|v| !matches!(*v, 0 | Version::MAX)) {
+        for version in self.versions()?.into_iter().rev().filter(|v| !matches!(*v, 0 | Version::MAX)) {
             // One that goes away meanwhile was never the newest.
             self.look(version, found)?;
             if found.get(&version).is_some_and(Option::is_some) {
@@ -226,16 +258,20 @@ impl Heads {
         let newest = head.link();
         if newest.version < known.version {
             return Err(conflict(format!(
-                "the store shows version {} as the newest, but this machine has seen version {}: the store \
-                 was rolled back",
-                newest.version, known.version
+                "the store was rolled back: its newest is version {}{}, but this machine has seen version {}",
+                newest.version,
+                (self.told)(head),
+                known.version
             )));
         }
         let fork = |at: &HeadLink| {
             conflict(format!(
-                "version {} in the store (by device {}) does not descend from version {} that this machine \
-                 has seen: the histories part at or before version {}",
-                newest.version, head.device, known.version, at.version
+                "version {}{} in the store does not descend from version {} that this machine has seen: the \
+                 histories part at or before version {}",
+                newest.version,
+                (self.told)(head),
+                known.version,
+                at.version
             ))
         };
         let mut at = newest;

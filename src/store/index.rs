@@ -2,11 +2,11 @@
 
 pub use super::part::{Entry, Part, PartId, Place, Shape};
 
-use super::keys::IndexKeys;
+use super::keys::{HEADER, IndexKeys, read_header};
 use super::layout::Layout;
 use super::objects::Objects;
 use super::pack::PackId;
-use super::part::{ENTRY, Footer, RawEntry, TABLE, prefix, search};
+use super::part::{ENTRY, Footer, MAGIC, RawEntry, TABLE, prefix, search};
 use super::runs::RunSet;
 use crate::error::{Context, Error, Kind, Result};
 use crate::types::Address;
@@ -184,6 +184,17 @@ impl Index {
     fn pack(&self, part: &Part, footer: &Footer, number: u32) -> Result<PackId> {
         let table = self.piece(part, footer, Piece::Table(number as usize / TABLE))?;
         pack_at(&table, number as usize % TABLE)
+    }
+
+    /// Reads all of a part, and says what is wrong with it.
+    pub fn verify(&self, part: &Part) -> Result<()> {
+        let start = self.objects.get_range(&self.layout.part(&part.id), 0, HEADER);
+        let header = start.and_then(|start| match read_header(&start, MAGIC, "index run header")? {
+            epoch if epoch == part.epoch => Ok(()),
+            epoch => Err(Error::damage(format!("its header tells of key epoch {epoch}"))),
+        });
+        header.map_err(|e| self.damaged(part, e))?;
+        self.scan(part).try_for_each(|entry| entry.map(drop))
     }
 
     /// All entries of a part, sorted by address. Reads past the cache.

@@ -110,18 +110,27 @@ struct DriveFile {
 
 /// Makes a store a drive. A store that is one already is a `Conflict`.
 pub fn write_drive(objects: &dyn Objects, drive: DriveId) -> Result<()> {
-    let file = DriveFile { magic: MAGIC.into(), format: FORMAT, drive: drive.to_string() };
-    let mut json =
-        serde_json::to_vec(&file).map_err(|e| Error::failed("cannot write nacre.json").with_source(e))?;
-    json.push(b'\n');
-    match create_verified(objects, DRIVE, &json.into())? {
+    match create_verified(objects, DRIVE, &encode(drive)?.into())? {
         Race::Won => Ok(()),
         Race::Lost => Err(Error::new(Kind::Conflict, "there is a drive in this store already")),
     }
 }
 
-/// Which drive a store holds. A store without a drive is `NotADrive`.
+/// Which drive a store holds. A store without a drive is `NotADrive`; one that has key slots, and no good
+/// `nacre.json`, is damaged.
 pub fn read_drive(objects: &dyn Objects) -> Result<DriveId> {
+    match read_file(objects) {
+        Err(e) if e.kind() == Kind::NotADrive && !objects.list(SLOTS)?.is_empty() => {
+            Err(Error::damage(format!(
+                "nacre.json is missing or damaged: restore it from a backup (or, if 'nacrefs init' was interrupted \
+                 here, empty the store and begin again): {e}"
+            )))
+        }
+        read => read,
+    }
+}
+
+fn read_file(objects: &dyn Objects) -> Result<DriveId> {
     let not_a_drive = |why: &str| Error::new(Kind::NotADrive, format!("this store holds no drive: {why}"));
     match objects.size(DRIVE) {
         Ok(size) if size <= MAX_DRIVE => {}
@@ -137,11 +146,25 @@ pub fn read_drive(objects: &dyn Objects) -> Result<DriveId> {
     }
     if file.format != FORMAT {
         return Err(Error::failed(format!(
-            "the drive has format {}, and this version of nacrefs knows format {FORMAT}: use a newer one",
+            "nacre.json: the drive has format {}, and this version of nacrefs knows format {FORMAT}: use a newer \
+             one",
             file.format
         )));
     }
-    unhex(&file.drive).map(DriveId).ok_or_else(|| Error::damage("nacre.json: the drive id is not an id"))
+    let damaged = |why: &str| Error::damage(format!("nacre.json: {why}; restore it from a backup"));
+    let drive = unhex(&file.drive).map(DriveId).ok_or_else(|| damaged("the drive id is not an id"))?;
+    if json != encode(drive)? {
+        return Err(damaged("it does not say exactly what it must"));
+    }
+    Ok(drive)
+}
+
+fn encode(drive: DriveId) -> Result<Vec<u8>> {
+    let file = DriveFile { magic: MAGIC.into(), format: FORMAT, drive: drive.to_string() };
+    let mut json =
+        serde_json::to_vec(&file).map_err(|e| Error::failed("cannot write nacre.json").with_source(e))?;
+    json.push(b'\n');
+    Ok(json)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! before anything is written into it (the crate does that only for directories that it makes itself, and
 //! not for the root), and a directory that has been unmounted is noticed rather than written beside.
 
+use super::layout::DRIVE;
 use super::memory::too_short;
 use super::objects::{Created, MAX_OBJECT, Objects, check_name};
 use super::remote::{Remote, kind_of_io};
@@ -26,13 +27,21 @@ const OPEN_FILES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(63);
 /// A store in a directory of the host.
 pub struct Local {
     root: PathBuf,
-    /// Device and inode of the root: what tells it from the empty mount point below it.
-    identity: (u64, u64),
+    /// What tells the root from the empty mount point below it.
+    identity: Mutex<Identity>,
     writer: Remote,
     /// Directories whose entries are known to be durable.
     durable: Mutex<HashSet<PathBuf>>,
     /// Open files of objects that never change.
     files: Mutex<LruCache<String, Arc<File>>>,
+}
+
+/// How the root is known again.
+struct Identity {
+    /// Its device and inode; others where a disk was mounted anew.
+    at: (u64, u64),
+    /// Its `nacre.json`, once there is one.
+    drive: Option<Vec<u8>>,
 }
 
 impl Local {
@@ -77,22 +86,33 @@ impl Local {
             .with_fsync(true);
         Ok(Local {
             writer: Remote::new(Arc::new(store), root.display().to_string())?,
-            identity: (meta.dev(), meta.ino()),
+            identity: Mutex::new(Identity { at: (meta.dev(), meta.ino()), drive: drive_file(&root) }),
             durable: Mutex::new(durable),
             files: Mutex::new(LruCache::new(OPEN_FILES)),
             root,
         })
     }
 
-    /// Fails when the root is no longer the directory that was opened.
+    /// Fails when the root is no longer the directory that was opened, or another with the same drive.
     fn present(&self) -> Result<()> {
-        match fs::metadata(&self.root) {
-            Ok(meta) if (meta.dev(), meta.ino()) == self.identity => Ok(()),
-            _ => Err(Error::new(
-                Kind::Away,
-                format!("the store's directory {} is gone; mount what holds it again", self.root.display()),
-            )),
+        let found = fs::metadata(&self.root).ok().map(|meta| (meta.dev(), meta.ino()));
+        let mut known = self.identity.lock();
+        if let Some(found) = found {
+            if found == known.at {
+                return Ok(());
+            }
+            if known.drive.is_some() && known.drive == drive_file(&self.root) {
+                known.at = found;
+                self.files.lock().clear();
+                *self.durable.lock() = HashSet::from([self.root.clone()]);
+                return Ok(());
+            }
         }
+        let root = self.root.display();
+        Err(Error::new(
+            Kind::Away,
+            format!("the store's directory {root} is gone; mount what holds it again"),
+        ))
     }
 
     /// Makes the directory of an object, and every entry on the way to it durable.
@@ -215,6 +235,13 @@ fn refuse_shared(root: &Path, meta: &fs::Metadata) -> Result<()> {
     )))
 }
 
+/// The `nacre.json` of a store, where there is one that can be read.
+fn drive_file(root: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(root.join(DRIVE)).ok()?.take(4096).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -251,6 +278,21 @@ mod tests {
         assert_eq!(store.put("x/z", Bytes::new()).unwrap_err().kind(), Kind::Away);
         assert_eq!(store.create("x/z", Bytes::new()).unwrap_err().kind(), Kind::Away);
         assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_store_that_comes_back_as_another_directory_is_known_by_its_drive() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("store");
+        Local::open(&root, true, false).unwrap().put(DRIVE, Bytes::from_static(b"this")).unwrap();
+        let store = Local::open(&root, false, false).unwrap();
+        fs::rename(&root, dir.path().join("away")).unwrap();
+        fs::create_dir(&root).unwrap();
+        for (drive, kind) in [(&b""[..], Some(Kind::Away)), (b"other", Some(Kind::Away)), (b"this", None)] {
+            fs::write(root.join(DRIVE), drive).unwrap();
+            assert_eq!(store.put("x", Bytes::new()).err().map(|e| e.kind()), kind);
+        }
+        assert!(root.join("x").exists());
     }
 
     #[test]

@@ -28,7 +28,7 @@ mod tests;
 
 pub use chunks::{Batch, ChunkStore, Settings, Written};
 pub use heads::{Head, HeadLink, Heads, NewHead, Newest};
-pub use index::{Entry, Index, Place};
+pub use index::{Entry, Index, PartId, Place};
 pub use keys::IndexKeys;
 pub use layout::Layout;
 pub use local_index::LocalPlace;

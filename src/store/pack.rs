@@ -217,6 +217,19 @@ pub fn read_footer(objects: &dyn Objects, name: &str, keys: &IndexKeys) -> Resul
     read().map(|entries| (size, entries)).context(|| format!("cannot read the footer of pack {name}"))
 }
 
+/// Whether all bytes of a pack, padding included, are what its name says. Reads it in pieces.
+pub fn is_whole(objects: &dyn Objects, name: &str, id: &PackId, size: u64) -> Result<bool> {
+    const PIECE: u64 = 4 << 20;
+    let mut hasher = blake3::Hasher::new();
+    let mut at = 0;
+    while at < size {
+        let len = PIECE.min(size - at);
+        hasher.update(&objects.get_range(name, at, len as usize)?);
+        at += len;
+    }
+    Ok(hasher.finalize() == id.0)
+}
+
 /// Checks a whole pack: its name, its footer, every chunk. Returns its chunks, sorted by address.
 pub fn verify(id: &PackId, bytes: &[u8], keys: &IndexKeys) -> Result<Vec<PackEntry>> {
     let check = || -> Result<Vec<PackEntry>> {

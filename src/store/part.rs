@@ -16,7 +16,7 @@ use crate::types::{Address, Epoch, MAX_CHUNK};
 use crate::wire::{Reader, Writer};
 use std::collections::HashMap;
 
-const MAGIC: &[u8; 8] = b"nacreidx";
+pub(super) const MAGIC: &[u8; 8] = b"nacreidx";
 /// Address, number of the pack in the part's table, offset, length.
 pub(super) const ENTRY: usize = 44;
 const PACK: usize = 32;

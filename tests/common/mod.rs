@@ -77,6 +77,14 @@ impl TestDrive {
         self.mounted = true;
     }
 
+    /// Mounts with other options; the mount may be refused.
+    pub fn try_mount(&mut self, options: &str) -> Output {
+        let mut c = self.nacrefs(&["mount"]);
+        let out = c.arg(&self.store).arg(&self.mnt).arg("-o").arg(options).output().unwrap();
+        self.mounted |= out.status.success();
+        out
+    }
+
     pub fn umount(&mut self) {
         ok(Command::new(NACREFS).arg("umount").arg(&self.mnt).output());
         self.mounted = false;
@@ -190,6 +198,11 @@ impl TestDrive {
 
     /// Bytes of all objects in the store.
     pub fn store_bytes(&self) -> u64 {
+        self.store_bytes_below(&self.store)
+    }
+
+    /// Bytes of all files below a directory.
+    pub fn store_bytes_below(&self, dir: &Path) -> u64 {
         fn walk(dir: &Path) -> u64 {
             std::fs::read_dir(dir)
                 .into_iter()
@@ -202,7 +215,7 @@ impl TestDrive {
                 })
                 .sum()
         }
-        walk(&self.store)
+        walk(dir)
     }
 
     /// Waits until everything written so far is in the store.
@@ -216,7 +229,7 @@ impl Drop for TestDrive {
         if std::thread::panicking() {
             // The daemon's own words help most.
             for log in std::fs::read_dir(&self.state).into_iter().flatten().flatten() {
-                if log.path().extension().is_some_and(|e| e == "log") {
+                if log.file_name() == "log" {
                     eprintln!(
                         "--- {}\n{}",
                         log.path().display(),

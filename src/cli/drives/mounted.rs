@@ -7,7 +7,7 @@ use crate::cli::control::{Handler, Progress, Reply, Request, Status};
 use crate::cli::values::{Moment, escape};
 use crate::drive::Drive;
 use crate::drive::keeper::Keeper;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::fuse::{Mount, MountConfig, Serving, Unmounter};
 use crate::session::{self, Opening, Site, StateDir};
 use parking_lot::Mutex;
@@ -15,8 +15,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+/// How long a mount that is told to end waits for open files to be closed.
+const CLOSE: Duration = Duration::from_secs(1);
 /// How often a waiting command is told how far its commit is.
 const TELL: Duration = Duration::from_millis(200);
 
@@ -100,7 +102,7 @@ impl Running for Mounted {
         if inner.read_only {
             return served;
         }
-        let kept = inner.drive.sync();
+        let kept = inner.drive.sync_journal();
         if inner.local.load(Ordering::SeqCst) {
             return kept.and(served);
         }
@@ -119,7 +121,19 @@ impl Running for Mounted {
 
     fn stop(&self) {
         self.inner.local.store(true, Ordering::SeqCst);
-        if let Err(e) = self.inner.unmounter.detach() {
+        let unmounter = &self.inner.unmounter;
+        let patience = Instant::now() + CLOSE;
+        let mut ended = unmounter.unmount();
+        // Whoever holds a file open must not keep a service from stopping.
+        while ended.as_ref().is_err_and(|e| e.kind() == Kind::Conflict) && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(50));
+            ended = unmounter.unmount();
+        }
+        if ended.is_err() {
+            tracing::warn!("files are open on the mount: whoever holds them is cut off");
+            ended = self.inner.drive.sync_journal().and(unmounter.cut_off());
+        }
+        if let Err(e) = ended {
             tracing::error!("cannot unmount {}: {}", self.inner.dir.display(), e.chain());
         }
     }
@@ -181,7 +195,7 @@ impl Handler for Inner {
                 }
                 if local {
                     self.local.store(true, Ordering::SeqCst);
-                    return self.drive.sync();
+                    return self.drive.sync_journal();
                 }
                 self.commit_all(out).map(drop)
             }

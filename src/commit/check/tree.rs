@@ -9,7 +9,7 @@ use super::super::view::read_entry;
 use super::{Checker, Progress};
 use crate::error::Result;
 use crate::types::Ino;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 
 /// What is learnt of a version on the way.
@@ -19,6 +19,8 @@ struct Census {
     counts: Counts,
     /// Entries that lead to shells.
     shell_entries: u64,
+    /// The first path that led to each shell.
+    shell_paths: HashMap<Ino, Vec<u8>>,
     /// Something could not be read: then nothing follows from what was not found.
     partial: bool,
 }
@@ -68,6 +70,7 @@ impl Checker<'_> {
                 let child = join(&path, &key.name);
                 if let Entry::Shell { ino, kind } = entry {
                     census.shell_entries += 1;
+                    census.shell_paths.entry(ino).or_insert_with(|| child.clone());
                     self.shell_entry(commit, ino, kind, Name { parent: inode.ino, name: key.name }, &child)?;
                     continue;
                 }
@@ -146,7 +149,9 @@ impl Checker<'_> {
                 Item::Inode(inode) => {
                     self.links(of, links);
                     (of, links) = (Some((inode.ino, inode.attr.nlink)), 0);
-                    self.inode(&inode, format!("(inode {})", inode.ino).as_bytes())?;
+                    let path = census.shell_paths.remove(&inode.ino);
+                    let path = path.unwrap_or_else(|| format!("(inode {})", inode.ino).into());
+                    self.inode(&inode, &path)?;
                     self.count(&inode, census);
                     if !census.inodes.insert(inode.ino) {
                         self.find(

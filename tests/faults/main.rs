@@ -1,0 +1,14 @@
+//! Faults: damaged and missing objects, rolled-back and forked stores, copied state directories, full disks, stores
+//! that go away, damaged journals, daemons that die. Nothing acknowledged is lost, nothing wrong is shown, nothing
+//! hangs, and each is told with its exit status in one line.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::undocumented_unsafe_blocks)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod daemon;
+mod disks;
+mod flips;
+mod heads;
+mod journal;
+mod lab;
