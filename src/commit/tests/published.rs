@@ -280,5 +280,5 @@ fn damage_is_found_and_named() {
     rig.objects.put(&head, b"junk".as_slice().into()).unwrap();
     let report = rig.check(DEEP);
     assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
-    assert!(report.findings[0].object.contains("before 3"));
+    assert!(report.findings[0].object.contains("head 2"));
 }
