@@ -6,7 +6,7 @@
 
 use super::Drive;
 use super::inode::{Body, Generation, Inode};
-use super::open::FromStore;
+use super::open::{FromStore, Keeping};
 use super::table::Place;
 use crate::chunk::ChunkSink;
 use crate::commit::inode::{Content, InodeRecord};
@@ -299,7 +299,8 @@ impl Drive {
         batch: &mut Batch,
     ) -> Result<(Prepared, Vec<InodeRecord>)> {
         let fetch = FromStore(c.store.clone());
-        let tools = Tools { keys: &self.keys, chunks: &*self.chunks, fetch: &fetch };
+        let sealer = Keeping { keys: &self.keys, cache: &self.cache };
+        let tools = Tools { keys: &self.keys, sealer: &sealer, chunks: &*self.chunks, fetch: &fetch };
         let mut changes = Vec::with_capacity(inodes.len());
         let mut nameless = Vec::new();
         let gens = *self.gate.read();
@@ -338,7 +339,7 @@ impl Drive {
     /// be trimmed; no version leads to them, and gc frees them.
     fn nameless(change: &Change, tools: Tools, sink: &mut dyn ChunkSink) -> Result<Option<InodeRecord>> {
         let BodyChange::File { base, cut, edits } = &change.body else { return Ok(None) };
-        let ctx = Ctx { sealer: tools.keys, chunks: tools.chunks, fetch: tools.fetch, random: false };
+        let ctx = Ctx { sealer: tools.sealer, chunks: tools.chunks, fetch: tools.fetch, random: false };
         let blob = base.update(&ctx, sink, *cut, edits)?;
         let mut attr = change.attr.clone();
         attr.allocated = blob.allocated();

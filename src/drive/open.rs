@@ -9,11 +9,11 @@ use super::table::{Place, Table};
 use super::types::{Space, Wait};
 use super::written::Resident;
 use super::{Drive, Gens};
-use crate::chunk::{ChunkRef, Chunks};
+use crate::chunk::{ChunkRef, Chunks, Sealer};
 use crate::commit::inode::{InodeRecord, Name, ROOT};
 use crate::commit::{Newest, Opened, Signer, Versions, make_ino, split_ino};
 use crate::content::{Cached, ContentCache, DiskCache, Fetch, Opener};
-use crate::crypt::RealmKeys;
+use crate::crypt::{RealmKeys, Seal};
 use crate::error::{Context, Error, Kind, Result};
 use crate::journal::{Journal, Options};
 use crate::store::ChunkStore;
@@ -114,8 +114,33 @@ impl Fetch for FromStore {
 pub struct Keys(pub Arc<RealmKeys>);
 
 impl crate::content::OpenSealed for Keys {
-    fn open_sealed(&self, kind: crate::crypt::Seal, key: &Key, stored: &[u8]) -> Result<Vec<u8>> {
+    fn open_sealed(&self, kind: Seal, key: &Key, stored: &[u8]) -> Result<Vec<u8>> {
         self.0.open_sealed(kind, key, stored)
+    }
+}
+
+/// Seals, and keeps the nodes that it sealed among the opened chunks: what a commit writes is what the next
+/// operations look into, also while the store is away.
+pub(super) struct Keeping<'a> {
+    pub keys: &'a RealmKeys,
+    pub cache: &'a ContentCache,
+}
+
+impl Sealer for Keeping<'_> {
+    fn seal(&self, kind: Seal, content: &[u8]) -> Result<(ChunkRef, Vec<u8>)> {
+        let sealed = self.keys.seal(kind, content)?;
+        if kind == Seal::Node {
+            self.cache.put(&sealed.0, Bytes::copy_from_slice(content));
+        }
+        Ok(sealed)
+    }
+
+    fn source_hash(&self, encoded: &[u8]) -> [u8; 32] {
+        self.keys.source_hash(encoded)
+    }
+
+    fn boundary_key(&self) -> &[u8; 32] {
+        self.keys.boundary_key()
     }
 }
 
