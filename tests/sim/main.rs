@@ -3,6 +3,8 @@
 
 mod commits;
 mod crashes;
+#[path = "../common/dice.rs"]
+mod dice;
 mod failures;
 mod golden;
 mod kernel;
