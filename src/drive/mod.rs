@@ -22,6 +22,7 @@ mod layer;
 mod list;
 mod names;
 mod open;
+mod others;
 mod pressure;
 pub mod record;
 mod shed;
