@@ -131,6 +131,11 @@ impl Drive {
 
     /// Commits until everything that was acknowledged before the call is in the store. Returns the version.
     pub fn commit_all(&self) -> Result<Version> {
+        if self.settings.read_only && !self.is_stored() {
+            let what = "the mount is read-only, and its journal holds changes that are not in the store: mount it \
+                        without 'ro' to store them";
+            return Err(Error::failed(what));
+        }
         let upto = self.journal.last();
         while self.facts.lock().stored < upto {
             if self.commit().inspect_err(|e| self.note_error(e))?.is_none() {
@@ -231,6 +236,10 @@ impl Drive {
 
     /// Closes the current generation, if anything changed in it.
     fn close_generation(&self) -> Option<Closed> {
+        // What a read-only drive has replayed is only shown: it stays in the journal.
+        if self.settings.read_only {
+            return None;
+        }
         let mut gens = self.gate.write();
         let inodes = std::mem::take(&mut *self.dirty.lock());
         if inodes.is_empty() {
