@@ -90,7 +90,7 @@ fn at_a_full_journal_every_change_waits_and_is_refused_in_time_but_removes_go_on
     let kinds: Vec<(&str, Run)> = vec![
         (
             "chmod",
-            Box::new(|n| fs::set_permissions(file(&d, 0), Permissions::from_mode(0o600 | n as u32 % 64))),
+            Box::new(|n| fs::set_permissions(file(&d, 0), Permissions::from_mode(0o600 | (n as u32 % 64)))),
         ),
         ("utimes", Box::new(|_| File::open(file(&d, 1))?.set_modified(std::time::SystemTime::now()))),
         ("setxattr", Box::new(|n| set_xattr(&file(&d, 2), &format!("user.{n}")))),
@@ -155,7 +155,7 @@ fn at_a_full_journal_every_change_waits_and_is_refused_in_time_but_removes_go_on
     d.mount();
     assert_eq!(shape(&d.mnt), before, "what was acknowledged and synced is there after a crash");
     let mode = fs::metadata(file(&d, 0)).unwrap().permissions().mode() & 0o7777;
-    assert_eq!(mode, done("chmod").checked_sub(1).map_or(0o644, |n| 0o600 | n as u32 % 64));
+    assert_eq!(mode, done("chmod").checked_sub(1).map_or(0o644, |n| 0o600 | (n as u32 % 64)));
     assert_eq!(fs::metadata(file(&d, 3)).unwrap().permissions().mode() & 0o7777, 0o644);
     for n in 30..FILES {
         assert!(fs::read(file(&d, n)).unwrap() == noise(n as u64, 3000), "file {n}");
