@@ -9,6 +9,9 @@ mod failures;
 mod golden;
 mod kernel;
 mod model;
+// The witness is in no release build.
+#[cfg(debug_assertions)]
+mod nonces;
 mod stress;
 mod world;
 
