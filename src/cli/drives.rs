@@ -2,6 +2,7 @@
 
 mod answers;
 mod leave;
+mod live;
 mod mounted;
 
 use super::backend::{

@@ -66,7 +66,7 @@ fn local_things(rounds: u64) {
         assert!(slot.open(&secret([3; 32])).is_ok());
         device.incarnation = Incarnation(u128::from(n).to_le_bytes());
         DeviceRecord::open(&keys, &device.seal(&keys).unwrap()).unwrap();
-        Memory { version: n, head: [7; 32] }.seal(&keys).unwrap();
+        Memory { version: n, head: [7; 32], base: (n, [7; 32]) }.seal(&keys).unwrap();
         let chunk = n.to_le_bytes().repeat(9);
         // At first it is being opened.
         while cache.get(&Address::of(&chunk)).is_none() {
