@@ -125,10 +125,10 @@ fn no_key_and_nonce_ever_meets_two_messages() {
         for _ in 0..times(40, 100) {
             let restored = dice.roll();
             let mut next = None;
-            for future in 0..4 {
+            for _ in 0..4 {
                 let again = world.at(snapshot(&world, restored)).with_random(restored);
                 let drive = again.open().unwrap();
-                let mut kernel = Kernel::new(drive, model.clone(), again.clock.clone(), future);
+                let mut kernel = Kernel::new(drive, model.clone(), again.clock.clone(), dice.roll());
                 live(&mut kernel, 30);
                 kernel.sync();
                 kernel.compare();
