@@ -177,9 +177,12 @@ impl Drive {
                 }
                 Ok(())
             }
-            Op::SetXattr { ino, name, value } => {
+            Op::SetXattr { ino, name, value, drop_sgid } => {
                 let meta = &mut held.node(ino)?.meta;
                 meta.attr.ctime = time;
+                if drop_sgid {
+                    meta.attr.perm &= !0o2000;
+                }
                 if name == acl::ACCESS
                     && let Some(list) = Acl::parse(value)
                 {
