@@ -5,13 +5,14 @@
 #![allow(clippy::unwrap_used)]
 
 use nacrefs::cli::backend::{
-    Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, KeySlot, MountRequest, Running,
+    Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, MountRequest, Running,
 };
 use nacrefs::cli::control::{Handler, LogEntry, Progress, Reply, Request, Status};
 use nacrefs::cli::secrets::Given;
 use nacrefs::cli::values::Moment;
 use nacrefs::cli::{CONTROL_XATTR, FS_TYPE, run};
 use nacrefs::error::{Error, Kind, Result};
+use nacrefs::session::Site;
 use nacrefs::types::{DriveId, Time};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::mount::{MountFlags, UnmountFlags, unmount};
@@ -47,7 +48,7 @@ impl Backend for FakeBackend {
         let Given::KeyFile(key) = &request.secret else {
             return Err(Error::new(Kind::Secret, "no slot opens with this passphrase"));
         };
-        assert_eq!(**key, [0x11; 32]);
+        assert_eq!(key.0, [0x11; 32]);
         if request.store.ends_with("panics") {
             panic!("the drive's own fault");
         }
@@ -79,8 +80,8 @@ impl Backend for FakeBackend {
         Ok(CheckReport::default())
     }
 
-    fn keys(&self, _: &Closed) -> Result<Vec<KeySlot>> {
-        Ok(vec![KeySlot { slot: "s1".into(), kind: "key-file".into(), made: None }])
+    fn unlock(&self, _: &Closed) -> Result<Site> {
+        Err(Error::failed("this drive has no store"))
     }
 }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::undocumented_unsafe_blocks)]
 
 #[path = "../common/mod.rs"]
+mod accept;
 mod common;
 mod daemon;
 mod disks;

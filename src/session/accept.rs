@@ -1,0 +1,106 @@
+//! After a rollback or a fork: what this machine remembers of a drive, what the store shows, and going on from that.
+
+use super::site::{Site, unfinished};
+use super::state::StateDir;
+use crate::commit::Opened;
+use crate::crypt::{LocalKeys, Memory};
+use crate::error::{Error, Kind, Result};
+use crate::journal::{Journal, Options};
+use crate::store::HeadLink;
+use crate::sys::{Clock, SystemRandom};
+use crate::types::{DeviceId, Time};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A store that does not go on from what this machine has seen. The state directory stays locked while this lives.
+pub struct Dispute {
+    site: Site,
+    state: StateDir,
+    keys: LocalKeys,
+    /// What the store was refused for.
+    pub refusal: Error,
+    /// The newest version that this machine has seen.
+    pub remembered: HeadLink,
+    /// When it saw it.
+    pub seen: Option<Time>,
+    /// This machine, as the drive knows it until now.
+    pub device: Option<DeviceId>,
+    /// The newest version that the store shows.
+    pub shown: Opened,
+    pub journal: Unstored,
+}
+
+/// What the journal of a machine holds that is not in the version that the machine remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unstored {
+    Nothing,
+    Changes(u64),
+    /// That version is gone, or the journal is damaged, so it cannot be told.
+    Unknown,
+}
+
+impl Dispute {
+    /// Compares the store with what the state directory remembers. None: there is nothing to accept, for the store goes
+    /// on from that, or the directory remembers nothing.
+    pub fn find(site: Site, state: StateDir) -> Result<Option<Dispute>> {
+        let keys = state.keys(&site.secrets, &SystemRandom)?;
+        let Some(memory) = state.memory(&keys)? else { return Ok(None) };
+        let remembered = HeadLink { version: memory.version, hash: memory.head };
+        let refusal = match site.newest(Some(remembered)) {
+            Ok(_) => return Ok(None),
+            // A head that was damaged since: the one before it is the newest.
+            Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Damage) => e,
+            Err(e) => return Err(e),
+        };
+        let shown = site.newest(None)?.opened.ok_or_else(unfinished)?;
+        let device = state.device(&keys)?.map(|d| d.device);
+        let journal = unstored(&site, &state, &keys, remembered, device)?;
+        let seen = state.remembered_at();
+        Ok(Some(Dispute { site, state, keys, refusal, remembered, seen, device, shown, journal }))
+    }
+
+    /// Makes the version that the store shows the one that this machine goes on from. What the journal holds is to
+    /// another version: it is moved aside, into a state directory of its own, which can be mounted with a store that has
+    /// that version; which one, is returned. The machine gets another device id and other inode numbers, for those that
+    /// it has given since may be given again. An accept that was interrupted can be repeated.
+    pub fn accept(self, clock: &dyn Clock) -> Result<Option<PathBuf>> {
+        let aside = match self.journal {
+            Unstored::Nothing => {
+                self.state.clear_journal()?;
+                None
+            }
+            Unstored::Changes(_) | Unstored::Unknown => Some(self.state.set_aside(clock.now().sec)?),
+        };
+        // It can be made anew, and the new versions may have the numbers of the old ones.
+        self.state.clear_index()?;
+        self.state.put_device(&self.keys, &StateDir::new_device(&SystemRandom)?)?;
+        let head = self.shown.head.link();
+        // Last: only now can the drive be mounted.
+        self.state.put_memory(&self.keys, &Memory { version: head.version, head: head.hash })?;
+        tracing::debug!("drive {}: version {} accepted", self.site.secrets.drive, head.version);
+        Ok(aside)
+    }
+}
+
+/// What is in the journal and not in the remembered version.
+fn unstored(
+    site: &Site,
+    state: &StateDir,
+    keys: &LocalKeys,
+    remembered: HeadLink,
+    device: Option<DeviceId>,
+) -> Result<Unstored> {
+    // The version may be there still, beside the store's newest.
+    let base = site.versions.open(remembered.version).ok().filter(|o| o.head.link() == remembered);
+    let known = base.is_some();
+    let mark = base.zip(device).and_then(|(base, device)| base.commit.device(&device).map(|mark| mark.lsn));
+    let options = Options { floor: mark.unwrap_or(0), before_damage: true, ..Options::default() };
+    let disk = Arc::new(state.journal()?);
+    let (_, replay) =
+        Journal::open(disk, keys.journal_key().clone(), site.keys.realm(), Arc::new(SystemRandom), options)?;
+    Ok(match (replay.count(), replay.damage()) {
+        (0, None) => Unstored::Nothing,
+        (count, None) if known => Unstored::Changes(count),
+        _ => Unstored::Unknown,
+    })
+}
