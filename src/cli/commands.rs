@@ -140,12 +140,10 @@ fn closed(app: &App, store: Option<&Path>, flags: &SecretArgs, state: &StateArgs
             format!("no STORE is given, and there is no default drive in {url}"),
         ));
     }
+    let drive = app.backend.drive_id(&url)?;
     let state_dir = match state.state_dir.as_ref().or(app.state_dir_env.as_ref()) {
         Some(dir) => resolve(dir)?,
-        None => {
-            let drive = app.backend.drive_id(&url)?;
-            app.places()?.state_dir(drive)
-        }
+        None => app.places()?.state_dir(drive),
     };
     let secret = secrets::find(flags, key, &app.env.open, &mut secrets::ask_terminal)?;
     Ok(Closed { store: url, secret, state_dir })

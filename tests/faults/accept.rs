@@ -32,7 +32,13 @@ fn accept(d: &TestDrive, line: &[&str]) -> Said {
 /// The state directory that an accept says the journal is in.
 fn aside(said: &Said) -> PathBuf {
     let words = said.out.split_whitespace();
-    PathBuf::from(words.clone().find(|w| w.contains("before-accept-")).unwrap_or_else(|| panic!("{said:?}")).trim_end_matches(','))
+    PathBuf::from(
+        words
+            .clone()
+            .find(|w| w.contains("before-accept-"))
+            .unwrap_or_else(|| panic!("{said:?}"))
+            .trim_end_matches(','),
+    )
 }
 
 #[test]
@@ -111,7 +117,10 @@ fn after_a_fork_the_other_branch_is_accepted_and_numbers_are_not_given_twice() {
     fs::rename(&branch, &d.store).unwrap();
     Said::from(d.try_mount("commit=1")).expect(6, &["does not descend", "nacrefs accept"]);
     let said = accept(&d, &["--yes"]);
-    assert!(said.exit == 0 && said.out.contains("does not descend") && said.out.contains("accepted"), "{said:?}");
+    assert!(
+        said.exit == 0 && said.out.contains("does not descend") && said.out.contains("accepted"),
+        "{said:?}"
+    );
     d.mount();
     assert_eq!(fs::read_to_string(d.mnt.join("theirs too")).unwrap(), "by them");
     assert!(!d.mnt.join("ours").exists());

@@ -4,8 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::undocumented_unsafe_blocks)]
 
-#[path = "../common/mod.rs"]
 mod accept;
+#[path = "../common/mod.rs"]
 mod common;
 mod daemon;
 mod disks;
