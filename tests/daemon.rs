@@ -229,13 +229,19 @@ impl World {
             return None;
         }
         let world = World { dir: tempfile::tempdir().unwrap() };
-        fs::write(world.path("key"), "11".repeat(32) + "\n").unwrap();
+        world.secret("key", &("11".repeat(32) + "\n"));
         fs::create_dir(world.path("mnt")).unwrap();
         Some(world)
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Writes a file that only its owner may read: others are warned of.
+    fn secret(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     fn command(&self, line: &[&str]) -> Command {
@@ -369,7 +375,7 @@ fn a_daemon_that_died_leaves_nothing_that_a_command_cannot_clear() {
 #[test]
 fn what_goes_wrong_before_the_mount_is_told_by_the_command() {
     let Some(w) = World::new() else { return };
-    fs::write(w.path("pass"), "wrong").unwrap();
+    w.secret("pass", "wrong");
     let line = ["mount", "store", "mnt", "--state-dir", "state", "--passphrase-file", "pass"];
     let said = w.expect(3, &line);
     assert!(said.contains("nacrefs: no slot opens") && said.lines().count() == 1, "{said}");

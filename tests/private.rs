@@ -249,6 +249,9 @@ fn a_daemon_shows_its_secret_to_nobody_however_it_was_given() {
     };
     mount(bare(&d, &line).args(["--passphrase-file", "pass"]), "from a file");
     mount(bare(&d, &line).env("NACREFS_PASSPHRASE", PASSPHRASE), "from the environment");
+    let mut c = bare(&d, &line);
+    c.env("NACREFS_PASSPHRASE", PASSPHRASE).env("NACREFS_NEW_PASSPHRASE", PASSPHRASE);
+    mount(c.args(["--key-file", "key"]), "in the environment, and not needed");
     mount(bare(&d, &line).env("CREDENTIALS_DIRECTORY", &credentials), "from a credential");
     // The command sees nothing of the others.
     let command = "env >seen; cat pass";
@@ -280,7 +283,8 @@ fn a_users_own_processes_cannot_read_the_daemons_memory_and_control_it_all_the_s
     ok(Command::new("chown").args(["-R", &format!("{NOBODY}:{NOBODY}")]).arg(d.dir()).output());
     let key = ["--key-file", "key"];
     let mount = d.mnt.to_str().unwrap();
-    ok(as_user(bare(&d, &["mount", "store", mount]).args(key)).output());
+    ok(as_user(bare(&d, &["init", "own"]).args(key)).output());
+    ok(as_user(bare(&d, &["mount", "own", mount]).args(key)).output());
     let pid = d.pid();
     let user = |line: &[&str]| as_user(Command::new(line[0]).args(&line[1..])).output().unwrap();
     for file in ["mem", "environ", "maps", "fd"] {

@@ -38,6 +38,7 @@ enum Secret {
 /// used, and in the daemon once it has ended.
 pub fn run(app: &App, args: &args::Mount) -> Result<()> {
     let plan = plan(app, args)?;
+    app.env.forget();
     if plan.options.foreground {
         return serve(app, plan, &mut Report::foreground());
     }

@@ -9,6 +9,7 @@ use crate::crypt::RecoveryCode;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::Random;
 use crate::types::Key;
+use std::cell::Cell;
 use std::ffi::{CStr, OsString};
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
@@ -42,7 +43,8 @@ impl fmt::Debug for Given {
 pub struct SecretEnv {
     pub passphrase_file: Option<PathBuf>,
     pub passphrase_command: Option<OsString>,
-    pub passphrase: Option<Zeroizing<String>>,
+    /// Taken by whoever needs it, so that nothing keeps it.
+    pub passphrase: Cell<Option<Zeroizing<String>>>,
     /// The directory of systemd credentials.
     pub credentials: Option<PathBuf>,
 }
@@ -71,6 +73,13 @@ impl Environment {
             })
         }
     }
+
+    /// Wipes what was not needed: for a process that goes on.
+    pub fn forget(&self) {
+        for env in [&self.open, &self.new] {
+            env.passphrase.take();
+        }
+    }
 }
 
 impl SecretEnv {
@@ -97,7 +106,7 @@ impl SecretEnv {
         Ok(SecretEnv {
             passphrase_file: take(&format!("{name}_FILE")).map(PathBuf::from),
             passphrase_command: take(&format!("{name}_COMMAND")),
-            passphrase,
+            passphrase: Cell::new(passphrase),
             credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         })
     }
@@ -198,6 +207,7 @@ fn find_for(
     env: &SecretEnv,
     ask: Ask,
 ) -> Result<Given> {
+    let in_env = env.passphrase.take();
     if flags.recovery {
         return match &flags.passphrase_file {
             Some(file) => read_passphrase(file).map(Given::Recovery),
@@ -223,8 +233,8 @@ fn find_for(
         read_passphrase(file).map(Given::Passphrase)
     } else if let Some(command) = &env.passphrase_command {
         run(command).map(Given::Passphrase)
-    } else if let Some(text) = &env.passphrase {
-        Ok(Given::Passphrase(text.clone()))
+    } else if let Some(text) = in_env {
+        Ok(Given::Passphrase(text))
     } else if let Some(file) = credential("passphrase") {
         read_passphrase(&file).map(Given::Passphrase)
     } else if let Some(file) = credential("key") {
@@ -411,7 +421,7 @@ mod tests {
         let mut env = SecretEnv {
             passphrase_file: Some(put("e", "env file\r\n")),
             passphrase_command: Some("echo command".into()),
-            passphrase: Some(Zeroizing::new("env".into())),
+            passphrase: Cell::new(Some(Zeroizing::new("env".into()))),
             credentials: Some(dir.path().to_owned()),
         };
         put("nacrefs.passphrase", "credential");
@@ -430,7 +440,6 @@ mod tests {
         assert_eq!(next(&flags, &env, None), "command");
         env.passphrase_command = None;
         assert_eq!(next(&flags, &env, None), "env");
-        env.passphrase = None;
         put("nacrefs.key", &format!("{}\n", "09".repeat(32)));
         assert_eq!(next(&flags, &env, None), "credential");
         fs::remove_file(dir.path().join("nacrefs.passphrase")).unwrap();
@@ -451,7 +460,7 @@ mod tests {
         fs::write(at("nacrefs.new-passphrase"), "credential").unwrap();
         fs::write(at("nacrefs.passphrase"), "the old one").unwrap();
         let mut env = SecretEnv {
-            passphrase: Some(Zeroizing::new("env".into())),
+            passphrase: Cell::new(Some(Zeroizing::new("env".into()))),
             credentials: Some(dir.path().to_owned()),
             ..SecretEnv::default()
         };
@@ -464,7 +473,6 @@ mod tests {
         assert_eq!(text(find(&flags, &env)), "flag");
         flags.new_passphrase_file = None;
         assert_eq!(text(find(&flags, &env)), "env");
-        env.passphrase = None;
         assert_eq!(text(find(&flags, &env)), "credential");
         flags.new_key_file = Some(at("key"));
         let (made, key) = find(&flags, &env).unwrap();
