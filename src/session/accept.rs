@@ -54,7 +54,8 @@ impl Dispute {
         };
         let shown = site.newest(None)?.opened.ok_or_else(unfinished)?;
         let device = state.device(&keys)?.map(|d| d.device);
-        let journal = unstored(&site, &state, &keys, remembered, device)?;
+        let base = HeadLink { version: memory.base.0, hash: memory.base.1 };
+        let journal = unstored(&site, &state, &keys, [remembered, base], device)?;
         let seen = state.remembered_at();
         Ok(Some(Dispute { site, state, keys, refusal, remembered, seen, device, shown, journal }))
     }
@@ -76,22 +77,24 @@ impl Dispute {
         self.state.put_device(&self.keys, &StateDir::new_device(&SystemRandom)?)?;
         let head = self.shown.head.link();
         // Last: only now can the drive be mounted.
-        self.state.put_memory(&self.keys, &Memory { version: head.version, head: head.hash })?;
+        let base = (head.version, head.hash);
+        self.state.put_memory(&self.keys, &Memory { version: head.version, head: head.hash, base })?;
         tracing::debug!("drive {}: version {} accepted", self.site.secrets.drive, head.version);
         Ok(aside)
     }
 }
 
-/// What is in the journal and not in the remembered version.
+/// What is in the journal and not in the remembered version, nor in the one that it stands on: the first of them that the
+/// store has still.
 fn unstored(
     site: &Site,
     state: &StateDir,
     keys: &LocalKeys,
-    remembered: HeadLink,
+    versions: [HeadLink; 2],
     device: Option<DeviceId>,
 ) -> Result<Unstored> {
-    // The version may be there still, beside the store's newest.
-    let base = site.versions.open(remembered.version).ok().filter(|o| o.head.link() == remembered);
+    let open = |link: HeadLink| site.versions.open(link.version).ok().filter(|o| o.head.link() == link);
+    let base = versions.into_iter().find_map(open);
     let known = base.is_some();
     let mark = base.zip(device).and_then(|(base, device)| base.commit.device(&device).map(|mark| mark.lsn));
     let options = Options { floor: mark.unwrap_or(0), before_damage: true, ..Options::default() };
