@@ -18,8 +18,9 @@ pub fn run(app: &App, args: &Accept) -> Result<()> {
     let drive = target(app, &args.target)?;
     let dir = shown(&drive.state_dir);
     let mut screen = Screen::new(false);
-    if !drive.state_dir.join("memory").exists() {
-        screen.line(&format!("nothing to accept: there is no memory of this drive in {dir}"))?;
+    if !drive.state_dir.exists() {
+        screen
+            .line(&format!("nothing to accept: this machine has no state directory of this drive ({dir})"))?;
         return screen.finish();
     }
     // Before the secrets are opened, so that a drive in use is known at once.
@@ -62,7 +63,10 @@ fn lines(dispute: &Dispute) -> Vec<String> {
     let seen = seen.map_or(String::new(), |at| format!(", seen {}", Moment(at).human()));
     vec![
         escape_message(&refusal.chain()),
-        format!("  this machine    version {}{seen} (it is {device})", remembered.version),
+        match remembered {
+            Some(head) => format!("  this machine    version {}{seen} (it is {device})", head.version),
+            None => "  this machine    has seen no version yet".to_owned(),
+        },
         format!(
             "  the store       version {}, made {} by device {}",
             shown.version(),

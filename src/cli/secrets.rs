@@ -439,6 +439,9 @@ mod tests {
         env.passphrase_file = None;
         assert_eq!(next(&flags, &env, None), "command");
         env.passphrase_command = None;
+        // Whoever looks for a secret takes it, needed or not.
+        assert_eq!(next(&flags, &env, None), "credential");
+        env.passphrase.set(Some(Zeroizing::new("env".into())));
         assert_eq!(next(&flags, &env, None), "env");
         put("nacrefs.key", &format!("{}\n", "09".repeat(32)));
         assert_eq!(next(&flags, &env, None), "credential");
@@ -459,11 +462,7 @@ mod tests {
         fs::write(at("p"), "flag\n").unwrap();
         fs::write(at("nacrefs.new-passphrase"), "credential").unwrap();
         fs::write(at("nacrefs.passphrase"), "the old one").unwrap();
-        let mut env = SecretEnv {
-            passphrase: Cell::new(Some(Zeroizing::new("env".into()))),
-            credentials: Some(dir.path().to_owned()),
-            ..SecretEnv::default()
-        };
+        let env = SecretEnv { credentials: Some(dir.path().to_owned()), ..SecretEnv::default() };
         let mut flags = NewSecretArgs { new_passphrase_file: Some(at("p")), ..NewSecretArgs::default() };
         let find = |flags: &NewSecretArgs, env: &SecretEnv| {
             let found = find_another(flags, env, &mut nobody, &SystemRandom)?;
@@ -472,6 +471,7 @@ mod tests {
         let text = |found: Result<(Option<PathBuf>, String)>| found.unwrap().1;
         assert_eq!(text(find(&flags, &env)), "flag");
         flags.new_passphrase_file = None;
+        env.passphrase.set(Some(Zeroizing::new("env".into())));
         assert_eq!(text(find(&flags, &env)), "env");
         assert_eq!(text(find(&flags, &env)), "credential");
         flags.new_key_file = Some(at("key"));

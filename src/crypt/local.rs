@@ -287,7 +287,7 @@ mod tests {
     fn records_come_back_and_nothing_else_does() {
         let (secrets, keys) = drive();
         let (_, strangers) = drive();
-        let memory = Memory { version: 77, head: [8; 32] };
+        let memory = Memory { version: 77, head: [8; 32], base: (76, [7; 32]) };
         let (wrapped, sealed, remembered) =
             (keys.wrap(&secrets).unwrap(), device().seal(&keys).unwrap(), memory.seal(&keys).unwrap());
 

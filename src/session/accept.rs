@@ -6,21 +6,21 @@ use crate::commit::Opened;
 use crate::crypt::{LocalKeys, Memory};
 use crate::error::{Error, Kind, Result};
 use crate::journal::{Journal, Options};
-use crate::store::HeadLink;
+use crate::store::{HeadLink, Layout};
 use crate::sys::{Clock, SystemRandom};
 use crate::types::{DeviceId, Time};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A store that does not go on from what this machine has seen. The state directory stays locked while this lives.
+/// A store that does not go on from what this machine has seen, or whose newest head is damaged. The state directory stays locked while this lives.
 pub struct Dispute {
     site: Site,
     state: StateDir,
     keys: LocalKeys,
     /// What the store was refused for.
     pub refusal: Error,
-    /// The newest version that this machine has seen.
-    pub remembered: HeadLink,
+    /// The newest version that this machine has seen; None for one that has seen nothing yet.
+    pub remembered: Option<HeadLink>,
     /// When it saw it.
     pub seen: Option<Time>,
     /// This machine, as the drive knows it until now.
@@ -41,20 +41,23 @@ pub enum Unstored {
 
 impl Dispute {
     /// Compares the store with what the state directory remembers. None: there is nothing to accept, for the store goes
-    /// on from that, or the directory remembers nothing.
+    /// on from that.
     pub fn find(site: Site, state: StateDir) -> Result<Option<Dispute>> {
         let keys = state.keys(&site.secrets, &SystemRandom)?;
-        let Some(memory) = state.memory(&keys)? else { return Ok(None) };
-        let remembered = HeadLink { version: memory.version, hash: memory.head };
-        let refusal = match site.newest(Some(remembered)) {
-            Ok(_) => return Ok(None),
+        let memory = state.memory(&keys)?;
+        let remembered = memory.map(|m| HeadLink { version: m.version, hash: m.head });
+        let refusal = match site.newest(remembered) {
+            Ok(newest) => match site.lost(&newest) {
+                Some(lost) => lost,
+                None => return Ok(None),
+            },
             // A head that was damaged since: the one before it is the newest.
             Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Damage) => e,
             Err(e) => return Err(e),
         };
         let shown = site.newest(None)?.opened.ok_or_else(unfinished)?;
         let device = state.device(&keys)?.map(|d| d.device);
-        let base = HeadLink { version: memory.base.0, hash: memory.base.1 };
+        let base = memory.map(|m| HeadLink { version: m.base.0, hash: m.base.1 });
         let journal = unstored(&site, &state, &keys, [remembered, base], device)?;
         let seen = state.remembered_at();
         Ok(Some(Dispute { site, state, keys, refusal, remembered, seen, device, shown, journal }))
@@ -76,6 +79,9 @@ impl Dispute {
         self.state.clear_index()?;
         self.state.put_device(&self.keys, &StateDir::new_device(&SystemRandom)?)?;
         let head = self.shown.head.link();
+        // The hint must not go on to name a version that was given up.
+        let latest = Layout::new(&self.site.keys.realm()).latest();
+        self.site.objects.put(&latest, format!("{:020}\n", head.version).into())?;
         // Last: only now can the drive be mounted.
         let base = (head.version, head.hash);
         self.state.put_memory(&self.keys, &Memory { version: head.version, head: head.hash, base })?;
@@ -90,11 +96,11 @@ fn unstored(
     site: &Site,
     state: &StateDir,
     keys: &LocalKeys,
-    versions: [HeadLink; 2],
+    versions: [Option<HeadLink>; 2],
     device: Option<DeviceId>,
 ) -> Result<Unstored> {
     let open = |link: HeadLink| site.versions.open(link.version).ok().filter(|o| o.head.link() == link);
-    let base = versions.into_iter().find_map(open);
+    let base = versions.into_iter().flatten().find_map(open);
     let known = base.is_some();
     let mark = base.zip(device).and_then(|(base, device)| base.commit.device(&device).map(|mark| mark.lsn));
     let options = Options { floor: mark.unwrap_or(0), before_damage: true, ..Options::default() };

@@ -35,6 +35,12 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     let memory = state.memory(&keys)?;
     let known = memory.map(|m| HeadLink { version: m.version, hash: m.head });
     let mut newest = site.newest_after(known, state.path())?;
+    if let Some(lost) = site.lost(&newest) {
+        if !settings.read_only {
+            return Err(lost);
+        }
+        tracing::warn!("{lost}");
+    }
     let (mut device, fresh) = match state.device(&keys)? {
         Some(device) => (device, false),
         None => (StateDir::new_device(&SystemRandom)?, true),
@@ -46,7 +52,7 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     {
         match divide(&site, &state, &keys, known, &device, settings.read_only)? {
             Divided::Renamed(new) => device = new,
-            Divided::Alone(base) => newest = Newest { opened: Some(*base), next: newest.next },
+            Divided::Alone(base) => newest = Newest { opened: Some(*base), next: newest.next, lost: None },
         }
     } else if let (Some(memory), Some(opened)) = (memory, &newest.opened)
         && others_wrote(&site, opened, memory.base.0, &device)
@@ -60,7 +66,7 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
                     "this is version {} with what the journal holds: not the newest",
                     base.version()
                 );
-                newest = Newest { opened: Some(base), next: newest.next };
+                newest = Newest { opened: Some(base), next: newest.next, lost: None };
             }
             over = None;
         }

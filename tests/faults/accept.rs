@@ -155,6 +155,24 @@ fn a_newest_head_that_is_damaged_for_good_can_be_given_up() {
 }
 
 #[test]
+fn a_machine_that_has_seen_nothing_can_give_up_a_damaged_newest_head_too() {
+    let mut d = TestDrive::with("commit=3600");
+    fs::write(d.mnt.join("file"), "one").unwrap();
+    d.umount();
+    fs::remove_dir_all(&d.state).unwrap();
+    let last = objects(&d.store).into_iter().filter(|n| n.contains("/heads/")).next_back().unwrap();
+    fs::write(d.store.join(&last), "").unwrap();
+    Said::from(d.try_mount("commit=1")).expect(5, &["damaged", "nacrefs accept"]);
+    let said = accept(&d, &["--yes"]);
+    assert!(said.exit == 0 && said.out.contains("has seen no version yet"), "{said:?}");
+    d.mount();
+    assert!(!d.mnt.join("file").exists());
+    fs::write(d.mnt.join("file"), "two").unwrap();
+    d.remount();
+    assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "two");
+}
+
+#[test]
 fn where_there_is_no_version_at_all_nothing_is_accepted() {
     let (d, _) = rolled_back();
     for head in objects(&d.store).into_iter().filter(|n| n.contains("/heads/")) {
@@ -164,5 +182,5 @@ fn where_there_is_no_version_at_all_nothing_is_accepted() {
     assert!(d.state.join("memory").exists());
     let new = d.dir().join("no-state");
     let said = run(d.nacrefs(&["accept"]).arg(&d.store).arg("--state-dir").arg(&new));
-    assert!(said.exit == 0 && said.out.contains("no memory") && !new.exists(), "{said:?}");
+    assert!(said.exit == 0 && said.out.contains("no state directory") && !new.exists(), "{said:?}");
 }

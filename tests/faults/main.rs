@@ -13,3 +13,4 @@ mod flips;
 mod heads;
 mod journal;
 mod lab;
+mod pressure;
