@@ -4,6 +4,7 @@
 use super::backend::Running;
 use super::control::Failure;
 use super::exit;
+use super::notice::Notice;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::dirs::make_dir;
 use parking_lot::Mutex;
@@ -100,6 +101,7 @@ impl Waiting {
     /// Waits until the daemon is ready, and returns the lines that it wants printed, or its error.
     pub fn wait(mut self) -> Result<Vec<String>> {
         let mut said = Vec::new();
+        let _notice = Notice::of("opening the drive");
         self.pipe.read_to_end(&mut said).context(|| "cannot hear the daemon")?;
         match serde_json::from_slice(&said) {
             Ok(Outcome::Ready(lines)) => Ok(lines),

@@ -7,9 +7,10 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::store::HeadLink;
 use crate::sys::dirs::sync_dir;
 use crate::sys::{Disk, HostDisk, Random, random};
-use crate::types::{DeviceId, Incarnation};
+use crate::types::{DeviceId, Incarnation, Time};
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// A state directory, locked by this process.
@@ -54,6 +55,37 @@ impl StateDir {
             disk.remove(&name)?;
         }
         disk.sync_names()
+    }
+
+    /// Moves the journal into a new state directory inside this one, with what else is needed to mount it: the keys, the
+    /// device and its memory.
+    pub fn set_aside(&self, now: i64) -> Result<PathBuf> {
+        let aside = self.path.join(format!("before-accept-{now}"));
+        let copy = || -> std::io::Result<()> {
+            fs::DirBuilder::new().mode(0o700).create(&aside)?;
+            for name in ["key", "device", "memory"] {
+                match fs::copy(self.path.join(name), aside.join(name)) {
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    copied => copied.and_then(|_| File::open(aside.join(name))?.sync_all())?,
+                }
+            }
+            fs::rename(self.path.join("journal"), aside.join("journal"))?;
+            File::open(&aside)?.sync_all()?;
+            File::open(&self.path)?.sync_all()
+        };
+        copy().context(|| format!("cannot move the journal to {}", aside.display()))?;
+        Ok(aside)
+    }
+
+    /// Removes the local index, which the next start makes anew.
+    pub fn clear_index(&self) -> Result<()> {
+        let index = self.path.join("index");
+        match fs::remove_dir_all(&index) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).context(|| format!("cannot remove {}", index.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
@@ -135,6 +167,13 @@ impl StateDir {
     /// The newest head that this machine has seen.
     pub fn memory(&self, keys: &LocalKeys) -> Result<Option<Memory>> {
         self.read("memory")?.map(|bytes| Memory::open(keys, &bytes)).transpose()
+    }
+
+    /// When the memory was last written.
+    pub fn remembered_at(&self) -> Option<Time> {
+        use std::os::unix::fs::MetadataExt;
+        let at = fs::metadata(self.path.join("memory")).ok()?;
+        Some(Time { sec: at.mtime(), nsec: 0 })
     }
 
     pub fn put_memory(&self, keys: &LocalKeys, memory: &Memory) -> Result<()> {

@@ -207,8 +207,14 @@ impl Objects for Local {
     }
 
     fn settle(&self, name: &str) -> Result<()> {
+        check_name(name)?;
         let path = self.root.join(name);
-        let synced = self.open_file(name)?.sync_all().and_then(|()| path.parent().map_or(Ok(()), sync_dir));
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.present().map(|()| None)?,
+            opened => Some(opened.map_err(|e| self.read_error(name, e))?),
+        };
+        let synced = file.map_or(Ok(()), |f| f.sync_all());
+        let synced = synced.and_then(|()| path.parent().map_or(Ok(()), sync_dir));
         synced.map_err(|e| io_error("make durable", &path.display().to_string(), e))
     }
 }

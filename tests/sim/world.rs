@@ -169,7 +169,7 @@ impl World {
     /// A machine, by its seed, at a store that has a drive.
     pub fn on(store: Memory, key: [u8; 32], disk: SimDisk, seed: u64, settings: Settings) -> World {
         let source = SimRandom::new(seed);
-        let secrets = Arc::new(slots::unlock(&store, &secret(key)).unwrap());
+        let secrets = Arc::new(slots::unlock(&store, &secret(key)).unwrap().0);
         let watched = Arc::new(Watched { memory: store, watcher: RwLock::default() });
         let plan: Arc<RwLock<Option<Plan>>> = Arc::default();
         let ask = plan.clone();
