@@ -4,8 +4,9 @@
 use super::Drive;
 use super::types::Wait;
 use crate::error::{Error, Kind, Result};
+use crate::sys::Timer;
 use parking_lot::{Condvar, Mutex};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// The share of a limit from which on writers are slowed, and from which on they wait (percent).
@@ -26,6 +27,26 @@ pub struct Pressure {
     state: Mutex<Wanted>,
     room: Condvar,
     work: Condvar,
+    /// Operations that wait for room now, and those that ever did.
+    waiting: AtomicUsize,
+    pub(super) held_back: Timer,
+}
+
+/// An operation that waits for room, counted.
+struct Waiter<'a>(&'a Pressure, Instant);
+
+impl<'a> Waiter<'a> {
+    fn of(pressure: &'a Pressure) -> Waiter<'a> {
+        pressure.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiter(pressure, Instant::now())
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.held_back.add(self.1.elapsed());
+    }
 }
 
 #[derive(Default)]
@@ -64,6 +85,11 @@ impl Pressure {
         }
         s.commit = false;
         !s.stop
+    }
+
+    /// How many operations wait for room now.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// There is room again.
@@ -107,6 +133,7 @@ impl Drive {
 
     fn slow_down(&self, full: u64) {
         if full < FULL {
+            let _waiter = Waiter::of(&self.pressure);
             std::thread::sleep(SLOWEST * full.saturating_sub(SLOW) as u32 / (FULL - SLOW) as u32);
         }
     }
@@ -114,8 +141,10 @@ impl Drive {
     /// Waits for commits to end what `full` tells; false where that took too long.
     fn wait_while(&self, full: impl Fn(&Drive) -> bool) -> bool {
         let deadline = Instant::now() + self.settings.timeout;
+        let mut waiter = None;
         let mut state = self.pressure.state.lock();
         while full(self) {
+            waiter.get_or_insert_with(|| Waiter::of(&self.pressure));
             state.commit = true;
             self.pressure.work.notify_all();
             let step = (Instant::now() + Duration::from_millis(100)).min(deadline);

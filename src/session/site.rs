@@ -33,6 +33,8 @@ pub struct Site {
     pub secrets: Arc<DriveSecrets>,
     pub keys: Arc<RealmKeys>,
     pub versions: Arc<Versions>,
+    /// What was asked of the store since it was unlocked.
+    pub requests: Arc<store::Counts>,
     index_keys: IndexKeys,
 }
 
@@ -61,6 +63,8 @@ impl Site {
 
     /// A store whose secrets are known.
     pub fn new(objects: Arc<dyn Objects>, secrets: Arc<DriveSecrets>) -> Result<Site> {
+        let (objects, requests) = store::Counted::new(objects);
+        let objects: Arc<dyn Objects> = Arc::new(objects);
         let keys = Arc::new(secrets.realm_keys());
         let mut index_keys = IndexKeys::new(keys.realm(), keys.epoch(), keys.index_key().clone());
         for epoch in 1..keys.epoch() {
@@ -68,7 +72,7 @@ impl Site {
             index_keys = index_keys.with_earlier(epoch, earlier.index_key().clone());
         }
         let versions = Arc::new(Versions::new(objects.clone(), secrets.clone(), index_keys.clone()));
-        Ok(Site { objects, secrets, keys, versions, index_keys })
+        Ok(Site { objects, secrets, keys, versions, requests, index_keys })
     }
 
     /// The chunks, as the index runs of a version have them.
