@@ -1,6 +1,8 @@
 //! The real drives behind the command line: [`Backend`] over [`session`](crate::session).
 
 mod answers;
+mod ending;
+mod measures;
 mod mounted;
 
 use super::backend::{
@@ -89,7 +91,7 @@ impl Backend for Drives {
             Request::Status {} => out.status(&past.status(&drive.store)),
             Request::Log { path } => past.log(&path, out),
             Request::Cat { path, at } => past.cat(&path, at, out),
-            Request::Sync {} | Request::Commit {} | Request::Umount { .. } => {
+            Request::Sync {} | Request::Commit {} | Request::Umount { .. } | Request::LogLevel { .. } => {
                 Err(Error::new(Kind::NotADrive, format!("{} is not mounted here", drive.store)))
             }
         }

@@ -4,14 +4,18 @@ use super::App;
 use super::args;
 use super::backend::{InitOptions, MountRequest};
 use super::control::{SOCKET, Server};
-use super::daemon::{self, Report, Side, Signals};
+use super::daemon::{self, Report, Side};
+use super::logging;
+use super::metrics::{self, Listener};
 use super::mounts::{self, shown};
 use super::options::MountOptions;
 use super::paths::{file_url, resolve, url_path};
 use super::secrets::{self, Given};
+use super::signals::Signals;
 use super::umount::detach;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::SystemRandom;
+use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -96,13 +100,13 @@ fn plan(app: &App, args: &args::Mount) -> Result<Plan> {
 /// The life of a mount, from opening the drive to its end.
 fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     daemon::keep_files_private();
-    let signals = Signals::watch()?;
+    let signals = Signals::watch(report.is_foreground() && std::io::stderr().is_terminal())?;
     let secret = match plan.secret {
         Secret::Given(secret) => secret,
         Secret::NewKey(file) => Given::KeyFile(secrets::make_key(&file, &SystemRandom)?),
     };
     if report.is_foreground() {
-        daemon::start_logging("info")?;
+        logging::start("info", &plan.options.log)?;
     }
     let made = match plan.make {
         true => Some(app.backend.init(&plan.store, &secret, &InitOptions { recovery_code: false })?.drive),
@@ -115,8 +119,8 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     };
     daemon::make_state_dir(&state_dir)?;
     if !report.is_foreground() {
-        daemon::log_to(&state_dir)?;
-        daemon::start_logging("info")?;
+        logging::log_to(&state_dir)?;
+        logging::start("info", &plan.options.log)?;
     }
     let mut lines = Vec::new();
     if made.is_some() {
@@ -126,6 +130,8 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     if let Some(key) = plan.key_file.filter(|key| on_one_disk(key, &state_dir)) {
         lines.push(format!("not protected if this disk is stolen: the key is on it ({})", shown(&key)));
     }
+    // Before the drive is mounted: a place that is taken must not leave half a mount.
+    let listener = plan.options.metrics.as_ref().map(Listener::bind).transpose()?;
     let control = state_dir.join(SOCKET);
     let request = MountRequest {
         store: plan.store,
@@ -139,11 +145,15 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     signals.stop_on_signal(running.clone());
     let owner = rustix::process::geteuid().as_raw();
     let ready = Server::start(&control, owner, running.handler()).and_then(|server| {
+        let metrics = match listener {
+            Some(listener) => Some(metrics::Server::start(listener, running.clone())?),
+            None => None,
+        };
         lines.push(format!("mounted on {}", shown(&plan.dir)));
-        report.ready(std::mem::take(&mut lines)).map(|()| server)
+        report.ready(std::mem::take(&mut lines)).map(|()| (server, metrics))
     });
-    let server = match ready {
-        Ok(server) => server,
+    let servers = match ready {
+        Ok(servers) => servers,
         Err(e) => {
             running.stop();
             running.wait()?;
@@ -153,7 +163,7 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     tracing::info!("mounted on {}", shown(&plan.dir));
     let outcome = running.wait();
     // While the drive still holds its lock: the next daemon's socket has the same name.
-    drop(server);
+    drop(servers);
     match &outcome {
         Ok(()) => tracing::info!("unmounted"),
         Err(e) => tracing::error!("{}", e.chain()),

@@ -48,12 +48,38 @@ impl Keeper {
         Ok(Keeper { drive, stopped, threads })
     }
 
+    /// Ends the threads, and waits for what they are doing; whoever waits for a store that does not answer is left to
+    /// end with the process.
+    pub fn stop_within(&mut self, patience: Duration) {
+        self.tell_to_stop();
+        let deadline = Instant::now() + patience;
+        while self.threads.iter().any(|thread| !thread.is_finished()) {
+            if Instant::now() >= deadline {
+                let left: Vec<_> = self.threads.iter().filter(|t| !t.is_finished()).collect();
+                let names: Vec<_> = left.iter().filter_map(|t| t.thread().name()).collect();
+                tracing::warn!("not waited for: {}", names.join(", "));
+                self.threads.retain(JoinHandle::is_finished);
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.join();
+    }
+
     /// Ends the threads, and waits for what they are doing.
     pub fn stop(&mut self) {
+        self.tell_to_stop();
+        self.join();
+    }
+
+    fn tell_to_stop(&self) {
         *self.stopped.0.lock() = true;
         self.stopped.1.notify_all();
         self.drive.stop_waiting();
         self.drive.stop_read_ahead();
+    }
+
+    fn join(&mut self) {
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the drive panicked");

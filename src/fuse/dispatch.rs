@@ -324,7 +324,9 @@ mod tests {
     fn a_refusal_is_answered_with_its_errno_and_a_miss_that_may_wait_is_a_fault() {
         let d = dispatcher(false);
         let (reply, answers) = probe();
-        d.serve(Op::read(Call::Lookup, 1), [], reply, |_, _, []| Err::<u32, _>(Error::errno_of(libc::ENOENT)));
+        d.serve(Op::read(Call::Lookup, 1), [], reply, |_, _, []| {
+            Err::<u32, _>(Error::errno_of(libc::ENOENT))
+        });
         assert_eq!(told(&answers), (Err(libc::ENOENT), true));
         let (reply, answers) = probe();
         d.serve(Op::read(Call::Read, 1), [], reply, |_, _, []| Err::<u32, _>(miss()));
@@ -339,7 +341,9 @@ mod tests {
                 s.spawn(move || {
                     for i in 0..200u32 {
                         let (reply, answers) = probe();
-                        let lane = [Op::read(Call::Read, 1), Op::change(Call::Write, 1), Op::sync(Call::Fsync, 1)][(i % 3) as usize];
+                        let lane =
+                            [Op::read(Call::Read, 1), Op::change(Call::Write, 1), Op::sync(Call::Fsync, 1)]
+                                [(i % 3) as usize];
                         d.serve(lane, [], reply, move |_, wait, []| match (i % 5, wait) {
                             (0, Wait::No) => Err(miss()),
                             (1, _) => panic!("on purpose"),

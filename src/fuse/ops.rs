@@ -209,7 +209,8 @@ impl Filesystem for Ops {
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let (op, bytes) = (Op::change(Call::Symlink, parent.0), [name.as_bytes(), target.as_os_str().as_bytes()]);
+        let (op, bytes) =
+            (Op::change(Call::Symlink, parent.0), [name.as_bytes(), target.as_os_str().as_bytes()]);
         self.make(op, caller(req, 0), parent.0, bytes, new(FileKind::Symlink, 0o777, 0), reply);
     }
 
@@ -238,9 +239,14 @@ impl Filesystem for Ops {
         reply: ReplyEmpty,
     ) {
         let names = [name.as_bytes(), newname.as_bytes()];
-        self.desk.serve(Op::change(Call::Rename, parent.0), names, reply, move |drive, wait, [name, newname]| {
-            drive.rename(wait, parent.0, name, newparent.0, newname, convert::rename_how(flags)?)
-        });
+        self.desk.serve(
+            Op::change(Call::Rename, parent.0),
+            names,
+            reply,
+            move |drive, wait, [name, newname]| {
+                drive.rename(wait, parent.0, name, newparent.0, newname, convert::rename_how(flags)?)
+            },
+        );
     }
 
     fn link(&self, _: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
@@ -418,9 +424,12 @@ impl Filesystem for Ops {
     ) {
         let caller = caller(req, 0);
         let bytes = [name.as_bytes(), value];
-        self.desk.serve(Op::change(Call::Setxattr, ino.0), bytes, reply, move |drive, wait, [name, value]| {
-            drive.set_xattr(wait, &caller, ino.0, name, value, flags)
-        });
+        self.desk.serve(
+            Op::change(Call::Setxattr, ino.0),
+            bytes,
+            reply,
+            move |drive, wait, [name, value]| drive.set_xattr(wait, &caller, ino.0, name, value, flags),
+        );
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

@@ -6,6 +6,7 @@ use crate::error::{Context, Error, Kind, Result};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 /// A connection to a daemon, for one request. Waiting for answers ends when the daemon does, or by Ctrl-C.
 pub struct Client {
@@ -40,6 +41,14 @@ impl Client {
         self.pid
     }
 
+    /// From now on an answer that takes longer is an error: for what a daemon answers at once.
+    pub fn within(self, patience: Duration) -> Result<Client> {
+        let stream = self.stream.get_ref();
+        let set = stream.set_read_timeout(Some(patience)).and(stream.set_write_timeout(Some(patience)));
+        set.context(|| "control socket")?;
+        Ok(self)
+    }
+
     /// Sends the request, hands on what it is answered with, and returns its outcome.
     pub fn ask(mut self, request: &Request, out: &mut dyn Reply) -> Result<()> {
         let mut line = serde_json::to_vec(request)
@@ -63,6 +72,7 @@ impl Client {
                 Answer::Status(status) => out.status(&status)?,
                 Answer::Entry(entry) => out.entry(&entry)?,
                 Answer::Version(version) => out.version(version)?,
+                Answer::LogLevel(level) => out.log_level(&level)?,
                 Answer::Data { len } if len <= MAX_DATA => {
                     data.resize(len, 0);
                     self.stream.read_exact(&mut data).context(|| "the drive's daemon ended in the middle")?;
@@ -83,6 +93,12 @@ impl Client {
         match read {
             Ok(0) => return Ok(None),
             Err(e) if e.kind() == ErrorKind::ConnectionReset => return Ok(None),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                let pid = self.pid.map_or("unknown".to_owned(), |pid| pid.to_string());
+                return Err(Error::failed(format!(
+                    "the drive's daemon (process {pid}) does not answer: it is stopped, or waits for a disk"
+                )));
+            }
             Err(e) => return Err(e).context(|| "cannot hear the drive's daemon"),
             Ok(_) if line.last() != Some(&b'\n') => {
                 return Err(Error::failed("the drive's daemon ended in the middle of an answer"));

@@ -188,6 +188,10 @@ impl Reply for Lines<'_> {
         self.line(&Answer::Version(version))
     }
 
+    fn log_level(&mut self, level: &str) -> Result<()> {
+        self.line(&Answer::LogLevel(level.to_owned()))
+    }
+
     fn data(&mut self, bytes: &[u8]) -> Result<()> {
         for part in bytes.chunks(MAX_DATA) {
             self.line(&Answer::Data { len: part.len() })?;
