@@ -2,6 +2,7 @@
 
 mod answers;
 mod ending;
+mod live;
 mod measures;
 mod mounted;
 

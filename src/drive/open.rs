@@ -119,8 +119,8 @@ impl crate::content::OpenSealed for Keys {
     }
 }
 
-/// Seals, and keeps the nodes that it sealed among the opened chunks: what a commit writes is what the next
-/// operations look into, also while the store is away.
+/// Seals the nodes of directories, and keeps them among the opened chunks: the directories that a commit writes are
+/// what the next operations look into, also while the store is away.
 pub(super) struct Keeping<'a> {
     pub keys: &'a RealmKeys,
     pub cache: &'a ContentCache,
@@ -200,16 +200,17 @@ impl Drive {
             clock: parts.clock,
             next_ino: AtomicU64::new(first),
             resident: Resident::new(settings.written),
-            committing: Mutex::new(Committing::new(
-                parts.versions,
-                parts.store,
-                base,
-                parts.newest.next,
-                parts.signer,
-                parts.device,
-                parts.incarnation,
-                parts.remember,
-            )),
+            committing: Mutex::new(Committing {
+                versions: parts.versions,
+                next: parts.newest.next,
+                signer: parts.signer,
+                device: parts.device,
+                incarnation: parts.incarnation,
+                remember: parts.remember,
+                closed: None,
+            }),
+            newest: RwLock::new(base),
+            store: parts.store,
             closing: AtomicUsize::new(0),
             next_shard: AtomicUsize::new(0),
             pressure: Pressure::default(),

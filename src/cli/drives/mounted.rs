@@ -2,6 +2,7 @@
 
 use super::answers::Past;
 use super::ending::commit_patiently;
+use super::live;
 use super::{pace_of, settings_of, store_dir};
 use crate::cli::backend::{MountRequest, Running};
 use crate::cli::control::{Handler, Progress, Reply, Request, Status};
@@ -262,10 +263,7 @@ impl Handler for Inner {
                 out.log_level(&logging::level())
             }
             Request::Log { path } => self.past().log(&path, out),
-            Request::Cat { path, at: None } => {
-                self.drive.commit_all()?;
-                self.past().cat(&path, None, out)
-            }
+            Request::Cat { path, at: None } => live::cat(&self.drive, &path, out),
             Request::Cat { path, at } => self.past().cat(&path, at, out),
         }
     }
