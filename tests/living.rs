@@ -221,7 +221,7 @@ fn metrics_count_what_was_done_and_are_strict_openmetrics() {
     fs::write(d.mnt.join("file"), noise(1, 2 << 20)).unwrap();
     fs::File::open(d.mnt.join("file")).unwrap().sync_all().unwrap();
     assert!(fs::metadata(d.mnt.join("none")).is_err());
-    assert!(fs::remove_dir(&d.mnt.join("file")).is_err());
+    assert!(fs::remove_dir(d.mnt.join("file")).is_err());
     assert!(fs::remove_dir(d.mnt.join(".")).is_err());
     fs::create_dir(d.mnt.join("dir")).unwrap();
     fs::write(d.mnt.join("dir/x"), "x").unwrap();

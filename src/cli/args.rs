@@ -53,6 +53,10 @@ pub enum Command {
     /// Mount a drive, and return once it is usable
     ///
     /// Without STORE: your default drive, made on first use, with a key file.
+    ///
+    /// SIGTERM and SIGINT commit and unmount; where the store cannot be reached the rest stays in the journal, and the
+    /// daemon's exit status is 4. A second one does not wait. SIGHUP opens the log anew and commits; SIGUSR1 writes the
+    /// status into the log.
     #[command(
         allow_missing_positional = true,
         after_help = MOUNT_EXAMPLES,
@@ -406,7 +410,7 @@ mod tests {
         }
         let mut seen = 0;
         walk(&definition(), &mut seen);
-        assert_eq!(seen, 11);
+        assert_eq!(seen, 13);
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub struct MountRequest {
     pub state_dir: PathBuf,
     /// What `getxattr(…, "nacre.control")` must answer on every directory of the mount.
     pub control: PathBuf,
+    /// What `status` is to say of a thief of this machine's disk, if anything.
+    pub unprotected: Option<String>,
     pub options: MountOptions,
 }
 

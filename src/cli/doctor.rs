@@ -20,7 +20,7 @@ use super::control::Status;
 use super::mounts::{self, Mount, shown};
 use super::output::Screen;
 use super::paths::{file_url, resolve, store_url, url_path};
-use super::status::of_mount;
+use super::status::{may_see, of_mount};
 use super::values::escape_message;
 use crate::error::{Error, Kind, Result};
 use serde::{Serialize, Serializer};
@@ -155,7 +155,7 @@ pub fn run(app: &App, args: &args::Doctor) -> Result<()> {
 fn patients(app: &App, target: Option<&Path>) -> Result<Vec<Patient>> {
     let closed = |store: String| Patient { mount: None, store, status: None };
     let Some(target) = target else {
-        let found: Vec<_> = mounts::ours()?.into_iter().map(Patient::of_mount).collect();
+        let found: Vec<_> = mounts::ours()?.into_iter().filter(may_see).map(Patient::of_mount).collect();
         if !found.is_empty() {
             return Ok(found);
         }
@@ -178,6 +178,9 @@ fn examine(app: &App, args: &args::Doctor, patient: &Patient) -> Vec<Finding> {
     if let (Some(mount), Some(status)) = (&patient.mount, &patient.status) {
         findings.extend(mounted::checks(mount, status));
     }
+    let me = rustix::process::geteuid().as_raw();
+    let owner =
+        patient.mount.as_ref().and_then(Mount::owner).map(|(user, _)| user).filter(|user| *user != me);
     let reach = stored::reach(patient.store_dir().as_deref());
     let reached = reach.verdict != Verdict::Fail;
     let id = if reached { stored::drive_id(app, &patient.store) } else { Err(reach.clone()) };
@@ -190,6 +193,11 @@ fn examine(app: &App, args: &args::Doctor, patient: &Patient) -> Vec<Finding> {
     }
     if reached {
         findings.push(reach);
+    }
+    if let Some(user) = owner {
+        let why = format!("the drive is another user's: run this as user {user} to look into it");
+        findings.push(Finding::skip("store", why));
+        return findings;
     }
     match id {
         Err(finding) => findings.push(finding),
@@ -230,6 +238,20 @@ fn key_file(app: &App, args: &args::Doctor, store: &str) -> Option<PathBuf> {
     let places = app.places().ok().filter(|p| file_url(&p.store) == store && p.key.exists());
     places.map(|p| p.key)
 }
+
+/// Why what is on this machine is open to whoever steals its disk: the key is there as well, or swap in the clear.
+pub fn unprotected(key: Option<&Path>, state_dir: &Path) -> Option<String> {
+    let key =
+        key.map(|key| local::key_file(key, Some(state_dir)).what).filter(|what| what.starts_with(STOLEN));
+    key.or_else(|| {
+        let swaps = std::fs::read_to_string("/proc/swaps").ok()?;
+        let found = machine::swap(&swaps, machine::is_encrypted_file);
+        (found.verdict == Verdict::Warn).then(|| format!("{STOLEN}: {}", found.what))
+    })
+}
+
+/// How every word on that begins.
+const STOLEN: &str = "not protected if this disk is stolen";
 
 #[cfg(test)]
 mod tests {

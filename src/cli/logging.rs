@@ -13,7 +13,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use tracing::{Level, Metadata};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{Layer, fmt, reload};
@@ -39,23 +39,31 @@ pub struct LogOptions {
 }
 
 /// Reads a filter: a level (`off`, `error`, `warn`, `info`, `debug`, `trace`), or several parts between commas,
-/// each a level or `MODULE=LEVEL`.
+/// each a level or `MODULE=LEVEL`. A level alone is of nacrefs; the libraries tell their warnings at most.
 pub fn parse_level(text: &str) -> Result<Targets> {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    let refuse = || {
-        Error::new(
-            Kind::Usage,
-            format!("{text:?} is no log level: there are {}, also as MODULE=LEVEL", LEVELS.join(", ")),
-        )
-    };
-    let known = |part: &str| {
-        let (module, level) = part.split_once('=').unwrap_or(("nacrefs", part));
-        !module.is_empty() && LEVELS.contains(&level)
-    };
-    if !text.split(',').all(known) {
-        return Err(refuse());
-    }
-    text.parse().map_err(|e| refuse().with_source(e))
+    const LEVELS: [(&str, LevelFilter); 6] = [
+        ("off", LevelFilter::OFF),
+        ("error", LevelFilter::ERROR),
+        ("warn", LevelFilter::WARN),
+        ("info", LevelFilter::INFO),
+        ("debug", LevelFilter::DEBUG),
+        ("trace", LevelFilter::TRACE),
+    ];
+    text.split(',').try_fold(Targets::new(), |targets, part| {
+        let (module, name) = part.split_once('=').map_or((None, part), |(m, l)| (Some(m), l));
+        let level = LEVELS.iter().find(|(n, _)| *n == name).map(|(_, level)| *level);
+        match (module, level) {
+            (Some(module), Some(level)) if !module.is_empty() => Ok(targets.with_target(module, level)),
+            (None, Some(level)) => {
+                Ok(targets.with_target("nacrefs", level).with_default(level.min(LevelFilter::WARN)))
+            }
+            _ => {
+                let known = LEVELS.map(|(n, _)| n).join(", ");
+                let what = format!("{text:?} is no log level: there are {known}, also as MODULE=LEVEL");
+                Err(Error::new(Kind::Usage, what))
+            }
+        }
+    })
 }
 
 /// Starts logging. `NACREFS_LOG` says how much, then the options, then `default`.
@@ -231,10 +239,21 @@ mod tests {
         for good in ["info", "off", "warn,nacrefs::journal=trace", "nacrefs=debug"] {
             parse_level(good).unwrap();
         }
-        // A bare word that is no level would be taken for a module by the filter itself.
         for bad in ["", "loud", "INFO ", "nacrefs=", "=debug", "info,,warn", "nacrefs=loud"] {
             let e = parse_level(bad).unwrap_err();
             assert!(e.kind() == Kind::Usage && e.to_string().contains("trace"), "{bad}: {e}");
         }
+    }
+
+    /// What the index's library tells at debug used to bury what the drive tells.
+    #[test]
+    fn a_level_is_of_nacrefs_and_libraries_keep_to_warnings() {
+        let shown = |text: &str, target: &str, level| parse_level(text).unwrap().would_enable(target, &level);
+        assert!(shown("debug", "nacrefs::drive", Level::DEBUG));
+        assert!(!shown("debug", "sled::pagecache", Level::INFO) && shown("debug", "sled", Level::WARN));
+        assert!(!shown("error", "sled", Level::WARN) && !shown("off", "nacrefs", Level::ERROR));
+        assert!(shown("warn,nacrefs::journal=trace", "nacrefs::journal::write", Level::TRACE));
+        assert!(!shown("warn,nacrefs::journal=trace", "nacrefs::store", Level::INFO));
+        assert!(shown("sled=debug", "sled::meta", Level::DEBUG));
     }
 }

@@ -5,6 +5,7 @@ use super::args;
 use super::backend::{InitOptions, MountRequest};
 use super::control::{SOCKET, Server};
 use super::daemon::{self, Report, Side};
+use super::doctor;
 use super::logging;
 use super::metrics::{self, Listener};
 use super::mounts::{self, shown};
@@ -16,7 +17,6 @@ use super::umount::detach;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::SystemRandom;
 use std::io::IsTerminal;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What is known before the daemon is started.
@@ -127,9 +127,8 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
         lines = first_lines(&plan.store, plan.key_file.as_deref(), &state_dir);
     }
     let first = lines.clone();
-    if let Some(key) = plan.key_file.filter(|key| on_one_disk(key, &state_dir)) {
-        lines.push(format!("not protected if this disk is stolen: the key is on it ({})", shown(&key)));
-    }
+    let unprotected = doctor::unprotected(plan.key_file.as_deref(), &state_dir);
+    lines.extend(unprotected.clone());
     // Before the drive is mounted: a place that is taken must not leave half a mount.
     let listener = plan.options.metrics.as_ref().map(Listener::bind).transpose()?;
     let control = state_dir.join(SOCKET);
@@ -139,6 +138,7 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
         dir: plan.dir.clone(),
         state_dir,
         control: control.clone(),
+        unprotected,
         options: plan.options,
     };
     let running = app.backend.mount(request).map_err(|e| made_all_the_same(e, &first))?;
@@ -195,14 +195,6 @@ fn made_all_the_same(e: Error, first_lines: &[String]) -> Error {
     let words: Vec<&str> = first_lines.iter().flat_map(|l| [l.trim(), ";"]).collect();
     let said = words.join(" ").replace(" ;", ";").replace(":;", ":");
     e.context(format!("{said} but it cannot be mounted"))
-}
-
-/// Whether whoever steals the disk of the state directory has the key too.
-fn on_one_disk(key: &Path, state_dir: &Path) -> bool {
-    match (std::fs::metadata(key), std::fs::metadata(state_dir)) {
-        (Ok(key), Ok(state)) => key.dev() == state.dev(),
-        _ => false,
-    }
 }
 
 /// The directory to mount on, made absolute; whatever a dead daemon left there is cleared.

@@ -39,6 +39,8 @@ pub fn getxattr(path: &Path, name: &str, owner: Option<(u32, u32)>) -> Result<An
     // other threads of the parent may hold any lock.
     let child = match unsafe { libc::fork() } {
         -1 => return Err(std::io::Error::last_os_error()).context(failed),
+        // SAFETY: the calls are of the system, with pointers to C strings and a buffer that outlive them; the header
+        // goes into the buffer's first 4 bytes, the value behind them.
         0 => unsafe {
             if let Some((user, group)) = owner {
                 // The raw calls: glibc's would tell threads that are not there.

@@ -48,7 +48,7 @@ pub fn run(app: &App, args: &args::Status, verbose: bool) -> Result<()> {
 }
 
 /// Whether a mount is the caller's, who sees all as root.
-fn may_see(mount: &Mount) -> bool {
+pub fn may_see(mount: &Mount) -> bool {
     let me = rustix::process::geteuid();
     me.is_root() || mount.owner().is_none_or(|(user, _)| user == me.as_raw())
 }
@@ -153,6 +153,9 @@ pub fn human(s: &Status, now: Moment, verbose: bool) -> String {
         field("held back", format!("{} operations wait for room", s.waiting));
     }
     field("cache", of(s.cache_bytes, s.cache_limit));
+    if let Some(why) = &s.unprotected {
+        field("warning", escape_message(why));
+    }
     if let Some(e) = &s.last_error {
         let at = s.last_error_time.map_or(String::new(), |at| format!(" ({} ago)", ago(at)));
         field("last error", format!("{}{at}", escape_message(e)));

@@ -90,6 +90,9 @@ pub struct Status {
     /// File operations that wait for room in the journal or in memory now.
     #[serde(default)]
     pub waiting: u64,
+    /// Why a thief of this machine's disk could open the drive, or parts of it.
+    #[serde(default)]
+    pub unprotected: Option<String>,
     /// Bytes a second that went to the store, on the average since it was mounted, while something went.
     #[serde(default)]
     pub store_speed: Option<u64>,
@@ -135,7 +138,7 @@ pub struct Progress {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     Progress(Progress),
-    Status(Status),
+    Status(Box<Status>),
     Entry(LogEntry),
     Version(Version),
     LogLevel(String),

@@ -177,7 +177,7 @@ impl Reply for Lines<'_> {
     }
 
     fn status(&mut self, status: &Status) -> Result<()> {
-        self.line(&Answer::Status(status.clone()))
+        self.line(&Answer::Status(Box::new(status.clone())))
     }
 
     fn entry(&mut self, entry: &LogEntry) -> Result<()> {

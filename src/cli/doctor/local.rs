@@ -205,7 +205,7 @@ fn key(name: &str, mode: u32, on_state_disk: bool, encrypted: bool) -> Finding {
     match on_state_disk && !encrypted {
         true => Finding::warn(
             "key file",
-            format!("not protected if this disk is stolen: {name} is on it, in the clear"),
+            format!("{}: {name} is on it, in the clear", super::STOLEN),
             "encrypt the disk, keep the key on another, or use a passphrase",
         ),
         false => Finding::ok("key file", name),
@@ -230,6 +230,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let me = rustix::process::geteuid().as_raw();
         let look = |me| private(dir.path(), &fs::metadata(dir.path()).unwrap(), me);
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
         says(look(me), Ok, "");
         says(look(me + 1), Fail, "belongs to user");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();

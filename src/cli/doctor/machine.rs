@@ -26,7 +26,7 @@ pub fn checks(patients: &[Patient]) -> Vec<Finding> {
         helper(root, std::env::var_os("PATH").as_deref()),
         allow_other(root, &fs::read_to_string("/etc/fuse.conf").unwrap_or_default(), wanted),
         kernel(release.trim()),
-        swap(&swaps, |path| fs::metadata(path).is_ok_and(|m| is_encrypted(m.rdev()))),
+        swap(&swaps, is_encrypted_file),
         open_files(&fs::read_to_string(limits).unwrap_or_default()),
     ]
 }
@@ -112,7 +112,7 @@ fn kernel(release: &str) -> Finding {
 }
 
 /// Swap that keeps what was in memory in the clear. The keys are locked in memory; what files hold is not.
-fn swap(swaps: &str, encrypted: impl Fn(&str) -> bool) -> Finding {
+pub fn swap(swaps: &str, encrypted: impl Fn(&str) -> bool) -> Finding {
     let mut plain = Vec::new();
     for line in swaps.lines().skip(1) {
         let Some(device) = line.split_whitespace().next() else { continue };
@@ -128,6 +128,13 @@ fn swap(swaps: &str, encrypted: impl Fn(&str) -> bool) -> Finding {
             "encrypt the swap (crypttab(5)), use zram, or none",
         ),
     }
+}
+
+/// Whether what is written to a block device's file, or to a file on a disk, is encrypted there.
+pub fn is_encrypted_file(path: &str) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    let device = |m: fs::Metadata| if m.file_type().is_block_device() { m.rdev() } else { m.dev() };
+    fs::metadata(path).is_ok_and(|m| is_encrypted(device(m)))
 }
 
 /// Whether a block device, or all that it stands on, is dm-crypt. What cannot be told is not.

@@ -44,6 +44,7 @@ pub(super) struct Inner {
     store: String,
     dir: PathBuf,
     state_dir: PathBuf,
+    unprotected: Option<String>,
     unmounter: Unmounter,
     read_only: bool,
     /// The rest stays in the journal when the mount ends.
@@ -57,7 +58,7 @@ pub(super) struct Inner {
 impl Mounted {
     /// Opens the drive, replays its journal, and mounts it.
     pub fn start(request: MountRequest, site: Site, state: StateDir) -> Result<Arc<Mounted>> {
-        let MountRequest { store, dir, options, control, state_dir, .. } = request;
+        let MountRequest { store, dir, options, control, state_dir, unprotected, .. } = request;
         let opening = Opening {
             site: site.clone(),
             state,
@@ -96,6 +97,7 @@ impl Mounted {
             store,
             dir,
             state_dir,
+            unprotected,
             unmounter,
             read_only: options.ro,
             local: AtomicBool::new(false),
@@ -224,6 +226,7 @@ impl Inner {
             journal_limit: usage.limit,
             cache_limit: figures.cache_limit as u64,
             waiting: figures.waiting as u64,
+            unprotected: self.unprotected.clone(),
             store_speed: super::measures::store_speed(&self.site.requests),
             memory_bytes: super::measures::resident_bytes(),
             state_dir: Some(escape(self.state_dir.as_os_str().as_bytes())),
