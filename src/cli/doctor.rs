@@ -241,8 +241,7 @@ fn key_file(app: &App, args: &args::Doctor, store: &str) -> Option<PathBuf> {
 
 /// Why what is on this machine is open to whoever steals its disk: the key is there as well, or swap in the clear.
 pub fn unprotected(key: Option<&Path>, state_dir: &Path) -> Option<String> {
-    let key =
-        key.map(|key| local::key_file(key, Some(state_dir)).what).filter(|what| what.starts_with(STOLEN));
+    let key = key.filter(|key| local::is_stolen_with(key, state_dir)).map(|key| local::stolen(&shown(key)));
     key.or_else(|| {
         let swaps = std::fs::read_to_string("/proc/swaps").ok()?;
         let found = machine::swap(&swaps, machine::is_encrypted_file);

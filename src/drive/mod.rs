@@ -23,6 +23,7 @@ mod layer;
 mod list;
 mod names;
 mod open;
+mod others;
 mod pressure;
 pub mod record;
 mod shed;
@@ -47,6 +48,7 @@ use crate::types::{Ino, Lsn};
 use inode::{Generation, Inode, Node};
 use parking_lot::lock_api::ArcRwLockWriteGuard;
 use parking_lot::{Mutex, RawRwLock, RwLock, RwLockReadGuard};
+use pressure::Room;
 use record::{Op, Record};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -182,8 +184,8 @@ impl Drive {
         Held { gate, nodes }
     }
 
-    /// Logs an operation and applies it. `frees`: it may use the journal's reserve.
-    fn perform(&self, held: &mut Held, op: &Op, frees: bool) -> Result<Lsn> {
+    /// Logs an operation and applies it, in the room that was promised for it.
+    fn perform(&self, held: &mut Held, op: &Op, room: &Room) -> Result<Lsn> {
         let now = held.gens().now;
         let time = self.clock.now();
         let inodes = op.inodes();
@@ -195,7 +197,7 @@ impl Drive {
         if inodes.iter().all(|i| placed(*i)) {
             let head = record.head();
             data_at = head.len();
-            lsn = self.append(head.as_slice(), record.data(), frees)?;
+            lsn = self.append(head.as_slice(), record.data(), room)?;
         } else {
             // The places are told in the journal before any other record can rely on them.
             let mut list = self.placed.lock();
@@ -214,7 +216,7 @@ impl Drive {
             record.places.reverse();
             let head = record.head();
             data_at = head.len();
-            lsn = self.append(head.as_slice(), record.data(), frees)?;
+            lsn = self.append(head.as_slice(), record.data(), room)?;
             for (ino, _) in &record.places {
                 self.table.with(*ino, |s| s.placed = now);
                 list.push(*ino);
@@ -224,9 +226,9 @@ impl Drive {
         Ok(lsn)
     }
 
-    fn append(&self, head: &[u8], data: &[u8], frees: bool) -> Result<Lsn> {
+    fn append(&self, head: &[u8], data: &[u8], room: &Room) -> Result<Lsn> {
         let parts = [head, data];
-        if frees { self.journal.append_reserve(&parts) } else { self.journal.append(&parts) }
+        if room.frees { self.journal.append_reserve(&parts) } else { self.journal.append(&parts) }
     }
 
     /// Makes durable all that was acknowledged before the call.

@@ -37,7 +37,7 @@ impl Drive {
             return errno(libc::EINVAL);
         }
         let dir = self.load(parent, wait)?;
-        self.admit(wait)?;
+        let room = self.admit(wait, new.target.len())?;
         loop {
             let (epoch, found) = self.child(&dir, name, wait)?;
             if found.is_some() {
@@ -85,7 +85,7 @@ impl Drive {
                 target: new.target,
                 xattrs,
             };
-            self.perform(&mut held, &op, false)?;
+            self.perform(&mut held, &op, &room)?;
             self.table.with(ino, |s| s.lookups = s.lookups.saturating_add(1));
             drop(held);
             let made = self.table.loaded_inode(ino).ok_or(Error::errno_of(libc::ESTALE))?;
@@ -98,7 +98,7 @@ impl Drive {
         self.check_writable()?;
         self.check_new_name(parent, name)?;
         let (dir, inode) = (self.load(parent, wait)?, self.load(ino, wait)?);
-        self.admit(wait)?;
+        let room = self.admit(wait, 0)?;
         loop {
             let (epoch, found) = self.child(&dir, name, wait)?;
             if found.is_some() {
@@ -119,7 +119,7 @@ impl Drive {
             if node.meta.names.len() >= MAX_LINKS {
                 return errno(libc::EMLINK);
             }
-            self.perform(&mut held, &Op::Link { ino, at: At { dir: parent, name } }, false)?;
+            self.perform(&mut held, &Op::Link { ino, at: At { dir: parent, name } }, &room)?;
             drop(held);
             self.count_lookup(&inode);
             return Ok(self.stat_of(&inode));
@@ -137,7 +137,7 @@ impl Drive {
     fn remove(&self, wait: Wait, parent: Ino, name: &[u8], want_dir: bool) -> Result<()> {
         self.check_writable()?;
         let dir = self.load(parent, wait)?;
-        self.admit_freeing(wait)?;
+        let room = self.admit_freeing(wait)?;
         loop {
             let (epoch, found) = self.child(&dir, name, wait)?;
             let Some(child) = found else { return errno(libc::ENOENT) };
@@ -152,7 +152,7 @@ impl Drive {
                 (true, true) if node.meta.attr.size > 0 => return errno(libc::ENOTEMPTY),
                 _ => {}
             }
-            self.perform(&mut held, &Op::Remove { at: At { dir: parent, name }, ino: child.ino }, true)?;
+            self.perform(&mut held, &Op::Remove { at: At { dir: parent, name }, ino: child.ino }, &room)?;
             return Ok(());
         }
     }
@@ -173,7 +173,7 @@ impl Drive {
             return errno(libc::EINVAL);
         }
         let (from_dir, to_dir) = (self.load(parent, wait)?, self.load(new_parent, wait)?);
-        self.admit_freeing(wait)?;
+        let room = self.admit_freeing(wait)?;
         // What lies above the two directories, kept in memory once it was fetched.
         let mut pinned = Vec::new();
         loop {
@@ -233,7 +233,7 @@ impl Drive {
                 exchange: how.exchange,
                 whiteout: how.whiteout.then(|| (self.next_ino.fetch_add(1, Relaxed), owner.uid, owner.gid)),
             };
-            self.perform(&mut held, &op, true)?;
+            self.perform(&mut held, &op, &room)?;
             return Ok(());
         }
     }

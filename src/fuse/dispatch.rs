@@ -39,6 +39,11 @@ impl Op {
         Op { call, ino, lane: Lane::Change, here: true }
     }
 
+    /// An operation that appends to the journal, and makes room: it passes those that wait for some.
+    pub(super) fn free(call: Call, ino: Ino) -> Op {
+        Op { call, ino, lane: Lane::Free, here: true }
+    }
+
     /// An operation that waits for the disk.
     pub(super) fn sync(call: Call, ino: Ino) -> Op {
         Op { call, ino, lane: Lane::Sync, here: false }

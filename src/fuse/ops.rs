@@ -215,14 +215,14 @@ impl Filesystem for Ops {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let op = Op::change(Call::Unlink, parent.0);
+        let op = Op::free(Call::Unlink, parent.0);
         self.desk.serve(op, [name.as_bytes()], reply, move |drive, wait, [name]| {
             drive.unlink(wait, parent.0, name)
         });
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let op = Op::change(Call::Rmdir, parent.0);
+        let op = Op::free(Call::Rmdir, parent.0);
         self.desk.serve(op, [name.as_bytes()], reply, move |drive, wait, [name]| {
             drive.rmdir(wait, parent.0, name)
         });
@@ -240,7 +240,7 @@ impl Filesystem for Ops {
     ) {
         let names = [name.as_bytes(), newname.as_bytes()];
         self.desk.serve(
-            Op::change(Call::Rename, parent.0),
+            Op::free(Call::Rename, parent.0),
             names,
             reply,
             move |drive, wait, [name, newname]| {
@@ -450,7 +450,7 @@ impl Filesystem for Ops {
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let op = Op::change(Call::Removexattr, ino.0);
+        let op = Op::free(Call::Removexattr, ino.0);
         self.desk.serve(op, [name.as_bytes()], reply, move |drive, wait, [name]| {
             drive.remove_xattr(wait, ino.0, name)
         });

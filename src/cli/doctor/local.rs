@@ -191,21 +191,32 @@ pub fn key_file(path: &Path, state_dir: Option<&Path>) -> Finding {
             return Finding::fail("key file", what, "give the right one with --key-file");
         }
     };
-    let state = state_dir.and_then(|d| fs::metadata(d).ok());
-    let same = state.is_some_and(|s| s.dev() == meta.dev());
-    key(&shown(path), meta.mode(), same, is_encrypted(meta.dev()))
+    let stolen = state_dir.is_some_and(|dir| is_stolen_with(path, dir));
+    key(&shown(path), meta.mode(), stolen)
 }
 
-fn key(name: &str, mode: u32, on_state_disk: bool, encrypted: bool) -> Finding {
+/// Whether who steals the disk of the state directory has the key file too.
+pub fn is_stolen_with(key: &Path, state_dir: &Path) -> bool {
+    match (fs::metadata(key), fs::metadata(state_dir)) {
+        (Ok(key), Ok(state)) => key.dev() == state.dev() && !is_encrypted(key.dev()),
+        _ => false,
+    }
+}
+
+pub fn stolen(key: &str) -> String {
+    format!("{}: the key is on it ({key})", super::STOLEN)
+}
+
+fn key(name: &str, mode: u32, is_stolen: bool) -> Finding {
     if mode & 0o077 != 0 {
         let todo =
             format!("`chmod 600 {name}`; whoever may have read it can open the drive: make another key");
         return Finding::fail("key file", format!("{name} can be read by others"), todo);
     }
-    match on_state_disk && !encrypted {
+    match is_stolen {
         true => Finding::warn(
             "key file",
-            format!("{}: {name} is on it, in the clear", super::STOLEN),
+            stolen(name),
             "encrypt the disk, keep the key on another, or use a passphrase",
         ),
         false => Finding::ok("key file", name),
@@ -284,10 +295,10 @@ mod tests {
 
     #[test]
     fn a_key_that_others_can_have_is_told() {
-        says(key("/k", 0o100600, false, false), Ok, "/k");
-        says(key("/k", 0o100600, true, true), Ok, "/k");
-        says(key("/k", 0o100600, true, false), Warn, "not protected if this disk is stolen");
-        says(key("/k", 0o100640, false, true), Fail, "chmod 600");
+        says(key("/k", 0o100600, false), Ok, "/k");
+        says(key("/k", 0o100600, true), Warn, "not protected if this disk is stolen");
+        says(key("/k", 0o100640, true), Fail, "chmod 600");
+        assert!(!is_stolen_with(Path::new("/proc/self/status"), Path::new("/")));
         says(key_file(Path::new("/no/such/key"), None), Fail, "--key-file");
         says(apart(true), Warn, "same disk");
         says(apart(false), Ok, "another disk");
