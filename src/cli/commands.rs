@@ -5,8 +5,9 @@ use super::args::{self, ClosedArgs, SecretArgs, StateArgs, TargetArgs};
 use super::backend::{CheckOptions, Closed, InitOptions};
 use super::control::{At, Client, LogEntry, Progress, Reply, Request, Status};
 use super::daemon;
+use super::logging;
 use super::mounts::{self, Mount, shown};
-use super::output::{self, Screen};
+use super::output::Screen;
 use super::paths::{file_url, resolve, store_url, url_path};
 use super::secrets::{self, Given};
 use super::values::DrivePath;
@@ -56,34 +57,15 @@ pub fn sync(args: &args::Sync) -> Result<()> {
     screen.finish()
 }
 
-pub fn status(app: &App, args: &args::Status) -> Result<()> {
-    let mut screen = Screen::new(args.json);
-    let request = Request::Status {};
-    if let Some(store) = &args.closed.store {
-        let drive = closed(app, Some(store), &args.closed.secrets, &args.closed.state)?;
-        app.backend.answer(&drive, request, &mut screen)?;
-        return screen.finish();
+/// Shows or changes how much a daemon's log tells.
+pub fn log_level(args: &args::LogLevel) -> Result<()> {
+    if let Some(level) = &args.level {
+        logging::parse_level(level)?;
     }
-    if let Some(dir) = &args.dir {
-        ask(&mounts::locate(dir)?.0, &request, &mut screen)?;
-        return screen.finish();
-    }
-    let mut mounted = mounts::ours()?;
-    mounted.retain(|m| !mounts::is_closed(&m.point));
-    if mounted.is_empty() && !args.json {
-        screen.line("no nacrefs drive is mounted")?;
-    }
-    // One drive in trouble does not hide the others; the last trouble is what the command ends with.
-    let mut trouble = None;
-    for mount in mounted {
-        if let Err(e) = ask(&mount, &request, &mut screen)
-            && let Some(earlier) = trouble.replace(e)
-        {
-            eprintln!("{}", output::error_line(&earlier, false));
-        }
-    }
-    screen.finish()?;
-    trouble.map_or(Ok(()), Err)
+    let mut screen = Screen::new(false);
+    let request = Request::LogLevel { level: args.level.clone() };
+    ask(&mounts::locate(&args.dir)?.0, &request, &mut screen)?;
+    screen.finish()
 }
 
 pub fn log(app: &App, args: &args::Log) -> Result<()> {
@@ -131,7 +113,12 @@ pub fn check(app: &App, args: &args::Check) -> Result<()> {
 }
 
 /// A drive to be opened without a mount; its existence is checked before a secret is asked for.
-fn closed(app: &App, store: Option<&Path>, flags: &SecretArgs, state: &StateArgs) -> Result<Closed> {
+pub(super) fn closed(
+    app: &App,
+    store: Option<&Path>,
+    flags: &SecretArgs,
+    state: &StateArgs,
+) -> Result<Closed> {
     let url = app.store(store)?;
     let places = app.places();
     let key = places.as_ref().ok().filter(|p| file_url(&p.store) == url).map(|p| p.key.as_path());
@@ -202,6 +189,10 @@ impl Reply for Heard {
     }
 
     fn data(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn log_level(&mut self, _: &str) -> Result<()> {
         Ok(())
     }
 }
@@ -299,6 +290,7 @@ mod tests {
             "-cat",
             "-check",
             "-completions",
+            "-doctor",
             "-init",
             "-key-add",
             "-key-change",
@@ -306,6 +298,7 @@ mod tests {
             "-key-remove",
             "-key",
             "-log",
+            "-log-level",
             "-man",
             "-mount",
             "-status",

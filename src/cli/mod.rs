@@ -9,17 +9,22 @@ pub mod backend;
 mod commands;
 pub mod control;
 mod daemon;
+mod doctor;
 mod drives;
 pub mod exit;
 mod keys;
+mod logging;
+pub mod metrics;
 mod mount;
 mod mounts;
-mod notice;
 pub mod options;
 mod output;
 pub mod paths;
+mod probe;
 mod prompt;
 pub mod secrets;
+mod signals;
+mod status;
 mod umount;
 pub mod values;
 
@@ -87,14 +92,16 @@ fn start(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>, verbos
 fn execute(app: &App, cli: &Cli) -> Result<()> {
     // A mount starts its log once it knows where; the others only complain.
     if !matches!(cli.command, Command::Mount(_)) {
-        daemon::start_logging("error")?;
+        logging::start("error", &logging::LogOptions::default())?;
     }
     match &cli.command {
         Command::Init(args) => commands::init(app, args),
         Command::Mount(args) => mount::run(app, args),
         Command::Umount(args) => umount::run(args),
         Command::Sync(args) => commands::sync(args),
-        Command::Status(args) => commands::status(app, args),
+        Command::Status(args) => status::run(app, args, cli.verbose),
+        Command::Doctor(args) => doctor::run(app, args),
+        Command::LogLevel(args) => commands::log_level(args),
         Command::Log(args) => commands::log(app, args),
         Command::Cat(args) => commands::cat(app, args),
         Command::Check(args) => commands::check(app, args),
