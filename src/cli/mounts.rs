@@ -19,12 +19,19 @@ pub struct Mount {
     pub root: PathBuf,
     pub point: PathBuf,
     pub fs_type: String,
+    /// The user and the group who mounted it, of what FUSE mounts.
+    owner: Option<(u32, u32)>,
     ours: bool,
 }
 
 impl Mount {
     pub fn is_ours(&self) -> bool {
         self.ours
+    }
+
+    /// The user who mounted it, of what FUSE mounts: the daemon runs as that user.
+    pub fn owner(&self) -> Option<u32> {
+        self.owner.map(|(user, _)| user)
     }
 }
 
@@ -46,9 +53,14 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut tail = fields.skip_while(|f| *f != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(tail.next()?).into_owned();
     let options = tail.nth(1).unwrap_or_default();
+    let id = |name: &[u8]| {
+        let value = options.split(|b| *b == b',').find_map(|o| o.strip_prefix(name))?;
+        std::str::from_utf8(value).ok()?.parse().ok()
+    };
+    let owner = id(b"user_id=").zip(id(b"group_id="));
     let ours = fs_type == FS_TYPE
         || (fs_type == "fuse" && options.split(|b| *b == b',').any(|o| o == b"subtype=nacrefs"));
-    Some(Mount { root, point, fs_type, ours })
+    Some(Mount { root, point, fs_type, owner, ours })
 }
 
 /// Undoes the kernel's `\040`: blanks, tabs, line ends and backslashes are written as three octal digits.
@@ -175,7 +187,7 @@ mod tests {
     use super::*;
 
     const INFO: &[u8] = b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
-        40 22 0:50 / /home/joe/my\\040drive rw,nosuid shared:9 master:2 - fuse.nacrefs nacrefs rw,user_id=1000\n\
+        40 22 0:50 / /home/joe/my\\040drive rw,nosuid shared:9 master:2 - fuse.nacrefs nacrefs rw,user_id=1000,group_id=100\n\
         41 22 0:51 /sub /srv/bind rw - fuse nacrefs rw,subtype=nacrefs\n\
         42 22 0:52 / /mnt rw - fuse.sshfs host: rw\n\
         43 40 0:53 / /home/joe/my\\040drive/usb rw - vfat /dev/sdb rw\n\
@@ -191,6 +203,7 @@ mod tests {
         assert_eq!(ours, [Path::new("/home/joe/my drive"), Path::new("/srv/bind")]);
         assert_eq!(mounts[5].point, Path::new("/a\\b\tc\n"));
         assert_eq!(mounts[2].root, Path::new("/sub"));
+        assert_eq!((mounts[1].owner(), mounts[2].owner()), (Some(1000), None));
     }
 
     #[test]

@@ -116,11 +116,13 @@ impl<D: Send + Sync + 'static> Dispatcher<D> {
                 return core.answer(op, reply, result);
             }
         }
+        // However long it stands in the queue.
+        let came = Wait::yes();
         let core = Arc::clone(core);
         let owned = bytes.map(<[u8]>::to_vec);
         let job = move || {
             let bytes = owned.each_ref().map(Vec::as_slice);
-            let result = core.guarded(|| work(&core.drive, Wait::Yes, bytes, &mut reply));
+            let result = core.guarded(|| work(&core.drive, came, bytes, &mut reply));
             core.answer(op, reply, result);
         };
         self.workers.hand(op.lane, Box::new(job));

@@ -5,6 +5,7 @@ use crate::crypt::local::{DeviceRecord, LocalKeys, Memory};
 use crate::crypt::{DriveSecrets, SigningKey};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::HeadLink;
+use crate::sys::dirs::sync_dir;
 use crate::sys::{Disk, HostDisk, Random, random};
 use crate::types::{DeviceId, Incarnation, Time};
 use std::fs::{self, File};
@@ -19,7 +20,7 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Makes the directory (mode 0700) where there is none, and locks it. Another process that holds it is a
+    /// Makes the directory (mode 0700) durably where there is none, and locks it. Another process that holds it is a
     /// `Conflict`.
     pub fn open(path: &Path) -> Result<StateDir> {
         HostDisk::open(path)?;
@@ -105,7 +106,7 @@ impl StateDir {
             file.write_all(bytes)?;
             file.sync_data()?;
             fs::rename(&new, &path)?;
-            File::open(&self.path)?.sync_all()
+            sync_dir(&self.path)
         };
         write().context(|| format!("cannot write {}", path.display()))
     }
@@ -184,6 +185,18 @@ impl StateDir {
 mod tests {
     use super::*;
     use crate::sys::SystemRandom;
+    use crate::sys::dirs::witness::is_durable;
+
+    /// The journal used to be synced, and not that there is one: after a power cut at the first mount all of it was gone.
+    #[test]
+    fn a_new_state_directory_and_its_journal_are_durable_before_anything_is_written_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("drives/state");
+        let state = StateDir::open(&path).unwrap();
+        assert!(is_durable(path.parent().unwrap()) && is_durable(&path));
+        state.journal().unwrap();
+        assert!(is_durable(&path.join("journal")));
+    }
 
     #[test]
     fn one_process_holds_a_state_directory_and_finds_its_identity_again() {

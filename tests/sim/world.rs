@@ -265,6 +265,14 @@ impl World {
         world
     }
 
+    /// The same machine with random bytes by a seed: the same ones for each machine that has this, as in a virtual machine
+    /// that is restored twice.
+    #[cfg(debug_assertions)]
+    pub fn with_random(mut self, seed: u64) -> World {
+        self.random = Arc::new(SimRandom::new(seed));
+        self
+    }
+
     /// Another machine that has nothing but the store and the key.
     pub fn elsewhere(&self) -> World {
         World::on(self.store(), [7; 32], SimDisk::new(), 99, self.settings.clone())
