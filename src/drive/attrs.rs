@@ -25,9 +25,8 @@ impl Drive {
             return Err(Error::errno_of(libc::EFBIG));
         }
         let inode = self.load(ino, wait)?;
-        if how.size.is_some() {
-            self.admit(wait)?;
-        }
+        let shorter = how.size.is_some_and(|size| size < inode.node.read().meta.attr.size);
+        let room = if shorter { self.admit_freeing(wait)? } else { self.admit(wait, 0)? };
         let mut held = self.lock(&[&inode]);
         let node = held.node(ino)?;
         if how.size.is_some() && node.file().is_none() {
@@ -35,7 +34,9 @@ impl Drive {
         }
         let old = &node.meta.attr;
         let mut perm = how.perm.map(|p| p & 0o7777);
-        let chown = how.uid.is_some() || how.gid.is_some();
+        // A request that sets nothing is chown(-1, -1), or the kernel's wish that rights go (KILLPRIV_V2).
+        let nothing = how.perm.is_none() && how.size.is_none() && how.atime.is_none() && how.mtime.is_none();
+        let chown = how.uid.is_some() || how.gid.is_some() || nothing;
         if how.kill_suid || chown && !node.is_dir() {
             let now = perm.unwrap_or(old.perm);
             let without = without_suid(now);
@@ -52,7 +53,7 @@ impl Drive {
             atime: how.atime.map(time),
             mtime: how.mtime.map(time),
         };
-        self.perform(&mut held, &op, how.size.is_some())?;
+        self.perform(&mut held, &op, &room)?;
         drop(held);
         Ok(self.stat_of(&inode))
     }
@@ -118,17 +119,18 @@ impl Drive {
         }
         let list = if is_acl { Some(Acl::parse(value).ok_or(Error::errno_of(libc::EINVAL))?) } else { None };
         let inode = self.load(ino, wait)?;
-        self.admit(wait)?;
+        let room = self.admit(wait, value.len())?;
         let mut held = self.lock(&[&inode]);
         let node = held.node(ino)?;
         if name == acl::DEFAULT && !node.is_dir() {
             return Err(Error::errno_of(libc::EACCES));
         }
         let has = node.meta.xattrs.as_ref().is_some_and(|x| x.contains_key(name));
-        match flags {
-            libc::XATTR_CREATE if has => return Err(Error::errno_of(libc::EEXIST)),
-            libc::XATTR_REPLACE if !has => return Err(Error::errno_of(libc::ENODATA)),
-            _ => {}
+        if flags & libc::XATTR_CREATE != 0 && has {
+            return Err(Error::errno_of(libc::EEXIST));
+        }
+        if flags & libc::XATTR_REPLACE != 0 && !has {
+            return Err(Error::errno_of(libc::ENODATA));
         }
         let others = node.meta.xattrs.iter().flat_map(|x| x.iter()).filter(|(n, _)| n.as_slice() != name);
         let used: usize = others.map(|(n, v)| n.len() + v.len() + 12).sum();
@@ -142,12 +144,7 @@ impl Drive {
             && caller.uid != 0
             && caller.gid != gid
             && perm & 0o2000 != 0;
-        self.perform(&mut held, &Op::SetXattr { ino, name, value }, false)?;
-        if drop_sgid {
-            let perm = Some(held.node(ino)?.meta.attr.perm & !0o2000);
-            let op = Op::SetAttr { ino, perm, uid: None, gid: None, size: None, atime: None, mtime: None };
-            self.perform(&mut held, &op, false)?;
-        }
+        self.perform(&mut held, &Op::SetXattr { ino, name, value, drop_sgid }, &room)?;
         Ok(())
     }
 
@@ -157,12 +154,15 @@ impl Drive {
             return Err(Error::errno_of(libc::EPERM));
         }
         let inode = self.load(ino, wait)?;
+        let room = self.admit_freeing(wait)?;
         let mut held = self.lock(&[&inode]);
         let xattrs: Option<&Arc<Xattrs>> = held.node(ino)?.meta.xattrs.as_ref();
         if !xattrs.is_some_and(|x| x.contains_key(name)) {
-            return Err(Error::errno_of(libc::ENODATA));
+            // A list that is not there is the one that says what the mode says: to remove it changes nothing.
+            let is_acl = name == acl::ACCESS || name == acl::DEFAULT;
+            return if is_acl { Ok(()) } else { Err(Error::errno_of(libc::ENODATA)) };
         }
-        self.perform(&mut held, &Op::RemoveXattr { ino, name }, true)?;
+        self.perform(&mut held, &Op::RemoveXattr { ino, name }, &room)?;
         Ok(())
     }
 }

@@ -121,7 +121,7 @@ impl Drive {
             match piece {
                 Piece::Run { run: Run::Hole, .. } => {}
                 Piece::Run { at, len, run: Run::Data(w, skip) } => {
-                    let bytes = w.bytes(wait == Wait::Yes)?;
+                    let bytes = w.bytes(wait != Wait::No)?;
                     let part = bytes.get(*skip..*skip + *len as usize).ok_or_else(short)?;
                     let start = (at - from) as usize;
                     out.get_mut(start..start + part.len()).ok_or_else(short)?.copy_from_slice(part);
@@ -164,7 +164,7 @@ impl Drive {
     ) -> Result<()> {
         self.check_writable()?;
         let inode = self.load(ino, wait)?;
-        self.admit(wait)?;
+        let room = self.admit(wait, data.len())?;
         let mut held = self.lock(&[&inode]);
         let node = held.node(ino)?;
         let at = if append { node.meta.attr.size } else { at };
@@ -178,7 +178,7 @@ impl Drive {
             return Ok(());
         }
         let kill_suid = kill_suid && super::apply::without_suid(node.meta.attr.perm) != node.meta.attr.perm;
-        self.perform(&mut held, &Op::Write { ino, at, kill_suid, data }, false)?;
+        self.perform(&mut held, &Op::Write { ino, at, kill_suid, data }, &room)?;
         Ok(())
     }
 
@@ -190,7 +190,8 @@ impl Drive {
             return Err(Error::errno_of(libc::EINVAL));
         }
         let inode = self.load(ino, wait)?;
-        self.admit(wait)?;
+        let punches = what == Allocate::Punch;
+        let room = if punches { self.admit_freeing(wait)? } else { self.admit(wait, 0)? };
         let mut held = self.lock(&[&inode]);
         let node = held.node(ino)?;
         if node.file().is_none() {
@@ -206,7 +207,7 @@ impl Drive {
         // The request does not say whether the caller may keep suid: nobody may.
         let perm = node.meta.attr.perm;
         let kill_suid = super::apply::without_suid(perm) != perm;
-        self.perform(&mut held, &Op::Hole { ino, at, len, size, kill_suid }, what == Allocate::Punch)?;
+        self.perform(&mut held, &Op::Hole { ino, at, len, size, kill_suid }, &room)?;
         Ok(())
     }
 
@@ -256,7 +257,7 @@ impl Drive {
         let mut done = 0;
         // Piece by piece: a copy of any length holds no more than one in memory.
         while done < len {
-            let patience = if done == 0 { wait } else { Wait::Yes };
+            let patience = if done == 0 { wait } else { Wait::yes() };
             let (_, bytes) =
                 self.bytes_of(&source, from_at + done, (len - done).min(COPY) as usize, patience)?;
             if bytes.is_empty() {

@@ -9,6 +9,7 @@ use super::memory::too_short;
 use super::objects::{Created, MAX_OBJECT, Objects, check_name};
 use super::remote::{Remote, kind_of_io};
 use crate::error::{Error, Kind, Result};
+use crate::sys::dirs::{make_dir, sync_dir};
 use bytes::Bytes;
 use lru::LruCache;
 use object_store::local::LocalFileSystem;
@@ -17,7 +18,7 @@ use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -51,8 +52,7 @@ impl Local {
         let cannot = |e: io::Error| io_error("open the store in", &dir.display().to_string(), e);
         let wanted = std::path::absolute(dir).map_err(cannot)?;
         if create {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(&wanted);
-            made.map_err(|e| io_error("make the directory", &dir.display().to_string(), e))?;
+            make_dir(&wanted).map_err(|e| io_error("make the directory", &dir.display().to_string(), e))?;
         }
         let root = fs::canonicalize(&wanted).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
@@ -67,20 +67,7 @@ impl Local {
         if !allow_shared {
             refuse_shared(&root, &meta)?;
         }
-        let mut durable = HashSet::new();
-        if create {
-            // Which of the directories above are new is not known: all of them are made durable.
-            for above in root.ancestors().skip(1) {
-                match sync_dir(above) {
-                    // One that we may not read, or that cannot be synced, is not one that we have made.
-                    Err(e) if matches!(e.raw_os_error(), Some(libc::EACCES | libc::EINVAL | libc::EROFS)) => {
-                        break;
-                    }
-                    synced => synced.map_err(cannot)?,
-                }
-            }
-        }
-        durable.insert(root.clone());
+        let durable = HashSet::from([root.clone()]);
         let store = LocalFileSystem::new_with_prefix(&root)
             .map_err(|e| Error::failed(format!("cannot open the store in {}", dir.display())).with_source(e))?
             .with_fsync(true);
@@ -139,7 +126,7 @@ impl Local {
 
     fn open_file(&self, name: &str) -> Result<File> {
         check_name(name)?;
-        File::open(self.root.join(name)).map_err(|e| self.read_error(name, e))
+        open_regular(&self.root.join(name)).map_err(|e| self.read_error(name, e))
     }
 
     /// The open file of an object that never changes, kept open for the next reader.
@@ -155,6 +142,9 @@ impl Local {
     fn read_error(&self, name: &str, e: io::Error) -> Error {
         match self.present() {
             Err(away) if e.kind() == io::ErrorKind::NotFound => away,
+            _ if e.kind() == io::ErrorKind::IsADirectory => {
+                Error::damage(format!("{name} in {} is not a regular file", self.root.display()))
+            }
             _ => io_error("read", &format!("{name} in {}", self.root.display()), e),
         }
     }
@@ -209,12 +199,22 @@ impl Objects for Local {
 
     fn size(&self, name: &str) -> Result<u64> {
         check_name(name)?;
-        Ok(fs::metadata(self.root.join(name)).map_err(|e| self.read_error(name, e))?.len())
+        match fs::metadata(self.root.join(name)) {
+            Ok(meta) if meta.is_file() => Ok(meta.len()),
+            Ok(_) => Err(self.read_error(name, io::ErrorKind::IsADirectory.into())),
+            Err(e) => Err(self.read_error(name, e)),
+        }
     }
 
     fn settle(&self, name: &str) -> Result<()> {
+        check_name(name)?;
         let path = self.root.join(name);
-        let synced = self.open_file(name)?.sync_all().and_then(|()| path.parent().map_or(Ok(()), sync_dir));
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.present().map(|()| None)?,
+            opened => Some(opened.map_err(|e| self.read_error(name, e))?),
+        };
+        let synced = file.map_or(Ok(()), |f| f.sync_all());
+        let synced = synced.and_then(|()| path.parent().map_or(Ok(()), sync_dir));
         synced.map_err(|e| io_error("make durable", &path.display().to_string(), e))
     }
 }
@@ -230,7 +230,7 @@ fn refuse_shared(root: &Path, meta: &fs::Metadata) -> Result<()> {
         return Ok(());
     };
     Err(Error::failed(format!(
-        "the store's directory {} {why}, or allow a shared store explicitly",
+        "the store's directory {} {why}: whoever can write there can delete the drive",
         root.display()
     )))
 }
@@ -238,12 +238,14 @@ fn refuse_shared(root: &Path, meta: &fs::Metadata) -> Result<()> {
 /// The `nacre.json` of a store, where there is one that can be read.
 fn drive_file(root: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(root.join(DRIVE)).ok()?.take(4096).read_to_end(&mut bytes).ok()?;
+    open_regular(&root.join(DRIVE)).ok()?.take(4096).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
+/// Opens a file for reading. What is no file must not make anybody wait: a fifo would.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::IsADirectory.into()) }
 }
 
 fn io_error(doing: &str, what: &str, e: io::Error) -> Error {

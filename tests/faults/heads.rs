@@ -2,7 +2,12 @@
 
 use crate::common::{NACREFS, TestDrive, ok};
 use crate::lab::*;
-use nacrefs::store::Head;
+use nacrefs::commit::versions::Payload;
+use nacrefs::crypt::{Secret, Signed, SigningKey};
+use nacrefs::session::Site;
+use nacrefs::store::{Head, HeadLink};
+use nacrefs::sys::SystemRandom;
+use nacrefs::types::{DeviceId, Key};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -106,11 +111,12 @@ fn a_fork_is_refused_by_whoever_saw_the_other_branch() {
     assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "ours");
 }
 
-/// The bytes of a head that says the same as another, but for its number and its signature.
-fn forged(bytes: &[u8], version: u64) -> Vec<u8> {
+/// The bytes of a head that says the same as another, but for its number, its key epoch and its signature.
+fn forged(bytes: &[u8], version: u64, epoch: u32) -> Vec<u8> {
     let mut head = Head::decode(bytes).unwrap();
     head.before = head.link();
     head.version = version;
+    head.epoch = epoch;
     head.signature = [7; 64];
     head.encode().to_vec()
 }
@@ -123,25 +129,79 @@ fn a_forged_head_counts_as_absent_and_its_number_is_not_used() {
     let forged_at = |n: u64| PathBuf::from(newest.replace("00000000000000000003", &format!("{n:020}")));
     let good = fs::read(d.store.join(newest)).unwrap();
     // While the drive is mounted: the next commit goes past it.
-    fs::write(d.store.join(forged_at(4)), forged(&good, 4)).unwrap();
+    fs::write(d.store.join(forged_at(4)), forged(&good, 4, 1)).unwrap();
+    fs::write(d.store.join(forged_at(5)), forged(&good, 5, 99)).unwrap();
     fs::write(d.mnt.join("file"), "after a forged head").unwrap();
     d.sync();
-    assert_eq!(status(&d)["version"], 5);
+    assert_eq!(status(&d)["version"], 6);
     d.umount();
-    // While it is not: what another key has signed is not followed.
-    fs::write(d.store.join(forged_at(6)), forged(&good, 6)).unwrap();
+    // While it is not: what another key has signed is not followed, nor what is of a key epoch that nobody knows.
+    fs::write(d.store.join(forged_at(7)), forged(&good, 7, 1)).unwrap();
+    fs::write(d.store.join(forged_at(8)), forged(&good, 8, 99)).unwrap();
     let log = LogTail::of(&d);
     d.mount();
-    assert!(log.text().contains("00000000000000000006 counts as absent"), "{}", log.text());
+    assert!(log.text().contains("00000000000000000008 counts as absent"), "{}", log.text());
     assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "after a forged head");
     fs::write(d.mnt.join("file"), "and on").unwrap();
     d.umount();
     let found = run(d.nacrefs(&["check"]).arg(&d.store));
     assert_eq!(found.exit, 0, "{found:?}");
     assert_eq!(seen_by_another_machine(&d).out, "and on");
-    fs::write(d.store.join(forged_at(8)), forged(&good, 8)).unwrap();
+    fs::write(d.store.join(forged_at(10)), forged(&good, 10, 1)).unwrap();
     let found = run(d.nacrefs(&["check"]).arg(&d.store));
-    assert!(found.exit == 5 && found.out.contains("head 8"), "{found:?}");
+    assert!(found.exit == 5 && found.out.contains("head 10"), "{found:?}");
+}
+
+/// TRUST 3: whoever has all secrets of the drive but the admin's key cannot make a version. (A former device, or a holder
+/// of the realm's keys alone, has as much.)
+#[test]
+fn a_head_of_a_device_that_the_drive_has_not_certified_counts_as_absent() {
+    let mut d = versions(2);
+    d.umount();
+    let key = Secret::KeyFile(Key(std::array::from_fn(|at| b"\x01\x23\x45\x67\x89\xab\xcd\xef"[at % 8])));
+    let site = Site::unlock(&format!("file://{}", d.store.display()), &key).unwrap();
+    let newest = site.newest(None).unwrap().opened.unwrap();
+    // As good as a head can be: the next number, the right links, a payload under the right key, and a signature that
+    // is the device's own. Only who certifies the device differs.
+    let forge = |admin: &SigningKey| {
+        let (device, signing) = (DeviceId([0xde; 16]), SigningKey::generate(&SystemRandom).unwrap());
+        let public = signing.public().to_bytes();
+        let certified = [&newest.head.drive.0[..], &newest.head.realm.0, &device.0, &public].concat();
+        let mut head = newest.head.clone();
+        head.device = device;
+        head.before = newest.head.link();
+        head.version += 1;
+        // The newest version before it that it may skip to: 2 from 3, as the number asks.
+        head.skip = HeadLink::default();
+        let payload = Payload {
+            device_key: public,
+            certificate: admin.sign(Signed::Device, &certified),
+            ..Payload::open(&newest.head, &site.keys).unwrap()
+        };
+        head.payload = payload.seal(&head, &site.keys).unwrap().into();
+        head.signature = signing.sign(Signed::Head, &head.signed_bytes());
+        head
+    };
+    let name = heads_of(&d).last().unwrap().replace("0003", "0004");
+    let forged = forge(&SigningKey::generate(&SystemRandom).unwrap());
+    fs::write(d.store.join(&name), forged.encode()).unwrap();
+    assert!(site.versions.open(4).unwrap_err().chain().contains("is not a head of this drive"));
+    assert_eq!(site.newest(None).unwrap().opened.unwrap().version(), 3);
+    let log = LogTail::of(&d);
+    d.mount();
+    assert!(log.text().contains("0004 counts as absent: its signature is not valid"), "{}", log.text());
+    assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "version 1");
+    fs::write(d.mnt.join("file"), "gone on").unwrap();
+    d.sync();
+    assert_eq!(status(&d)["version"], 5);
+    d.umount();
+    assert_eq!(seen_by_another_machine(&d).out, "gone on");
+
+    // With the drive's own admin key the same head is valid: it is refused for the certificate and for nothing else.
+    let valid = forge(&site.secrets.admin);
+    fs::write(d.store.join(&name), valid.encode()).unwrap();
+    let e = site.versions.open(4).unwrap_err().chain();
+    assert!(e.contains("version 4 cannot be opened: commit 4 cannot be read"), "{e}");
 }
 
 /// A second drive handle over the same store, with a state directory of its own.
@@ -233,4 +293,53 @@ fn what_a_copied_state_directory_has_not_committed_is_not_dropped() {
     c.arg("mount").arg(&known).arg(&other.mnt).arg("--key-file").arg(&d.key);
     ok(c.arg("--state-dir").arg(&other.state).output());
     assert_eq!(fs::read_to_string(other.mnt.join("precious")).unwrap(), "by the copy");
+}
+
+#[test]
+fn a_damaged_newest_head_is_not_passed_over_by_a_machine_that_never_saw_it() {
+    let mut d = versions(2);
+    let newest = heads_of(&d).pop().unwrap();
+    d.umount();
+    let known = fs::read(object(&d, &newest)).unwrap();
+    for damage in [known[..100].to_vec(), Vec::new(), [&known[..60], b"x", &known[61..]].concat()] {
+        fs::write(object(&d, &newest), &damage).unwrap();
+        fs::remove_dir_all(&d.state).unwrap();
+        Said::from(d.mount_command().output().unwrap())
+            .expect(5, &["version 3 is damaged", "backup", "-o ro"]);
+        ok(Ok(d.try_mount("ro")));
+        assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "version 0");
+        d.umount();
+        let log = run(d.nacrefs(&["log"]).arg("--store").arg(&d.store));
+        assert!(log.exit == 0 && log.err.contains("version 3 is damaged"), "{log:?}");
+        let found = run(d.nacrefs(&["check"]).arg(&d.store));
+        assert!(found.exit == 5 && found.out.contains("head 3"), "{found:?}");
+    }
+    fs::write(object(&d, &newest), &known).unwrap();
+    d.mount();
+    assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "version 1");
+}
+
+#[test]
+fn a_version_beside_the_chain_is_found() {
+    let mut d = versions(3);
+    let heads = heads_of(&d);
+    d.umount();
+    let third = fs::read(object(&d, &heads[2])).unwrap();
+    // As if 3 had never been: another machine goes on from 2.
+    fs::write(object(&d, &heads[2]), "").unwrap();
+    fs::remove_file(object(&d, &heads[3])).unwrap();
+    let hint = d.store.join(heads[0].replace("heads/00000000000000000001", "latest"));
+    fs::write(hint, format!("{:020}\n", 2)).unwrap();
+    fs::remove_dir_all(&d.state).unwrap();
+    d.mount();
+    fs::write(d.mnt.join("file"), "another 4").unwrap();
+    d.umount();
+    assert_eq!(run(d.nacrefs(&["check"]).arg(&d.store)).exit, 0);
+    fs::write(object(&d, &heads[2]), third).unwrap();
+    let found = run(d.nacrefs(&["check"]).arg(&d.store));
+    assert!(found.exit == 5 && found.out.contains("head 3") && found.out.contains("fork"), "{found:?}");
+}
+
+fn object(d: &TestDrive, name: &str) -> PathBuf {
+    d.store.join(name)
 }
