@@ -3,7 +3,7 @@
 use super::App;
 use super::args::{self, ClosedArgs, SecretArgs, StateArgs, TargetArgs};
 use super::backend::{CheckOptions, Closed, InitOptions};
-use super::control::{At, Client, LogEntry, Progress, Reply, Request, Status};
+use super::control::{At, LogEntry, Progress, Reply, Request, Status};
 use super::daemon;
 use super::helper_page;
 use super::mounts::{self, Mount, shown};
@@ -15,7 +15,7 @@ use crate::commit::When;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::SystemRandom;
 use crate::types::Version;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Makes a drive, and says once what opens it if the passphrase or key is lost.
 pub fn init(app: &App, args: &args::Init) -> Result<()> {
