@@ -66,25 +66,24 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
     let daemon = client.pid().map_or(Ok(None), handle)?;
     drop(client);
     let mut screen = Left::new(point);
-    let mut gone = false;
+    let mut state = if local { Expired::No } else { expire(point) };
     for _ in 0..ROUNDS {
-        let marked = !local && expire(point) == Expired::Marked;
+        // A mark that somebody else had left: the daemon stores the rest at its end.
+        if state == Expired::Gone {
+            break;
+        }
         let client = Client::connect(&socket)?.served_by(mount.owner())?;
         let stored = client.ask(&Request::Umount { local }, &mut screen);
         stored.map_err(|e| still_mounted(point, e))?;
-        if !marked {
+        if state == Expired::No {
             break;
         }
-        // Nobody has touched the mount since the mark, so nothing came after what was stored. Otherwise: once more.
-        match expire(point) {
-            Expired::Gone => gone = true,
-            Expired::Marked => continue,
-            Expired::No => {}
-        }
-        break;
+        // Nobody has touched the mount since the mark, so nothing came after what was stored. Otherwise it is marked
+        // anew: once more.
+        state = expire(point);
     }
     screen.screen.finish()?;
-    if !gone {
+    if state != Expired::Gone {
         detach(point, UnmountFlags::empty())?;
     }
     let Some(daemon) = daemon else { return Ok(()) };

@@ -11,8 +11,7 @@ mount m 2>/dev/null; echo 1 > m/f; sync m/f
 # By mounting again.
 kill9; mount m 2>/dev/null; [ "$(cat m/f)" = 1 ]; [ "$(findmnt -rno TARGET | grep -cx "$T/m")" = 1 ]
 kill9; mount -t nacrefs store m -o key_file=key 2>/dev/null; [ "$(cat m/f)" = 1 ]
-kill9; "$N" mount store m --key-file key >/dev/null 2>&1; [ "$(cat m/f)" = 1 ]
-pid=$(pgrep -f "mount store m --key-file key"); kill -9 $pid; gone kill -0 $pid 2>/dev/null
+kill9; "$N" mount $T/store $T/m --key-file key >/dev/null 2>&1; [ "$(cat m/f)" = 1 ]; kill9
 # By unmounting, which has nothing to store.
 umount $T/m; ! mounted m; mount m 2>/dev/null; kill9; umount m; ! mounted m; mount m 2>/dev/null; kill9; umount -l m; ! mounted m
 mount m 2>/dev/null; kill9; umount -f m; ! mounted m; mount m 2>/dev/null; kill9; "$N" umount m; ! mounted m

@@ -22,6 +22,7 @@ mkdir -p /run/mount; mount -t tmpfs none /run/mount
 N=$T/bin/nacrefs
 # What was mounted is taken away whatever happened; its daemon then ends.
 drives() { findmnt -rno TARGET -t fuse.nacrefs,fuse | grep "^$T/" | tac || true; }
+set -E
 trap 'echo "FAILED: line $LINENO: $BASH_COMMAND" >&2' ERR
 trap 'set +e; cd /; for m in $(drives); do umount -i -l "$m"; done' EXIT
 fail() { echo "FAILED: $*" >&2; exit 1; }
@@ -38,13 +39,16 @@ mkdir m
 pub fn run(script: &str) {
     let dir = tempfile::Builder::new().prefix("nacre-test-").tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    let open = std::os::unix::fs::PermissionsExt::from_mode;
-    std::fs::set_permissions(dir.path(), open(0o755)).unwrap();
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode(dir.path(), 0o755);
     std::fs::create_dir(at("bin")).unwrap();
     // Where ordinary users can run it too.
     std::fs::copy(env!("CARGO_BIN_EXE_nacrefs"), at("bin/nacrefs")).unwrap();
-    std::fs::set_permissions(at("bin/nacrefs"), open(0o755)).unwrap();
+    mode(&at("bin/nacrefs"), 0o755);
     std::fs::write(at("key"), "0123456789abcdef".repeat(4) + "\n").unwrap();
+    mode(&at("key"), 0o600);
     let helpers = Path::new(env!("CARGO_MANIFEST_DIR")).join("mount-helper/install");
     let out = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "bash", "-euo", "pipefail", "-c"])
