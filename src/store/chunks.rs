@@ -115,8 +115,10 @@ impl ChunkStore {
         }
         match self.find(address, false) {
             Ok(found) => Ok(found.is_some()),
+            // Told once already, for all that it listed.
+            Err(e) if e.kind() == Kind::Damage && self.index.any_damaged(&self.runs()) => Ok(false),
             Err(e) if e.kind() == Kind::Damage => {
-                tracing::debug!("chunk {address} will be stored again: {}", e.chain());
+                tracing::warn!("chunk {address} will be stored again: {}", e.chain());
                 Ok(false)
             }
             Err(e) => Err(e),

@@ -174,9 +174,8 @@ impl Index {
 
     /// What the packs list, in place of the damaged parts of these runs. Waits while it is being read.
     pub(super) fn rebuilt(&self, runs: &RunSet) -> Result<Arc<Rebuilt>> {
-        let away = |why| Error::new(Kind::Away, why);
         let Some(mut attempt) = self.damaged.rebuilt.try_lock_for(PATIENCE) else {
-            return Err(away("the index is still being made anew from the packs"));
+            return Err(Error::failed("the index is still being made anew from the packs: try again later"));
         };
         let covered = |there: &Rebuilt| {
             let damaged = self.damaged.parts.lock();
@@ -186,8 +185,8 @@ impl Index {
             return Ok(there.clone());
         }
         if attempt.failed.is_some_and(|at| at.elapsed() < PAUSE) {
-            return Err(away(
-                "the index could not be made anew from the packs, and is not tried again at once",
+            return Err(Error::failed(
+                "the index could not be made anew from the packs: tried again in a minute",
             ));
         }
         let read = self.read_packs(runs).context(|| "cannot make the index anew from the packs");
@@ -240,13 +239,13 @@ impl Index {
     /// Writes damaged parts anew: with what no other part lists, and packs in `listed` hold. What else is damaged is
     /// found and written anew as well. As with [`Self::add`], nobody sees it before the returned set is committed.
     pub(super) fn heal(&self, base: &RunSet, listed: &HashSet<PackId>) -> Result<RunSet> {
+        let rebuilt = self.rebuilt(base)?;
         for part in base.parts().filter(|p| !self.is_damaged(p)) {
             match self.verify(part) {
                 Err(e) if e.kind() == Kind::Damage => self.note_damaged(part, &e),
                 verified => verified?,
             }
         }
-        let rebuilt = self.rebuilt(base)?;
         let mut damaged = self.damaged.parts.lock().clone();
         let mut runs = base.clone();
         // What several have lost goes to the oldest, which is the largest.

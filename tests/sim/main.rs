@@ -10,6 +10,7 @@ mod golden;
 mod hangs;
 mod kernel;
 mod model;
+mod spill;
 mod stress;
 mod world;
 
