@@ -22,8 +22,12 @@ pub mod objects;
 mod open;
 pub mod pack;
 mod part;
+mod rebuild;
+#[cfg(test)]
+mod rebuild_tests;
 pub mod remote;
 pub mod runs;
+mod scratch;
 #[cfg(test)]
 mod tests;
 
