@@ -91,8 +91,12 @@ pub enum Command {
     #[command(subcommand)]
     Key(KeyCommand),
     /// Print completions for a shell
+    ///
+    /// For bash, zsh and fish they complete mount points and versions too.
     #[command(
-        after_help = "Examples:\n  nacrefs completions bash >~/.local/share/bash-completion/completions/nacrefs"
+        after_help = "Examples:\n  nacrefs completions bash >~/.local/share/bash-completion/completions/nacrefs\n  \
+                      nacrefs completions zsh >/usr/local/share/zsh/site-functions/_nacrefs\n  \
+                      nacrefs completions fish >~/.config/fish/completions/nacrefs.fish"
     )]
     Completions { shell: Shell },
     /// Print a manual page, or write all of them
@@ -100,6 +104,12 @@ pub enum Command {
         after_help = "Examples:\n  nacrefs man mount | man -l -\n  nacrefs man --dir /usr/local/share/man/man1"
     )]
     Man(Man),
+    /// Answer the scripts that `completions` prints
+    #[command(hide = true)]
+    Complete {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// Show what exit statuses mean
     #[command(hide = true, after_help = exit::HELP)]
     ExitStatus,

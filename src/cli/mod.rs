@@ -6,10 +6,12 @@
 pub mod args;
 pub mod backend;
 mod commands;
+mod complete;
 pub mod control;
 mod daemon;
 mod drives;
 pub mod exit;
+mod man;
 mod mount;
 mod mounts;
 pub mod options;
@@ -96,7 +98,8 @@ fn execute(app: &App, cli: &Cli) -> Result<()> {
         Command::Check(args) => commands::check(app, args),
         Command::Key(KeyCommand::List(args)) => commands::key_list(app, args),
         Command::Completions { shell } => commands::completions(*shell),
-        Command::Man(args) => commands::man(args),
+        Command::Complete { words } => complete::run(&args::definition(), words),
+        Command::Man(args) => man::run(args),
         Command::ExitStatus => output::print(&format!("{}\n", exit::HELP)),
     }
 }
