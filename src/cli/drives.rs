@@ -1,6 +1,7 @@
 //! The real drives behind the command line: [`Backend`] over [`session`](crate::session).
 
 mod answers;
+mod live;
 mod mounted;
 
 use super::backend::{
@@ -83,7 +84,8 @@ impl Backend for Drives {
 
     fn answer(&self, drive: &Closed, request: Request, out: &mut dyn Reply) -> Result<()> {
         let site = Site::unlock(&drive.store, &secret_of(&drive.secret)?)?;
-        let newest = site.newest_opened(&drive.state_dir)?;
+        let mut warn = |e: Error| eprintln!("{}", crate::cli::output::error_line(&e, false));
+        let newest = site.newest_opened(&drive.state_dir, &mut warn)?;
         let past = Past::new(&site, newest, None);
         match request {
             Request::Status {} => out.status(&past.status(&drive.store)),
@@ -102,7 +104,8 @@ impl Backend for Drives {
         progress: &mut dyn FnMut(&Progress) -> Result<()>,
     ) -> Result<CheckReport> {
         let site = Site::unlock(&drive.store, &secret_of(&drive.secret)?)?;
-        let newest = site.newest_opened(&drive.state_dir)?;
+        // What is lost is among the findings.
+        let newest = site.newest_opened(&drive.state_dir, &mut |_| {})?;
         let store = site.chunk_store(newest.commit.runs.clone(), None);
         let asked = check::Options { all: true, read_data: options.read_data, subset: options.subset };
         let mut interrupted = None;

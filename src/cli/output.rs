@@ -198,18 +198,24 @@ impl Bar {
     }
 }
 
-/// The one line on standard error that tells of an error: what happened, and the reason at the root of it; with
+/// The one line on standard error that tells of an error: what happened, the reason at the root of it, and what the
+/// system refused; with
 /// `verbose` all reasons between.
 pub fn error_line(error: &Error, verbose: bool) -> String {
     let text = if verbose {
         error.chain()
     } else {
         let first = std::error::Error::source(error);
-        let root = std::iter::successors(first, |e| e.source()).last().map(ToString::to_string);
-        match root {
-            Some(root) if !error.to_string().contains(&root) => format!("{error}: {root}"),
-            _ => error.to_string(),
+        let all = std::iter::successors(first, |e| e.source()).map(ToString::to_string).collect::<Vec<_>>();
+        // What the system says is nothing without what it says it of.
+        let system = all.last().is_some_and(|root| root.contains("(os error "));
+        let mut text = error.to_string();
+        for reason in all.iter().skip(all.len().saturating_sub(1 + usize::from(system))) {
+            if !text.contains(reason) {
+                text = format!("{text}: {reason}");
+            }
         }
+        text
     };
     format!("nacrefs: {}", escape_message(&text))
 }

@@ -69,7 +69,7 @@ pub fn store_url(store: &Path) -> Result<String> {
         return Ok(file_url(&resolve(store)?));
     };
     if !SCHEMES.contains(&scheme) {
-        return refuse("unknown kind; there are file, s3, gs, az and memory");
+        return refuse("unknown kind; in this version a store is a path or file:///path");
     }
     if scheme == "file" {
         return match url_path(&format!("file://{rest}")) {

@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::store::pack::{is_whole, read_footer};
 use crate::store::{ChunkStore, PackId, PartId, RunSet};
 use crate::tree::Map;
-use crate::types::Address;
+use crate::types::{Address, Version};
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -198,8 +198,10 @@ impl Checker<'_> {
             for opened in versions.iter(&start) {
                 let Some(opened) = self.note(format!("head {wanted}"), None, opened)? else { break };
                 let here = opened.version();
-                wanted = opened.head.before.version;
-                listed.retain(|v| *v < here);
+                let before = opened.head.before.version;
+                self.beside(versions, &mut listed, before + 1..here)?;
+                listed.pop_if(|v| *v == here);
+                wanted = before;
                 self.report.versions += 1;
                 (self.progress)(Progress { what: "heads", done: self.report.versions, total: None });
                 if self.options.all && here != newest.version() {
@@ -221,6 +223,27 @@ impl Checker<'_> {
             }
         }
         Ok(older)
+    }
+
+    /// Numbers that the chain passes over: what is there is nothing, or a version that parts from ours.
+    fn beside(
+        &mut self,
+        versions: &Versions,
+        listed: &mut Vec<Version>,
+        over: std::ops::Range<Version>,
+    ) -> Result<()> {
+        for version in listed.extract_if(.., |v| over.contains(v)) {
+            match versions.heads().get(version) {
+                Ok(_) => self.find(
+                    format!("head {version}"),
+                    "it is valid, and the newest version is none of its successors: the history forked",
+                    None,
+                ),
+                Err(e) if matches!(e.kind(), Kind::Damage | Kind::NotFound) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 
     /// The hint to the newest head: it may be old, but not of what there is not.

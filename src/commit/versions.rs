@@ -48,6 +48,8 @@ pub struct Newest {
     /// None in a drive that has no version yet.
     pub opened: Option<Opened>,
     pub next: Version,
+    /// A newer version that was there, and whose head is damaged.
+    pub lost: Option<Version>,
 }
 
 /// A version that is in the store, and that nobody sees yet. Its chunks can be read while it lives.
@@ -175,7 +177,7 @@ impl Versions {
     pub fn open_newest(&self, known: Option<HeadLink>) -> Result<Newest> {
         let newest = self.heads.newest(known)?;
         let opened = newest.head.map(|head| self.open_head(head)).transpose()?;
-        Ok(Newest { opened, next: newest.next })
+        Ok(Newest { opened, next: newest.next, lost: newest.lost })
     }
 
     /// A version by its number. `NotFound` where there is none.
@@ -368,8 +370,11 @@ impl Versions {
         time: Time,
         signer: &Signer,
     ) -> Result<Head> {
-        let after =
-            crate::store::Newest { head: newest.opened.as_ref().map(|o| o.head.clone()), next: newest.next };
+        let after = crate::store::Newest {
+            head: newest.opened.as_ref().map(|o| o.head.clone()),
+            next: newest.next,
+            lost: None,
+        };
         let unsigned = |_: &[u8]| [0; 64];
         let new =
             NewHead { epoch: keys.epoch(), device: signer.device, payload: Bytes::new(), sign: &unsigned };

@@ -106,8 +106,8 @@ fn state_directory() {
         incarnation: Incarnation([3; 16]),
     };
     assert_eq!(short(&device.seal(&keys).unwrap()), "ebe68d14dd53c66ab93425dd25faaa2a");
-    let memory = Memory { version: 77, head: [8; 32] };
-    assert_eq!(short(&memory.seal(&keys).unwrap()), "c68f3befeceb691c6348c303b7a731a9");
+    let memory = Memory { version: 77, head: [8; 32], base: (76, [7; 32]) };
+    assert_eq!(short(&memory.seal(&keys).unwrap()), "e514d3c4513d649da7a104c06b391a47");
     assert_eq!(hex(&keys.cache_key().0[..16]), "7c84deec327a7124aaa68bdd8f8f3de4");
     assert_eq!(hex(&keys.index_key().0[..16]), "ca1a00dce20822dee6d8cd333acbd73b");
 }

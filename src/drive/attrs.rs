@@ -25,9 +25,8 @@ impl Drive {
             return Err(Error::errno_of(libc::EFBIG));
         }
         let inode = self.load(ino, wait)?;
-        if how.size.is_some() {
-            self.admit(wait)?;
-        }
+        let shorter = how.size.is_some_and(|size| size < inode.node.read().meta.attr.size);
+        let room = if shorter { self.admit_freeing(wait)? } else { self.admit(wait, 0)? };
         let mut held = self.lock(&[&inode]);
         let node = held.node(ino)?;
         if how.size.is_some() && node.file().is_none() {
@@ -52,7 +51,7 @@ impl Drive {
             atime: how.atime.map(time),
             mtime: how.mtime.map(time),
         };
-        self.perform(&mut held, &op, how.size.is_some())?;
+        self.perform(&mut held, &op, &room)?;
         drop(held);
         Ok(self.stat_of(&inode))
     }
@@ -118,7 +117,7 @@ impl Drive {
         }
         let list = if is_acl { Some(Acl::parse(value).ok_or(Error::errno_of(libc::EINVAL))?) } else { None };
         let inode = self.load(ino, wait)?;
-        self.admit(wait)?;
+        let room = self.admit(wait, value.len())?;
         let mut held = self.lock(&[&inode]);
         let node = held.node(ino)?;
         if name == acl::DEFAULT && !node.is_dir() {
@@ -142,11 +141,11 @@ impl Drive {
             && caller.uid != 0
             && caller.gid != gid
             && perm & 0o2000 != 0;
-        self.perform(&mut held, &Op::SetXattr { ino, name, value }, false)?;
+        self.perform(&mut held, &Op::SetXattr { ino, name, value }, &room)?;
         if drop_sgid {
             let perm = Some(held.node(ino)?.meta.attr.perm & !0o2000);
             let op = Op::SetAttr { ino, perm, uid: None, gid: None, size: None, atime: None, mtime: None };
-            self.perform(&mut held, &op, false)?;
+            self.perform(&mut held, &op, &room)?;
         }
         Ok(())
     }
@@ -157,12 +156,13 @@ impl Drive {
             return Err(Error::errno_of(libc::EPERM));
         }
         let inode = self.load(ino, wait)?;
+        let room = self.admit_freeing(wait)?;
         let mut held = self.lock(&[&inode]);
         let xattrs: Option<&Arc<Xattrs>> = held.node(ino)?.meta.xattrs.as_ref();
         if !xattrs.is_some_and(|x| x.contains_key(name)) {
             return Err(Error::errno_of(libc::ENODATA));
         }
-        self.perform(&mut held, &Op::RemoveXattr { ino, name }, true)?;
+        self.perform(&mut held, &Op::RemoveXattr { ino, name }, &room)?;
         Ok(())
     }
 }

@@ -161,7 +161,7 @@ impl Drive {
     ) -> Result<()> {
         self.check_writable()?;
         let inode = self.load(ino, wait)?;
-        self.admit(wait)?;
+        let room = self.admit(wait, data.len())?;
         let mut held = self.lock(&[&inode]);
         let node = held.node(ino)?;
         let at = if append { node.meta.attr.size } else { at };
@@ -175,7 +175,7 @@ impl Drive {
             return Ok(());
         }
         let kill_suid = kill_suid && super::apply::without_suid(node.meta.attr.perm) != node.meta.attr.perm;
-        self.perform(&mut held, &Op::Write { ino, at, kill_suid, data }, false)?;
+        self.perform(&mut held, &Op::Write { ino, at, kill_suid, data }, &room)?;
         Ok(())
     }
 
@@ -187,7 +187,8 @@ impl Drive {
             return Err(Error::errno_of(libc::EINVAL));
         }
         let inode = self.load(ino, wait)?;
-        self.admit(wait)?;
+        let punches = what == Allocate::Punch;
+        let room = if punches { self.admit_freeing(wait)? } else { self.admit(wait, 0)? };
         let mut held = self.lock(&[&inode]);
         let node = held.node(ino)?;
         if node.file().is_none() {
@@ -203,7 +204,7 @@ impl Drive {
         // The request does not say whether the caller may keep suid: nobody may.
         let perm = node.meta.attr.perm;
         let kill_suid = super::apply::without_suid(perm) != perm;
-        self.perform(&mut held, &Op::Hole { ino, at, len, size, kill_suid }, what == Allocate::Punch)?;
+        self.perform(&mut held, &Op::Hole { ino, at, len, size, kill_suid }, &room)?;
         Ok(())
     }
 

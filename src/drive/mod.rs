@@ -22,6 +22,7 @@ mod layer;
 mod list;
 mod names;
 mod open;
+mod others;
 mod pressure;
 pub mod record;
 mod shed;
@@ -34,16 +35,19 @@ pub use open::{FromStore, Keys, Parts, Replayed, Settings};
 pub use shed::Kernel;
 
 use crate::chunk::Chunks;
+use crate::commit::Opened;
 use crate::content::ContentCache;
 use crate::crypt::RealmKeys;
 use crate::error::{Error, Result};
 use crate::journal::Journal;
+use crate::store::ChunkStore;
 use crate::sys::Clock;
 use crate::tree::Map;
 use crate::types::{Ino, Lsn};
 use inode::{Generation, Inode, Node};
 use parking_lot::lock_api::ArcRwLockWriteGuard;
 use parking_lot::{Mutex, RawRwLock, RwLock, RwLockReadGuard};
+use pressure::Room;
 use record::{Op, Record};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -77,6 +81,9 @@ pub struct Drive {
     next_ino: AtomicU64,
     resident: written::Resident,
     committing: Mutex<committer::Committing>,
+    /// The newest version that is known here, and where the chunks are.
+    newest: RwLock<Opened>,
+    store: Arc<ChunkStore>,
     /// How many inodes the generation has that is being committed.
     closing: AtomicUsize,
     /// Whose turn it is when the kernel is to forget inodes.
@@ -176,8 +183,8 @@ impl Drive {
         Held { gate, nodes }
     }
 
-    /// Logs an operation and applies it. `frees`: it may use the journal's reserve.
-    fn perform(&self, held: &mut Held, op: &Op, frees: bool) -> Result<Lsn> {
+    /// Logs an operation and applies it, in the room that was promised for it.
+    fn perform(&self, held: &mut Held, op: &Op, room: &Room) -> Result<Lsn> {
         let now = held.gens().now;
         let time = self.clock.now();
         let inodes = op.inodes();
@@ -189,7 +196,7 @@ impl Drive {
         if inodes.iter().all(|i| placed(*i)) {
             let head = record.head();
             data_at = head.len();
-            lsn = self.append(head.as_slice(), record.data(), frees)?;
+            lsn = self.append(head.as_slice(), record.data(), room)?;
         } else {
             // The places are told in the journal before any other record can rely on them.
             let mut list = self.placed.lock();
@@ -208,7 +215,7 @@ impl Drive {
             record.places.reverse();
             let head = record.head();
             data_at = head.len();
-            lsn = self.append(head.as_slice(), record.data(), frees)?;
+            lsn = self.append(head.as_slice(), record.data(), room)?;
             for (ino, _) in &record.places {
                 self.table.with(*ino, |s| s.placed = now);
                 list.push(*ino);
@@ -218,9 +225,9 @@ impl Drive {
         Ok(lsn)
     }
 
-    fn append(&self, head: &[u8], data: &[u8], frees: bool) -> Result<Lsn> {
+    fn append(&self, head: &[u8], data: &[u8], room: &Room) -> Result<Lsn> {
         let parts = [head, data];
-        if frees { self.journal.append_reserve(&parts) } else { self.journal.append(&parts) }
+        if room.frees { self.journal.append_reserve(&parts) } else { self.journal.append(&parts) }
     }
 
     /// Makes durable all that was acknowledged before the call.

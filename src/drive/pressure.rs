@@ -1,11 +1,24 @@
-//! Back-pressure: writers are slowed smoothly as the journal or the changes in memory near their limits, wait
-//! at the limit, and after the mount's time-out get ENOSPC.
+//! Back-pressure: changes are slowed smoothly as the journal or the changes in memory near their limits, wait at
+//! the limit for commits, and after the mount's time-out get ENOSPC.
+//!
+//! **The rule.** Every change is let in before it takes a lock, and says how many bytes it brings. So many are
+//! promised to it until its record is in the journal ([`Room`], without which nothing is appended), so that those
+//! who were let in together do not outgrow a limit together.
+//!
+//! | | [`Drive::admit`]: makes, writes, links, sets | [`Drive::admit_freeing`]: removes, renames, cuts |
+//! | --- | --- | --- |
+//! | of the journal it may fill | 92 % of the limit, and never the reserve | all of the limit |
+//! | is slowed | from 60 % of that on, and of the memory | from 60 % of the memory on |
+//! | without room in the journal | waits, then ENOSPC | waits, then ENOSPC |
+//! | without room in memory | waits, then ENOSPC | waits, then is let in |
+//!
+//! The journal itself refuses a record beyond its limit before it gives it a number: what was acknowledged has one.
 
 use super::Drive;
 use super::types::Wait;
 use crate::error::{Error, Kind, Result};
 use parking_lot::{Condvar, Mutex};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The share of a limit from which on writers are slowed, and from which on they wait (percent).
@@ -17,6 +30,9 @@ const COMMIT: u64 = 25;
 /// are there as well; and, the other way round, how many writes weigh as much as an inode. Measured.
 const CLOSING: usize = 2;
 const WRITES: usize = 5;
+/// What a record takes in the journal besides the bytes that the change brings: its names and places, and what
+/// beginning another frame costs. (Only places deeper than some hundred directories take more.)
+const RECORD: u64 = 16 << 10;
 /// The longest that one operation is slowed below the limit.
 const SLOWEST: Duration = Duration::from_millis(40);
 
@@ -26,6 +42,22 @@ pub struct Pressure {
     state: Mutex<Wanted>,
     room: Condvar,
     work: Condvar,
+    /// Bytes of the journal that are promised to changes which are not appended yet.
+    promised: AtomicU64,
+}
+
+/// Room in the journal for one change, promised until this is dropped.
+pub(super) struct Room<'a> {
+    promised: &'a AtomicU64,
+    bytes: u64,
+    /// It may use the journal's reserve.
+    pub frees: bool,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.promised.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
@@ -74,10 +106,24 @@ impl Pressure {
 }
 
 impl Drive {
-    /// How full the fullest of what has a limit is, in percent.
+    /// How full the fullest of what has a limit is for changes that free nothing: at [`FULL`] they wait.
     fn fullness(&self) -> u64 {
-        let usage = self.journal.usage();
-        (usage.bytes * 100 / usage.limit.max(1)).max(self.memory_fullness())
+        let bytes = self.journal.usage().bytes + self.pressure.promised.load(Ordering::Relaxed);
+        (bytes * FULL / self.journal_limit(false).max(1)).max(self.memory_fullness())
+    }
+
+    /// How many bytes a change may fill the journal to.
+    fn journal_limit(&self, frees: bool) -> u64 {
+        let (without_reserve, limit) = self.journal.limits();
+        if frees { limit } else { (limit / 100 * FULL).min(without_reserve) }
+    }
+
+    /// Promises room in the journal; None where there is too little.
+    fn promise(&self, bytes: u64, frees: bool) -> Option<Room<'_>> {
+        let promised = &self.pressure.promised;
+        let all = promised.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let room = Room { promised, bytes, frees };
+        (self.journal.usage().bytes + all <= self.journal_limit(frees)).then_some(room)
     }
 
     /// How much of the memory for changes is taken, in percent.
@@ -87,22 +133,23 @@ impl Drive {
         changed as u64 * 100 / self.settings.dirty_inodes.max(1) as u64
     }
 
-    /// Lets a change in that frees space, or holds it back: it may use the journal's reserve, and the memory for
-    /// changes is all that it waits for. It is never refused for want of that.
-    pub(super) fn admit_freeing(&self, wait: Wait) -> Result<()> {
+    /// Lets a change in that frees space, or holds it back: see the rule above. To be called before any lock is taken.
+    pub(super) fn admit_freeing(&self, wait: Wait) -> Result<Room<'_>> {
         let full = self.memory_fullness();
-        if full >= COMMIT {
+        if full.max(self.fullness()) >= COMMIT {
             self.pressure.want_commit();
         }
-        if full < SLOW {
-            return Ok(());
+        if full < SLOW
+            && let Some(room) = self.promise(RECORD, true)
+        {
+            return Ok(room);
         }
         if wait == Wait::No {
-            return Err(Error::new(Kind::Miss, "changes wait for memory"));
+            return Err(Error::new(Kind::Miss, "changes wait for room"));
         }
         self.slow_down(full);
-        self.wait_while(|d| d.memory_fullness() >= FULL);
-        Ok(())
+        let room = self.wait_for(|d| (d.memory_fullness() < FULL).then(|| d.promise(RECORD, true))?);
+        room.or_else(|| self.promise(RECORD, true)).ok_or(Error::errno_of(libc::ENOSPC))
     }
 
     fn slow_down(&self, full: u64) {
@@ -111,36 +158,43 @@ impl Drive {
         }
     }
 
-    /// Waits for commits to end what `full` tells; false where that took too long.
-    fn wait_while(&self, full: impl Fn(&Drive) -> bool) -> bool {
+    /// Waits until commits have made room; None where that takes too long.
+    fn wait_for<'a>(&'a self, room: impl Fn(&'a Drive) -> Option<Room<'a>>) -> Option<Room<'a>> {
         let deadline = Instant::now() + self.settings.timeout;
         let mut state = self.pressure.state.lock();
-        while full(self) {
+        loop {
+            if let Some(room) = room(self) {
+                return Some(room);
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return None;
+            }
             state.commit = true;
             self.pressure.work.notify_all();
-            let step = (Instant::now() + Duration::from_millis(100)).min(deadline);
-            self.pressure.room.wait_until(&mut state, step);
-            if Instant::now() >= deadline {
-                return false;
-            }
+            self.pressure.room.wait_until(&mut state, (now + Duration::from_millis(100)).min(deadline));
         }
-        true
     }
 
-    /// Lets a change in, or holds it back. To be called before any lock is taken.
-    pub(super) fn admit(&self, wait: Wait) -> Result<()> {
+    /// Lets a change in that brings `bytes`, or holds it back: see the rule above. To be called before any lock is
+    /// taken.
+    pub(super) fn admit(&self, wait: Wait, bytes: usize) -> Result<Room<'_>> {
+        let bytes = RECORD + bytes as u64;
         let full = self.fullness();
         if full >= COMMIT {
             self.pressure.want_commit();
         }
-        if full < SLOW {
-            return Ok(());
+        if full < SLOW
+            && let Some(room) = self.promise(bytes, false)
+        {
+            return Ok(room);
         }
         if wait == Wait::No {
             return Err(Error::new(Kind::Miss, "writers are being slowed"));
         }
         self.slow_down(full);
-        if self.wait_while(|d| d.fullness() >= FULL) { Ok(()) } else { Err(Error::errno_of(libc::ENOSPC)) }
+        let room = self.wait_for(|d| (d.memory_fullness() < FULL).then(|| d.promise(bytes, false))?);
+        room.ok_or(Error::errno_of(libc::ENOSPC))
     }
 
     /// Whether a mutating operation would have to wait.

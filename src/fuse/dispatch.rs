@@ -38,6 +38,11 @@ impl Op {
         Op { name, ino, lane: Lane::Change, here: true }
     }
 
+    /// An operation that appends to the journal, and makes room: it passes those that wait for some.
+    pub(super) fn free(name: &'static str, ino: Ino) -> Op {
+        Op { name, ino, lane: Lane::Free, here: true }
+    }
+
     /// An operation that waits for the disk.
     pub(super) fn sync(name: &'static str, ino: Ino) -> Op {
         Op { name, ino, lane: Lane::Sync, here: false }

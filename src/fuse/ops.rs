@@ -209,14 +209,14 @@ impl Filesystem for Ops {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let op = Op::change("unlink", parent.0);
+        let op = Op::free("unlink", parent.0);
         self.desk.serve(op, [name.as_bytes()], reply, move |drive, wait, [name]| {
             drive.unlink(wait, parent.0, name)
         });
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let op = Op::change("rmdir", parent.0);
+        let op = Op::free("rmdir", parent.0);
         self.desk.serve(op, [name.as_bytes()], reply, move |drive, wait, [name]| {
             drive.rmdir(wait, parent.0, name)
         });
@@ -233,7 +233,7 @@ impl Filesystem for Ops {
         reply: ReplyEmpty,
     ) {
         let names = [name.as_bytes(), newname.as_bytes()];
-        self.desk.serve(Op::change("rename", parent.0), names, reply, move |drive, wait, [name, newname]| {
+        self.desk.serve(Op::free("rename", parent.0), names, reply, move |drive, wait, [name, newname]| {
             drive.rename(wait, parent.0, name, newparent.0, newname, convert::rename_how(flags)?)
         });
     }
@@ -429,7 +429,7 @@ impl Filesystem for Ops {
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let op = Op::change("removexattr", ino.0);
+        let op = Op::free("removexattr", ino.0);
         self.desk.serve(op, [name.as_bytes()], reply, move |drive, wait, [name]| {
             drive.remove_xattr(wait, ino.0, name)
         });

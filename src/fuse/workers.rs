@@ -16,23 +16,25 @@ pub(super) enum Lane {
     Read,
     /// Space for a change.
     Change,
+    /// What a change that frees space waits for: never for those that take some.
+    Free,
     /// Durability.
     Sync,
 }
 
 /// The worker threads of one mount. Dropping it runs what is queued, then ends the threads.
 pub(super) struct Workers {
-    lanes: [Sender<Job>; 3],
+    lanes: [Sender<Job>; 4],
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Workers {
     /// Starts `threads` (at least one) threads for each lane.
     pub(super) fn start(threads: usize) -> Result<Workers> {
-        let queues: [(Sender<Job>, Receiver<Job>); 3] = std::array::from_fn(|_| unbounded());
+        let queues: [(Sender<Job>, Receiver<Job>); 4] = std::array::from_fn(|_| unbounded());
         // Collected one by one, so that threads that were started end when a later one cannot be.
         let mut workers = Workers { lanes: queues.each_ref().map(|q| q.0.clone()), threads: Vec::new() };
-        for (name, (_, jobs)) in ["read", "change", "sync"].into_iter().zip(queues) {
+        for (name, (_, jobs)) in ["read", "change", "free", "sync"].into_iter().zip(queues) {
             for i in 0..threads.max(1) {
                 let jobs = jobs.clone();
                 let thread = Builder::new()
@@ -107,7 +109,7 @@ mod tests {
         let (done, count) = unbounded();
         let workers = Workers::start(1).unwrap();
         workers.hand(Lane::Read, Box::new(move || assert!(gate.recv().is_err())));
-        for lane in [Lane::Change, Lane::Sync] {
+        for lane in [Lane::Change, Lane::Free, Lane::Sync] {
             let done = done.clone();
             workers.hand(lane, Box::new(move || done.send(lane).unwrap()));
             assert_eq!(count.recv_timeout(Duration::from_secs(10)), Ok(lane));

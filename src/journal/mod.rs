@@ -189,7 +189,7 @@ impl Journal {
     /// full. `Kind::NoSpace` where the limit or the disk leaves no room: no number is given out then, and
     /// a later call may succeed.
     pub fn append(&self, parts: &[&[u8]]) -> Result<Lsn> {
-        self.append_within(parts, self.limit - self.reserve)
+        self.append_within(parts, self.limits().0)
     }
 
     /// [`append`](Journal::append) for operations that free space: may use the last 4 MiB of the limit.
@@ -378,6 +378,11 @@ impl Journal {
         }
         let due = self.log.lock().half_full();
         if due { self.make_next() } else { Ok(()) }
+    }
+
+    /// How many bytes of frames [`Journal::append`] may fill it to, and [`Journal::append_reserve`].
+    pub fn limits(&self) -> (u64, u64) {
+        (self.limit - self.reserve, self.limit)
     }
 
     pub fn usage(&self) -> Usage {

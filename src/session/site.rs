@@ -101,9 +101,25 @@ impl Site {
     }
 
     /// The newest version, of a drive that has one; as for a mount with that state directory, if there is one.
-    pub fn newest_opened(&self, state_dir: &Path) -> Result<Opened> {
+    /// `lost` is told of a newer one that is damaged.
+    pub fn newest_opened(&self, state_dir: &Path, lost: &mut dyn FnMut(Error)) -> Result<Opened> {
         let known = StateDir::peek(state_dir, &self.secrets);
-        self.newest_after(known, state_dir)?.opened.ok_or_else(unfinished)
+        let newest = self.newest_after(known, state_dir)?;
+        if let Some(e) = self.lost(&newest) {
+            lost(e);
+        }
+        newest.opened.ok_or_else(unfinished)
+    }
+
+    /// That there was a newer version than the newest that can be opened. To write to the drive then would be to go on
+    /// without it.
+    pub(super) fn lost(&self, newest: &Newest) -> Option<Error> {
+        let (lost, opened) = (newest.lost?, newest.opened.as_ref()?);
+        Some(Error::damage(format!(
+            "the head of version {lost} is damaged: restore heads/{lost:020} from a backup of the store; the newest \
+             version before it is {}, which -o ro shows",
+            opened.version()
+        )))
     }
 }
 
@@ -219,7 +235,7 @@ pub fn init_in(
         fetch.clone(),
         crate::drive::Keys(site.keys.clone()),
     );
-    let tools = Tools { keys: &site.keys, sealer: &*site.keys, chunks: &opener, fetch: &fetch };
+    let tools = Tools { keys: &site.keys, directories: &*site.keys, chunks: &opener, fetch: &fetch };
     let mut batch = chunks.begin();
     let (commit, _) = build(None, vec![root], &Nothing, &making, tools, &mut batch)?;
     let prepared = site.versions.prepare(&newest, commit, &mut batch, &opener, &signer)?;

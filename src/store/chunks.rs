@@ -343,7 +343,12 @@ impl Batch {
         let base = store.runs();
         if !Arc::ptr_eq(&base, &self.checked) {
             for address in &self.duplicates {
-                if store.index.lookup(&base, address)?.is_none() {
+                let listed = match store.index.lookup(&base, address) {
+                    // As for `contains`: what cannot be looked up is stored again.
+                    Err(e) if e.kind() == Kind::Damage => false,
+                    found => found?.is_some(),
+                };
+                if !listed {
                     let gone =
                         format!("chunk {address} was taken for a duplicate, and is gone from the index");
                     return Err(Error::new(Kind::Conflict, gone));

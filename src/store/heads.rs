@@ -39,6 +39,8 @@ pub struct Newest {
     pub head: Option<Head>,
     /// The least number above it that no object has.
     pub next: Version,
+    /// A number above it of which the hint says that it was a version, and whose object is none.
+    pub lost: Option<Version>,
 }
 
 /// What a new head is to say, besides its place in the chain.
@@ -101,6 +103,14 @@ impl Heads {
         while found.contains_key(&next) {
             next += 1;
         }
+        let above = head.as_ref().map_or(0, |h| h.version) + 1;
+        let mut lost = None;
+        if next > above
+            && let Some(hint) = self.hint()?
+        {
+            // Nobody but a writer that had won the number names it in the hint, unless somebody wants us to stop.
+            lost = found.range(above..).map(|(v, _)| *v).filter(|v| *v <= hint).last();
+        }
         match (&head, known) {
             (Some(head), Some(known)) => self.check_descent(head, known)?,
             (None, Some(known)) => {
@@ -112,7 +122,7 @@ impl Heads {
             }
             (_, None) => {}
         }
-        Ok(Newest { head, next })
+        Ok(Newest { head, next, lost })
     }
 
     /// The head of a version. `NotFound` where there is none, `Damage` where it is no valid head.

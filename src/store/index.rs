@@ -13,6 +13,7 @@ use crate::types::Address;
 use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// A part smaller than this (64 KiB) is read whole, once: one journey to the store instead of three.
@@ -27,6 +28,8 @@ pub struct Index {
     pub(super) keys: IndexKeys,
     pub(super) shape: Shape,
     cache: Mutex<Cache>,
+    /// Parts that were found damaged when their run was to be merged: it stays as it is from then on.
+    pub(super) damaged: Mutex<HashSet<PartId>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -78,7 +81,7 @@ impl Index {
     pub fn new(objects: Arc<dyn Objects>, keys: IndexKeys, shape: Shape, budget: usize) -> Index {
         let layout = Layout::new(keys.realm());
         let cache = Mutex::new(Cache { pieces: LruCache::unbounded(), used: 0, budget });
-        Index { objects, layout, keys, shape, cache }
+        Index { objects, layout, keys, shape, cache, damaged: Mutex::default() }
     }
 
     /// Where a chunk is, by the newest run that lists it.

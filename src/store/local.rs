@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -139,7 +139,7 @@ impl Local {
 
     fn open_file(&self, name: &str) -> Result<File> {
         check_name(name)?;
-        File::open(self.root.join(name)).map_err(|e| self.read_error(name, e))
+        open_regular(&self.root.join(name)).map_err(|e| self.read_error(name, e))
     }
 
     /// The open file of an object that never changes, kept open for the next reader.
@@ -155,6 +155,9 @@ impl Local {
     fn read_error(&self, name: &str, e: io::Error) -> Error {
         match self.present() {
             Err(away) if e.kind() == io::ErrorKind::NotFound => away,
+            _ if e.kind() == io::ErrorKind::IsADirectory => {
+                Error::damage(format!("{name} in {} is not a regular file", self.root.display()))
+            }
             _ => io_error("read", &format!("{name} in {}", self.root.display()), e),
         }
     }
@@ -209,7 +212,11 @@ impl Objects for Local {
 
     fn size(&self, name: &str) -> Result<u64> {
         check_name(name)?;
-        Ok(fs::metadata(self.root.join(name)).map_err(|e| self.read_error(name, e))?.len())
+        match fs::metadata(self.root.join(name)) {
+            Ok(meta) if meta.is_file() => Ok(meta.len()),
+            Ok(_) => Err(self.read_error(name, io::ErrorKind::IsADirectory.into())),
+            Err(e) => Err(self.read_error(name, e)),
+        }
     }
 
     fn settle(&self, name: &str) -> Result<()> {
@@ -230,7 +237,7 @@ fn refuse_shared(root: &Path, meta: &fs::Metadata) -> Result<()> {
         return Ok(());
     };
     Err(Error::failed(format!(
-        "the store's directory {} {why}, or allow a shared store explicitly",
+        "the store's directory {} {why}: whoever can write there can delete the drive",
         root.display()
     )))
 }
@@ -238,8 +245,14 @@ fn refuse_shared(root: &Path, meta: &fs::Metadata) -> Result<()> {
 /// The `nacre.json` of a store, where there is one that can be read.
 fn drive_file(root: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(root.join(DRIVE)).ok()?.take(4096).read_to_end(&mut bytes).ok()?;
+    open_regular(&root.join(DRIVE)).ok()?.take(4096).read_to_end(&mut bytes).ok()?;
     Some(bytes)
+}
+
+/// Opens a file for reading. What is no file must not make anybody wait: a fifo would.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::IsADirectory.into()) }
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {

@@ -5,9 +5,9 @@
 //! 3·log4(n) runs, and an entry is written about log4(n) times. (O'Neil et al., "The log-structured
 //! merge-tree", 1996.) Only neighbours in age are merged: where two runs list one chunk, the newer wins.
 
-use super::index::{Entry, Index, Part, Scan};
+use super::index::{Entry, Index, Part, PartId, Scan};
 use super::part::PartWriter;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::wire::{Reader, Writer};
 
 /// How many runs of one tier become one.
@@ -114,23 +114,55 @@ fn due(runs: &[u64], new: u64) -> usize {
 }
 
 impl Index {
-    /// Adds chunks to the index: writes one run, merged with those that are due. The store has the run,
-    /// durably, when this returns; nobody sees it before the returned set is committed.
+    /// Adds chunks to the index: writes one run, merged with those that are due, save what is damaged: such a run
+    /// stays where it is, for a check to report and to repair. The store has the new run, durably, when this returns;
+    /// nobody sees it before the returned set is committed.
     pub fn add(&self, base: &RunSet, mut entries: Vec<Entry>) -> Result<RunSet> {
         if entries.is_empty() {
             return Ok(base.clone());
         }
         entries.sort_by_key(|e| e.address);
         entries.dedup_by_key(|e| e.address);
-        let sizes: Vec<u64> = base.runs.iter().map(Run::entries).collect();
-        let (merged, kept) = base.runs.split_at(due(&sizes, entries.len() as u64));
-        let mut sources: Vec<Source> = vec![Box::new(entries.into_iter().map(Ok))];
-        for run in merged {
+        loop {
+            // Only neighbours in age are merged: a damaged run ends what can be.
+            let whole = base.runs.iter().take_while(|run| !self.is_damaged(run));
+            let sizes: Vec<u64> = whole.map(Run::entries).collect();
+            let (merged, kept) = base.runs.split_at(due(&sizes, entries.len() as u64));
+            let parts = match self.merge(&entries, merged) {
+                Err(e) if e.kind() == Kind::Damage && self.find_damaged(merged) => {
+                    tracing::error!("an index run is left out of merging, the commit goes on: {}", e.chain());
+                    continue;
+                }
+                parts => parts?,
+            };
+            let mut runs = vec![Run { parts }];
+            runs.extend_from_slice(kept);
+            return Ok(RunSet { runs });
+        }
+    }
+
+    /// Writes sorted entries and the entries of runs as one run.
+    fn merge(&self, entries: &[Entry], runs: &[Run]) -> Result<Vec<Part>> {
+        let mut sources: Vec<Source> = vec![Box::new(entries.iter().copied().map(Ok))];
+        for run in runs {
             sources.push(Box::new(run.parts.iter().flat_map(|p| -> Scan { self.scan(p) })));
         }
-        let mut runs = vec![Run { parts: self.write(Merge::new(sources)?)? }];
-        runs.extend_from_slice(kept);
-        Ok(RunSet { runs })
+        self.write(Merge::new(sources)?)
+    }
+
+    fn is_damaged(&self, run: &Run) -> bool {
+        let damaged = self.damaged.lock();
+        run.parts.iter().any(|part| damaged.contains(&part.id))
+    }
+
+    /// Takes note of the damaged parts of runs; false where there are none.
+    fn find_damaged(&self, runs: &[Run]) -> bool {
+        let is_damaged = |part: &&Part| self.scan(part).any(|e| e.is_err_and(|e| e.kind() == Kind::Damage));
+        let found: Vec<PartId> =
+            runs.iter().flat_map(|run| &run.parts).filter(is_damaged).map(|part| part.id).collect();
+        let any = !found.is_empty();
+        self.damaged.lock().extend(found);
+        any
     }
 
     fn write(&self, entries: Merge) -> Result<Vec<Part>> {
@@ -205,7 +237,6 @@ mod tests {
     use super::super::pack::PackId;
     use super::super::part::Place;
     use super::*;
-    use crate::error::Kind;
     use crate::types::{Address, Key, RealmId};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -303,6 +334,58 @@ mod tests {
                 prop_assert_eq!(runs.encode(), bytes);
             }
         }
+    }
+
+    #[test]
+    fn a_damaged_run_is_left_out_of_merging_and_keeps_nothing_from_being_added() {
+        let store = Arc::new(Memory::new());
+        let index = index(&store, 0);
+        let mut runs = RunSet::default();
+        for n in 0..2 * FAN_OUT as u16 {
+            runs = index.add(&runs, vec![entry(n, 1, n.into())]).unwrap();
+        }
+        // The oldest run is the largest; the others are merged before its turn comes.
+        let (oldest, before) = (runs.runs.last().unwrap().clone(), runs.len());
+        assert!(before > 1 && oldest.entries() >= FAN_OUT as u64);
+        let name = index.layout.part(&oldest.parts[0].id);
+        let good = store.get(&name).unwrap();
+        let mut bent = good.to_vec();
+        bent[good.len() / 2] ^= 1;
+        store.put(&name, bent.into()).unwrap();
+        for n in 100..400 {
+            runs = index.add(&runs, vec![entry(n, 2, n.into())]).unwrap();
+            assert_eq!(runs.runs.last(), Some(&oldest), "it stays, at its place");
+        }
+        assert!(runs.len() < 20, "what is whole is merged as ever: {} runs", runs.len());
+        for n in 100..400 {
+            assert_eq!(index.lookup(&runs, &address(n)).unwrap(), Some(entry(n, 2, n.into()).place));
+        }
+        // Repaired, it is read again; and merged by the next who opens the store.
+        store.put(&name, good).unwrap();
+        let index = self::index(&store, 0);
+        for n in 400..2000 {
+            runs = index.add(&runs, vec![entry(n, 3, n.into())]).unwrap();
+        }
+        assert_ne!(runs.runs.last(), Some(&oldest));
+        assert!((0..2 * FAN_OUT as u16).all(|n| index.lookup(&runs, &address(n)).unwrap().is_some()));
+    }
+
+    #[test]
+    fn a_store_that_is_away_is_no_damage_to_merging() {
+        use super::super::faulty::{Fault, Faulty, Op};
+        let store = Arc::new(Memory::new());
+        let mut runs = RunSet::default();
+        for n in 0..FAN_OUT as u16 - 1 {
+            runs = index(&store, 0).add(&runs, vec![entry(n, 1, 1)]).unwrap();
+        }
+        let away = Faulty::new(store.clone(), |call| match call.op {
+            Op::Get | Op::Range => Fault::FailBefore(Kind::Away),
+            _ => Fault::Pass,
+        });
+        let keys = IndexKeys::new(RealmId([1; 16]), 0, Key([2; 32]));
+        let index = Index::new(Arc::new(away), keys, Shape { block: 4, part: 20 }, 0);
+        assert_eq!(index.add(&runs, vec![entry(99, 1, 1)]).unwrap_err().kind(), Kind::Away);
+        assert!(index.damaged.lock().is_empty());
     }
 
     #[test]

@@ -237,3 +237,52 @@ fn what_a_copied_state_directory_has_not_committed_is_not_dropped() {
     ok(c.arg("--state-dir").arg(&other.state).output());
     assert_eq!(fs::read_to_string(other.mnt.join("precious")).unwrap(), "by the copy");
 }
+
+#[test]
+fn a_damaged_newest_head_is_not_passed_over_by_a_machine_that_never_saw_it() {
+    let mut d = versions(2);
+    let newest = heads_of(&d).pop().unwrap();
+    d.umount();
+    let known = fs::read(object(&d, &newest)).unwrap();
+    for damage in [known[..100].to_vec(), Vec::new(), [&known[..60], b"x", &known[61..]].concat()] {
+        fs::write(object(&d, &newest), &damage).unwrap();
+        fs::remove_dir_all(&d.state).unwrap();
+        Said::from(d.mount_command().output().unwrap())
+            .expect(5, &["version 3 is damaged", "backup", "-o ro"]);
+        ok(Ok(d.try_mount("ro")));
+        assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "version 0");
+        d.umount();
+        let log = run(d.nacrefs(&["log"]).arg("--store").arg(&d.store));
+        assert!(log.exit == 0 && log.err.contains("version 3 is damaged"), "{log:?}");
+        let found = run(d.nacrefs(&["check"]).arg(&d.store));
+        assert!(found.exit == 5 && found.out.contains("head 3"), "{found:?}");
+    }
+    fs::write(object(&d, &newest), &known).unwrap();
+    d.mount();
+    assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "version 1");
+}
+
+#[test]
+fn a_version_beside_the_chain_is_found() {
+    let mut d = versions(3);
+    let heads = heads_of(&d);
+    d.umount();
+    let third = fs::read(object(&d, &heads[2])).unwrap();
+    // As if 3 had never been: another machine goes on from 2.
+    fs::write(object(&d, &heads[2]), "").unwrap();
+    fs::remove_file(object(&d, &heads[3])).unwrap();
+    let hint = d.store.join(heads[0].replace("heads/00000000000000000001", "latest"));
+    fs::write(hint, format!("{:020}\n", 2)).unwrap();
+    fs::remove_dir_all(&d.state).unwrap();
+    d.mount();
+    fs::write(d.mnt.join("file"), "another 4").unwrap();
+    d.umount();
+    assert_eq!(run(d.nacrefs(&["check"]).arg(&d.store)).exit, 0);
+    fs::write(object(&d, &heads[2]), third).unwrap();
+    let found = run(d.nacrefs(&["check"]).arg(&d.store));
+    assert!(found.exit == 5 && found.out.contains("head 3") && found.out.contains("fork"), "{found:?}");
+}
+
+fn object(d: &TestDrive, name: &str) -> PathBuf {
+    d.store.join(name)
+}

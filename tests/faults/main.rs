@@ -12,3 +12,4 @@ mod flips;
 mod heads;
 mod journal;
 mod lab;
+mod pressure;

@@ -68,7 +68,7 @@ impl Rig {
     fn adopt(&mut self, opened: Opened) {
         self.store.adopt(opened.commit.runs.clone());
         self.mini.commit = Some(opened.commit.clone());
-        self.newest = Newest { next: opened.version() + 1, opened: Some(opened) };
+        self.newest = Newest { next: opened.version() + 1, opened: Some(opened), lost: None };
     }
 
     fn publish(&mut self) -> Opened {
