@@ -6,7 +6,7 @@ use super::backend::{CheckOptions, Closed, InitOptions};
 use super::complete;
 use super::control::{At, Client, Request};
 use super::daemon;
-use super::mounts::{self, shown};
+use super::mounts::{self, Mount, shown};
 use super::output::{self, Screen};
 use super::paths::{file_url, resolve, store_url, url_path};
 use super::secrets::{self, Given};
@@ -44,8 +44,8 @@ pub fn init(app: &App, args: &args::Init) -> Result<()> {
 }
 
 /// Asks the daemon of a mount.
-fn ask(point: &Path, request: &Request, screen: &mut Screen) -> Result<()> {
-    Client::connect(&mounts::control_socket(point)?)?.ask(request, screen)
+fn ask(mount: &Mount, request: &Request, screen: &mut Screen) -> Result<()> {
+    Client::connect(&mounts::control_socket(mount)?)?.ask(request, screen)
 }
 
 pub fn sync(args: &args::Sync) -> Result<()> {
@@ -54,7 +54,7 @@ pub fn sync(args: &args::Sync) -> Result<()> {
         None => mounts::implied()?,
     };
     let mut screen = Screen::new(false);
-    ask(&mount.point, &Request::Sync {}, &mut screen)?;
+    ask(&mount, &Request::Sync {}, &mut screen)?;
     screen.finish()
 }
 
@@ -67,18 +67,18 @@ pub fn status(app: &App, args: &args::Status) -> Result<()> {
         return screen.finish();
     }
     if let Some(dir) = &args.dir {
-        ask(&mounts::locate(dir)?.0.point, &request, &mut screen)?;
+        ask(&mounts::locate(dir)?.0, &request, &mut screen)?;
         return screen.finish();
     }
     let mut mounted = mounts::ours()?;
-    mounted.retain(|m| !mounts::is_closed(&m.point));
+    mounted.retain(|m| !m.is_closed());
     if mounted.is_empty() && !args.json {
         screen.line("no nacrefs drive is mounted")?;
     }
     // One drive in trouble does not hide the others; the last trouble is what the command ends with.
     let mut trouble = None;
     for mount in mounted {
-        if let Err(e) = ask(&mount.point, &request, &mut screen)
+        if let Err(e) = ask(&mount, &request, &mut screen)
             && let Some(earlier) = trouble.replace(e)
         {
             eprintln!("{}", output::error_line(&earlier, false));
@@ -99,7 +99,7 @@ pub fn log(app: &App, args: &args::Log) -> Result<()> {
             Some(path) => mounts::locate(path)?,
             None => (mounts::implied()?, DrivePath::default()),
         };
-        ask(&mount.point, &Request::Log { path }, &mut screen)?;
+        ask(&mount, &Request::Log { path }, &mut screen)?;
     }
     screen.finish()
 }
@@ -114,7 +114,7 @@ pub fn cat(app: &App, args: &args::Cat) -> Result<()> {
         app.backend.answer(&drive, Request::Cat { path, at }, &mut screen)?;
     } else {
         let (mount, path) = mounts::locate(&args.path)?;
-        ask(&mount.point, &Request::Cat { path, at }, &mut screen)?;
+        ask(&mount, &Request::Cat { path, at }, &mut screen)?;
     }
     screen.finish()
 }

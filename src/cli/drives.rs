@@ -8,7 +8,7 @@ use super::backend::{
     Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, KeySlot, MountRequest, Problem, Running,
 };
 use super::control::{Progress, Reply, Request};
-use super::options::MountOptions;
+use super::options::{Atime, MountOptions};
 use super::paths::url_path;
 use super::secrets::Given;
 use super::values::{Moment, escape};
@@ -43,6 +43,7 @@ fn settings_of(options: &MountOptions) -> Settings {
     settings.timeout = options.timeout;
     settings.journal.limit = options.journal;
     settings.read_only = options.ro;
+    settings.noatime = options.atime == Atime::Never;
     settings.sync_store = options.sync_store;
     settings
 }
@@ -91,7 +92,7 @@ impl Backend for Drives {
             Request::Status {} => out.status(&past.status(&drive.store)),
             Request::Log { path } => past.log(&path, out),
             Request::Cat { path, at } => past.cat(&path, at, out),
-            Request::Sync {} | Request::Commit {} | Request::Umount { .. } => {
+            Request::Sync {} | Request::Commit {} | Request::Umount { .. } | Request::Remount { .. } => {
                 Err(Error::new(Kind::NotADrive, format!("{} is not mounted here", drive.store)))
             }
         }

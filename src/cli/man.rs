@@ -3,7 +3,7 @@
 
 mod roff;
 
-use super::{args, exit, output};
+use super::{args, exit, options, output};
 use crate::error::{Context, Error, Kind, Result};
 use clap::{Arg, Command};
 use roff::{Page, bold, italic, plain};
@@ -13,8 +13,17 @@ use std::path::Path;
 const DATE: &str = "2026-11-22";
 const SOURCE: &str = concat!("nacrefs ", env!("CARGO_PKG_VERSION"));
 
-/// Pages that stand in text: `@DATE@` and `@SOURCE@` are filled in.
-const TEXTS: &[(&str, &str)] = &[("nacrefs@.service.8", include_str!("../../systemd/nacrefs@.service.8"))];
+/// Pages that stand in text: `@DATE@`, `@SOURCE@` and `@OPTIONS@` (the mount options) are filled in.
+const TEXTS: &[(&str, &str)] = &[
+    ("mount.nacrefs.8", include_str!("../../mount-helper/mount.nacrefs.8")),
+    ("nacrefs@.service.8", include_str!("../../systemd/nacrefs@.service.8")),
+];
+/// Other names of a page.
+const ALIASES: &[(&str, &str)] = &[
+    ("mount.fuse.nacrefs.8", "mount.nacrefs.8"),
+    ("umount.nacrefs.8", "mount.nacrefs.8"),
+    ("umount.fuse.nacrefs.8", "mount.nacrefs.8"),
+];
 
 /// Pages that a reader of a command's page may want next, beside nacrefs(1). A command not named here has its
 /// neighbours.
@@ -44,7 +53,11 @@ pub fn run(args: &args::Man) -> Result<()> {
         let name = file.rsplit_once('.').map_or(file.as_str(), |(name, _)| name);
         name == wanted || name.strip_prefix("nacrefs").is_some_and(|n| n.trim_start_matches('-') == wanted)
     });
-    let Some((_, text)) = found else {
+    let found = found.map(|(file, text)| {
+        let alias = ALIASES.iter().find(|(alias, _)| file == alias).map(|(_, page)| *page);
+        alias.and_then(|page| pages.iter().find(|(file, _)| file == page)).map_or(text, |(_, text)| text)
+    });
+    let Some(text) = found else {
         let name = args.command.join(" ");
         return Err(Error::new(Kind::Usage, format!("no command {name:?} to print the page of (see nacrefs --help)")));
     };
@@ -61,9 +74,15 @@ pub fn pages() -> Vec<(String, String)> {
     let mut pages = Vec::new();
     let root = args::definition();
     add_pages(&root, &[], &mut pages);
+    let mut options = Page::default();
+    sections(&mut options, options::HELP);
+    let options = options.finish();
     for (name, text) in TEXTS {
-        pages.push((name.to_string(), text.replace("@DATE@", DATE).replace("@SOURCE@", SOURCE)));
+        let text = text.replace("@DATE@", DATE).replace("@SOURCE@", SOURCE).replace("@OPTIONS@\n", &options);
+        pages.push((name.to_string(), text));
     }
+    // man(1) follows these.
+    pages.extend(ALIASES.iter().map(|(alias, page)| (alias.to_string(), format!(".so man8/{page}\n"))));
     pages
 }
 
@@ -304,6 +323,11 @@ mod tests {
         ] {
             assert!(mount.contains(part), "{part}\n{mount}");
         }
+        let helper = text("mount.nacrefs.8");
+        for part in [".SH MOUNT OPTIONS\n", ".TP\n\\fBallow_other\\fR\n", "\n.BR nofail ,\n", ".SH EXAMPLES\n"] {
+            assert!(helper.contains(part), "{part}\n{helper}");
+        }
+        assert_eq!(text("umount.fuse.nacrefs.8"), ".so man8/mount.nacrefs.8\n");
         assert!(text("nacrefs-completions.1").contains("One of bash, "));
         assert!(!text("nacrefs-sync.1").contains(".SH FILES"));
         assert!(text("nacrefs-key-list.1").contains("nacrefs key list"));
@@ -333,7 +357,9 @@ mod tests {
         for (name, text) in pages() {
             write(dir.path(), &name, &text).unwrap();
             assert!(text.starts_with(".TH ") || text.starts_with(".so "), "{name}");
-            assert!(!text.contains('@') || text.contains("nacrefs@") && !text.contains("@DATE@"), "{name}");
+            for mark in ["@DATE@", "@SOURCE@", "@OPTIONS@"] {
+                assert!(!text.contains(mark), "{mark} in {name}");
+            }
         }
         assert!(dir.path().join("nacrefs.1").exists());
         let e = write(&dir.path().join("gone"), "x.1", "").unwrap_err();

@@ -11,14 +11,18 @@ pub mod control;
 mod daemon;
 mod drives;
 pub mod exit;
+mod helper;
+mod holders;
 mod man;
 mod mount;
 mod mounts;
 pub mod options;
 mod output;
 pub mod paths;
+mod remount;
 pub mod secrets;
 mod umount;
+mod utab;
 pub mod values;
 
 pub use drives::Drives;
@@ -67,13 +71,25 @@ pub fn run(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>) -> u
 fn start(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>, verbose: &mut bool) -> Result<u8> {
     // SAFETY: this is called before any thread is made (see `run`).
     let env = unsafe { SecretEnv::take() };
-    let cli = match args::parse(line)? {
-        Parsed::Run(cli) => cli,
-        Parsed::Print(text) => return output::print(&text).map(|()| exit::DONE),
-        Parsed::Bare(help) => {
-            eprint!("{help}");
-            return Ok(exit::USAGE);
+    let line: Vec<OsString> = line.into_iter().collect();
+    let cli = match helper::call(&line)? {
+        Some(call) => {
+            if let Some(namespace) = &call.namespace {
+                helper::enter(namespace)?;
+            }
+            if call.fake {
+                return Ok(exit::DONE);
+            }
+            call.cli
         }
+        None => match args::parse(line)? {
+            Parsed::Run(cli) => cli,
+            Parsed::Print(text) => return output::print(&text).map(|()| exit::DONE),
+            Parsed::Bare(help) => {
+                eprint!("{help}");
+                return Ok(exit::USAGE);
+            }
+        },
     };
     *verbose = cli.verbose;
     protect_process()?;

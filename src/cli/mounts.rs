@@ -3,6 +3,8 @@
 use super::paths::{resolve, resolve_parent};
 use super::values::{DrivePath, escape};
 use crate::error::{Context, Error, Kind, Result};
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -15,10 +17,16 @@ pub const CONTROL_XATTR: &str = "nacre.control";
 /// A line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// `major:minor`: bind mounts of a drive have the same.
+    pub device: String,
     /// Which directory of the file system is mounted: not `/` for a bind mount.
     pub root: PathBuf,
     pub point: PathBuf,
     pub fs_type: String,
+    /// What is mounted: of ours, the store as it was given.
+    pub source: String,
+    /// The user and the group who mounted it, of what FUSE mounts.
+    owner: Option<(u32, u32)>,
     ours: bool,
 }
 
@@ -41,14 +49,21 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 /// `36 35 98:0 /root /point rw,noatime optional… - type source super-options`
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
-    let root = path_of(fields.by_ref().nth(3)?);
+    let device = String::from_utf8_lossy(fields.by_ref().nth(2)?).into_owned();
+    let root = path_of(fields.next()?);
     let point = path_of(fields.next()?);
     let mut tail = fields.skip_while(|f| *f != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(tail.next()?).into_owned();
-    let options = tail.nth(1).unwrap_or_default();
+    let source = path_of(tail.next().unwrap_or_default()).to_string_lossy().into_owned();
+    let options = tail.next().unwrap_or_default();
+    let id = |name: &[u8]| {
+        let value = options.split(|b| *b == b',').find_map(|o| o.strip_prefix(name))?;
+        std::str::from_utf8(value).ok()?.parse().ok()
+    };
+    let owner = id(b"user_id=").zip(id(b"group_id="));
     let ours = fs_type == FS_TYPE
         || (fs_type == "fuse" && options.split(|b| *b == b',').any(|o| o == b"subtype=nacrefs"));
-    Some(Mount { root, point, fs_type, ours })
+    Some(Mount { device, root, point, fs_type, source, owner, ours })
 }
 
 /// Undoes the kernel's `\040`: blanks, tabs, line ends and backslashes are written as three octal digits.
@@ -134,17 +149,57 @@ pub fn implied() -> Result<Mount> {
 }
 
 /// Asks a mount's daemon where its control socket is.
-pub fn control_socket(point: &Path) -> Result<PathBuf> {
-    let mut value = [0u8; libc::PATH_MAX as usize];
-    match rustix::fs::getxattr(point, CONTROL_XATTR, &mut value) {
-        Ok(n) if n > 0 => Ok(PathBuf::from(OsString::from_vec(value.get(..n).unwrap_or_default().to_vec()))),
-        Ok(_) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => {
+pub fn control_socket(mount: &Mount) -> Result<PathBuf> {
+    let point = &mount.point;
+    match mount.ask() {
+        Ok(path) if !path.is_empty() => Ok(PathBuf::from(OsString::from_vec(path))),
+        Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {
             Err(Error::new(Kind::NotADrive, format!("{} is not a nacrefs mount", shown(point))))
         }
-        Err(rustix::io::Errno::NOTCONN) => Err(dead(point)),
+        Err(Errno::NOTCONN) => Err(dead(point)),
         Err(e) => {
             Err(std::io::Error::from(e)).context(|| format!("cannot ask the drive at {}", shown(point)))
         }
+    }
+}
+
+impl Mount {
+    /// Whether its daemon is gone: the kernel answers in its place.
+    pub fn is_dead(&self) -> bool {
+        self.ask() == Err(Errno::NOTCONN)
+    }
+
+    /// Whether this is a mount of another user, who lets nobody else in.
+    pub fn is_closed(&self) -> bool {
+        self.ask() == Err(Errno::ACCESS)
+    }
+
+    /// Asks its daemon where its control socket is. An attribute, because the kernel would answer stat(2) from its
+    /// cache, even for a daemon that is dead. The kernel shuts root out of a mount of another user's, so root asks on
+    /// a thread of its own that is that user.
+    fn ask(&self) -> rustix::io::Result<Vec<u8>> {
+        let ask = || {
+            let mut value = [0u8; libc::PATH_MAX as usize];
+            let n = rustix::fs::getxattr(&self.point, CONTROL_XATTR, &mut value)?;
+            Ok(value.get(..n).unwrap_or_default().to_vec())
+        };
+        let (answer, root) = (ask(), rustix::process::geteuid().is_root());
+        let Some((uid, gid)) = self.owner.filter(|_| root && answer == Err(Errno::ACCESS)) else {
+            return answer;
+        };
+        let as_owner = || {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            // These are of one thread, unlike those of libc; the group first, which takes root.
+            rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+            rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+            ask()
+        };
+        std::thread::scope(|scope| scope.spawn(as_owner).join().unwrap_or(answer))
+    }
+
+    /// Whether the same drive is mounted at another place as well: a bind mount, or what it was made from.
+    pub fn has_twin(&self) -> Result<bool> {
+        Ok(list()?.iter().any(|m| m.device == self.device && m.point != self.point))
     }
 }
 
@@ -156,16 +211,6 @@ pub fn dead(point: &Path) -> Error {
     ))
 }
 
-/// Whether a mount's daemon is gone: the kernel answers in its place.
-pub fn is_dead(point: &Path) -> bool {
-    rustix::fs::stat(point).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
-}
-
-/// Whether this is a mount of another user, who lets nobody else in: the kernel refuses even root.
-pub fn is_closed(point: &Path) -> bool {
-    rustix::fs::stat(point).is_err_and(|e| e == rustix::io::Errno::ACCESS)
-}
-
 pub fn shown(path: &Path) -> String {
     escape(path.as_os_str().as_bytes())
 }
@@ -175,7 +220,7 @@ mod tests {
     use super::*;
 
     const INFO: &[u8] = b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
-        40 22 0:50 / /home/joe/my\\040drive rw,nosuid shared:9 master:2 - fuse.nacrefs nacrefs rw,user_id=1000\n\
+        40 22 0:50 / /home/joe/my\\040drive rw,nosuid shared:9 master:2 - fuse.nacrefs nacrefs rw,user_id=1000,group_id=100\n\
         41 22 0:51 /sub /srv/bind rw - fuse nacrefs rw,subtype=nacrefs\n\
         42 22 0:52 / /mnt rw - fuse.sshfs host: rw\n\
         43 40 0:53 / /home/joe/my\\040drive/usb rw - vfat /dev/sdb rw\n\
@@ -191,6 +236,8 @@ mod tests {
         assert_eq!(ours, [Path::new("/home/joe/my drive"), Path::new("/srv/bind")]);
         assert_eq!(mounts[5].point, Path::new("/a\\b\tc\n"));
         assert_eq!(mounts[2].root, Path::new("/sub"));
+        assert_eq!((mounts[1].device.as_str(), mounts[1].source.as_str()), ("0:50", "nacrefs"));
+        assert_eq!((mounts[1].owner, mounts[2].owner), (Some((1000, 100)), None));
     }
 
     #[test]
@@ -220,6 +267,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(locate(&dir.path().join("gone/file")).unwrap_err().kind(), Kind::NotADrive);
         assert_eq!(at(dir.path()).unwrap(), None);
-        assert_eq!(control_socket(dir.path()).unwrap_err().kind(), Kind::NotADrive);
+        let mut no_drive = list().unwrap().pop().unwrap();
+        no_drive.point = dir.path().to_owned();
+        assert_eq!(control_socket(&no_drive).unwrap_err().kind(), Kind::NotADrive);
+        assert!(!no_drive.is_dead() && !no_drive.is_closed());
     }
 }

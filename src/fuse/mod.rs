@@ -24,5 +24,6 @@ mod reply;
 mod shed;
 mod workers;
 
-pub use attach::SUBTYPE;
+pub use attach::{SUBTYPE, fusermount};
+pub use dispatch::Durable;
 pub use mount::{Mount, MountConfig, Serving, Unmounter};

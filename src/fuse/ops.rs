@@ -4,7 +4,7 @@
 //! not know. Locks (flock, fcntl) are the kernel's own business.
 
 use super::convert::{self, Shown};
-use super::dispatch::{Dispatcher, Op};
+use super::dispatch::{Dispatcher, Durable, Op, WRITE};
 use super::poll::Poller;
 use super::reply::{Listing, XattrReply};
 use crate::commit::inode::FileKind;
@@ -62,8 +62,10 @@ impl Ops {
         poller: Arc<Poller>,
         workers: usize,
         writeback: bool,
+        durable: Durable,
     ) -> Result<Ops> {
-        let desk = Dispatcher::new(drive, Drive::throttle, shown, poller, workers)?;
+        let sync = (Drive::sync as fn(&Drive) -> Result<()>, durable);
+        let desk = Dispatcher::new(drive, Drive::throttle, sync, shown, poller, workers)?;
         Ok(Ops { desk, writeback, no_opendir: false })
     }
 
@@ -330,7 +332,7 @@ impl Filesystem for Ops {
         let append = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let durable = flags.0 & libc::O_DSYNC != 0;
         let kill_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let op = Op::change("write", ino.0).long_if(durable);
+        let op = Op::change(WRITE, ino.0).long_if(durable);
         self.desk.serve(op, [data], reply, move |drive, wait, [data]| {
             convert::in_range(offset, data.len() as u64)?;
             drive.write(wait, ino.0, offset, data, append, kill_suid)?;

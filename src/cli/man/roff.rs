@@ -1,6 +1,7 @@
 //! Text as man(1) takes it: roff with the macros of man(7).
 
-/// A page that is being written.
+/// A page, or a part of one, that is being written.
+#[derive(Default)]
 pub struct Page {
     text: String,
 }
