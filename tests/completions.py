@@ -111,7 +111,7 @@ def main():
         # What is typed, and the arguments after a Tab. A slash at the end of a directory is as good as none.
         table = [
             ("nacrefs umou", ["umount"]),
-            ("nacrefs umount ", ["umount", mnt]),
+            (f"nacrefs umount {top}/", ["umount", mnt]),
             (f"nacrefs umount {top}/m", ["umount", mnt]),
             ("nacrefs check store --read-d", ["check", "store", "--read-data"]),
             ("nacrefs completions zs", ["completions", "zsh"]),
