@@ -101,7 +101,7 @@ pub enum Command {
     Completions { shell: Shell },
     /// Print a manual page, or write all of them
     #[command(
-        after_help = "Examples:\n  nacrefs man mount | man -l -\n  nacrefs man --dir /usr/local/share/man/man1"
+        after_help = "Examples:\n  nacrefs man mount | man -l -\n  nacrefs man --dir /usr/local/share/man"
     )]
     Man(Man),
     /// Answer the scripts that `completions` prints
@@ -283,7 +283,7 @@ pub struct Man {
     /// The command whose page to print [default: nacrefs itself]
     #[arg(conflicts_with = "dir")]
     pub command: Vec<String>,
-    /// Write all pages into this directory
+    /// Write all pages below this directory, into man1 and man8
     #[arg(long, value_name = "D")]
     pub dir: Option<PathBuf>,
 }

@@ -50,7 +50,9 @@ pub fn run(definition: &Command, asked: &[OsString]) -> Result<()> {
             (typed, cut, false)
         }
         [shell, words @ ..] if shell == "zsh" || shell == "fish" => (Typed::of(words), 0, true),
-        _ => return Err(Error::new(Kind::Usage, "this is for the scripts that `nacrefs completions` prints")),
+        _ => {
+            return Err(Error::new(Kind::Usage, "this is for the scripts that `nacrefs completions` prints"));
+        }
     };
     let mut answer = answer(definition, &typed);
     answer.candidates.retain(|c| c.value.starts_with(&typed.last));
@@ -196,7 +198,8 @@ fn mount_points(answer: &mut Answer, typed: &Typed) {
     for mount in mounts::ours().unwrap_or_default() {
         let Some(point) = mount.point.to_str() else { continue };
         // As it was begun: from the home directory, or from the root.
-        let short = home().and_then(|home| point.strip_prefix(&home)?.strip_prefix('/').map(|rest| format!("~/{rest}")));
+        let short = home()
+            .and_then(|home| point.strip_prefix(&home)?.strip_prefix('/').map(|rest| format!("~/{rest}")));
         match short.filter(|_| typed.last.starts_with('~')) {
             Some(short) => answer.add(short, ""),
             None => answer.add(point, ""),
@@ -252,7 +255,9 @@ fn ask_versions(path: Option<&str>) -> Option<Vec<(String, String)>> {
 fn mount_options(answer: &mut Answer, list: &str) {
     let begun = list.rfind(',').map_or("", |comma| list.get(..=comma).unwrap_or_default());
     for line in options::HELP.lines().filter_map(|l| l.strip_prefix("  ")) {
-        let Some((names, what)) = line.split_once("  ").filter(|(names, _)| !names.is_empty()) else { continue };
+        let Some((names, what)) = line.split_once("  ").filter(|(names, _)| !names.is_empty()) else {
+            continue;
+        };
         for name in names.split(", ") {
             match name.split_once('=') {
                 Some((name, value)) if value.contains('|') => {

@@ -41,7 +41,7 @@ const RELATED: &[(&str, &[&str])] = &[
     ("nacrefs completions", &["bash(1)", "zsh(1)", "fish(1)"]),
 ];
 
-/// Prints a page, or writes all of them into a directory.
+/// Prints a page, or writes all of them below a directory.
 pub fn run(args: &args::Man) -> Result<()> {
     let pages = pages();
     if let Some(dir) = &args.dir {
@@ -59,12 +59,19 @@ pub fn run(args: &args::Man) -> Result<()> {
     });
     let Some(text) = found else {
         let name = args.command.join(" ");
-        return Err(Error::new(Kind::Usage, format!("no command {name:?} to print the page of (see nacrefs --help)")));
+        return Err(Error::new(
+            Kind::Usage,
+            format!("no command {name:?} to print the page of (see nacrefs --help)"),
+        ));
     };
     output::print(text)
 }
 
+/// Writes a page into the directory of its section.
 fn write(dir: &Path, name: &str, text: &str) -> Result<()> {
+    let section = name.rsplit_once('.').map_or(name, |(_, section)| section);
+    let dir = dir.join(format!("man{section}"));
+    std::fs::create_dir_all(&dir).context(|| format!("cannot make {}", dir.display()))?;
     let path = dir.join(name);
     std::fs::write(&path, text).context(|| format!("cannot write {}", path.display()))
 }
@@ -147,7 +154,11 @@ fn synopsis(command: &Command, typed: &str) -> String {
     for arg in command.get_positionals() {
         let name = italic(&value_name(arg));
         let dots = if arg.get_num_args().is_some_and(|n| n.max_values() > 1) { "..." } else { "" };
-        out.push_str(&if arg.is_required_set() { format!(" {name}{dots}") } else { format!(" [{name}{dots}]") });
+        out.push_str(&if arg.is_required_set() {
+            format!(" {name}{dots}")
+        } else {
+            format!(" [{name}{dots}]")
+        });
     }
     if command.get_subcommands().next().is_some() {
         out.push_str(&format!(" {} ...", italic("COMMAND")));
@@ -163,7 +174,11 @@ fn option(arg: &Arg, all: bool) -> String {
         (Some(short), Some(_)) if !all => vec![short],
         (short, long) => short.into_iter().chain(long).collect(),
     };
-    let value = if arg.get_action().takes_values() { format!(" {}", italic(&value_name(arg))) } else { String::new() };
+    let value = if arg.get_action().takes_values() {
+        format!(" {}", italic(&value_name(arg)))
+    } else {
+        String::new()
+    };
     names.join(", ") + &value
 }
 
@@ -220,7 +235,9 @@ fn sections(page: &mut Page, help: &str) {
             // A meaning goes on further in than where terms begin, a paragraph at the margin.
             let margin = !line.starts_with(' ');
             let mut more = String::new();
-            while let Some(next) = body.next_if(|l| if margin { !l.starts_with(' ') } else { l.starts_with("        ") }) {
+            while let Some(next) =
+                body.next_if(|l| if margin { !l.starts_with(' ') } else { l.starts_with("        ") })
+            {
                 more.push_str(&format!("\n{}", next.trim()));
             }
             match line.trim().split_once("  ").filter(|_| !margin) {
@@ -324,7 +341,9 @@ mod tests {
             assert!(mount.contains(part), "{part}\n{mount}");
         }
         let helper = text("mount.nacrefs.8");
-        for part in [".SH MOUNT OPTIONS\n", ".TP\n\\fBallow_other\\fR\n", "\n.BR nofail ,\n", ".SH EXAMPLES\n"] {
+        for part in
+            [".SH MOUNT OPTIONS\n", ".TP\n\\fBallow_other\\fR\n", "\n.BR nofail ,\n", ".SH EXAMPLES\n"]
+        {
             assert!(helper.contains(part), "{part}\n{helper}");
         }
         assert_eq!(text("umount.fuse.nacrefs.8"), ".so man8/mount.nacrefs.8\n");
@@ -341,7 +360,8 @@ mod tests {
         let mut seen = 0;
         for (name, page) in &pages {
             for (at, _) in page.match_indices("\\fBnacrefs").chain(page.match_indices("\\fBmount.nacrefs")) {
-                let rest = page[at + 3..].split_whitespace().next().unwrap().replace("\\-", "-").replace("\\fR", "");
+                let rest =
+                    page[at + 3..].split_whitespace().next().unwrap().replace("\\-", "-").replace("\\fR", "");
                 let Some((to, section)) = rest.split_once('(') else { continue };
                 let file = format!("{to}.{}", &section[..1]);
                 assert!(names.contains(&file), "{name} leads to {file}");
@@ -361,8 +381,9 @@ mod tests {
                 assert!(!text.contains(mark), "{mark} in {name}");
             }
         }
-        assert!(dir.path().join("nacrefs.1").exists());
-        let e = write(&dir.path().join("gone"), "x.1", "").unwrap_err();
-        assert!(e.to_string().contains("gone/x.1"));
+        assert!(dir.path().join("man1/nacrefs.1").exists() && dir.path().join("man8/mount.nacrefs.8").exists());
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let e = write(&dir.path().join("file"), "x.1", "").unwrap_err();
+        assert!(e.to_string().contains("file/man1"));
     }
 }

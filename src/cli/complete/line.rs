@@ -23,7 +23,9 @@ impl Typed {
         let words = parted(line);
         // `NAME=value` before the command are for its environment.
         let is_setting = |word: &&String| {
-            word.split_once('=').is_some_and(|(n, _)| !n.is_empty() && n.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()))
+            word.split_once('=').is_some_and(|(n, _)| {
+                !n.is_empty() && n.chars().all(|c| c == '_' || c.is_ascii_alphanumeric())
+            })
         };
         let settings = words.iter().take_while(is_setting).count();
         Typed::of(words.get(settings + 1..).unwrap_or_default())
@@ -93,7 +95,10 @@ mod tests {
             ("nacrefs", &[], ""),
             ("", &[], ""),
         ] {
-            assert_eq!(Typed::in_line(line), Typed { before: before.iter().map(ToString::to_string).collect(), last: last.into() });
+            assert_eq!(
+                Typed::in_line(line),
+                Typed { before: before.iter().map(ToString::to_string).collect(), last: last.into() }
+            );
         }
         assert_eq!(unquoted("/my\\ dr"), "/my dr");
     }

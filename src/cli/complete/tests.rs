@@ -87,7 +87,11 @@ fn every_value_that_a_command_takes_is_known_here() {
             if arg.get_possible_values().is_empty() {
                 *seen += 1;
                 let name = value_name(arg);
-                assert!(known(command.get_name(), &name).is_some(), "{} {name}: say in `known` what it is", command.get_name());
+                assert!(
+                    known(command.get_name(), &name).is_some(),
+                    "{} {name}: say in `known` what it is",
+                    command.get_name()
+                );
             }
         }
     }

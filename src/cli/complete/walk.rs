@@ -16,7 +16,10 @@ pub enum Place<'c, 't> {
     /// The name of an option.
     Option,
     /// The value of an option or an argument, after that much of the word.
-    Value { arg: &'c Arg, prefix: &'t str },
+    Value {
+        arg: &'c Arg,
+        prefix: &'t str,
+    },
     /// More than the command takes.
     Nothing,
 }
@@ -111,7 +114,11 @@ impl<'c> At<'c> {
     /// The argument that comes next.
     fn positional(&self) -> Option<&'c Arg> {
         let mut all = self.command.get_positionals();
-        let last = self.command.get_positionals().last().filter(|a| a.get_num_args().is_some_and(|n| n.max_values() > 1));
+        let last = self
+            .command
+            .get_positionals()
+            .last()
+            .filter(|a| a.get_num_args().is_some_and(|n| n.max_values() > 1));
         all.nth(self.positionals).or(last)
     }
 }
