@@ -1,6 +1,10 @@
 //! What people type: the one place where commands and options are defined. Help, man pages and completions
 //! come from here.
 
+mod keys;
+
+pub use keys::{Accept, KeyAdd, KeyChange, KeyCommand, KeyList, KeyRemove, NewSecretArgs, TargetArgs};
+
 use super::values::escape_message;
 use super::{exit, options};
 use crate::error::{Error, Kind};
@@ -90,6 +94,12 @@ pub enum Command {
     /// Manage what opens a drive
     #[command(subcommand)]
     Key(KeyCommand),
+    /// After a rollback or a fork was reported: compare, and go on from what the store shows
+    ///
+    /// Shows the version that this machine has seen and the one that the store shows. What this machine had not stored
+    /// yet is not deleted: it is moved aside, into a state directory of its own.
+    #[command(after_help = "Examples:\n  nacrefs accept /srv/store\n  nacrefs accept --yes /srv/store")]
+    Accept(Accept),
     /// Print completions for a shell
     ///
     /// For bash, zsh and fish they complete mount points and versions too.
@@ -121,8 +131,8 @@ pub struct SecretArgs {
     /// Read the passphrase from a file
     ///
     /// Without this and without a key file, the first of these counts: NACREFS_PASSPHRASE_FILE,
-    /// NACREFS_PASSPHRASE_COMMAND, NACREFS_PASSPHRASE, a systemd credential named nacrefs.passphrase, and at last
-    /// a question on the terminal.
+    /// NACREFS_PASSPHRASE_COMMAND, NACREFS_PASSPHRASE, a systemd credential named nacrefs.passphrase or nacrefs.key,
+    /// and at last a question on the terminal.
     #[arg(long, value_name = "F", conflicts_with = "key_file")]
     pub passphrase_file: Option<PathBuf>,
     /// Open the drive with a key file
@@ -258,26 +268,6 @@ pub struct Check {
     pub state: StateArgs,
 }
 
-#[derive(Debug, Subcommand)]
-pub enum KeyCommand {
-    /// List the passphrases, key files and recovery codes that open a drive
-    #[command(after_help = "Examples:\n  nacrefs key list /srv/store")]
-    List(KeyList),
-}
-
-#[derive(Args, Debug)]
-pub struct KeyList {
-    /// A URL or a path [default: your default drive]
-    pub store: Option<PathBuf>,
-    /// Print one JSON object a line
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub secrets: SecretArgs,
-    #[command(flatten)]
-    pub state: StateArgs,
-}
-
 #[derive(Args, Debug)]
 pub struct Man {
     /// The command whose page to print [default: nacrefs itself]
@@ -390,7 +380,7 @@ mod tests {
         }
         let mut seen = 0;
         walk(&definition(), &mut seen);
-        assert_eq!(seen, 11);
+        assert_eq!(seen, 15);
     }
 
     #[test]

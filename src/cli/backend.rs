@@ -3,8 +3,8 @@
 use super::control::{Handler, Progress, Reply, Request};
 use super::options::MountOptions;
 use super::secrets::Given;
-use super::values::Moment;
 use crate::error::Result;
+use crate::session::Site;
 use crate::types::DriveId;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -37,8 +37,8 @@ pub trait Backend {
         progress: &mut dyn FnMut(&Progress) -> Result<()>,
     ) -> Result<CheckReport>;
 
-    /// What opens the drive.
-    fn keys(&self, drive: &Closed) -> Result<Vec<KeySlot>>;
+    /// Opens a drive's store, to work on its key slots or on what a state directory remembers of it.
+    fn unlock(&self, drive: &Closed) -> Result<Site>;
 }
 
 /// A drive that is opened without being mounted.
@@ -122,13 +122,4 @@ pub struct Problem {
     pub what: String,
     /// Files that need it, as far as known, made safe to print.
     pub files: Vec<String>,
-}
-
-/// One of the things that open a drive. The JSON fields are a contract.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct KeySlot {
-    pub slot: String,
-    /// `passphrase`, `key-file` or `recovery-code`.
-    pub kind: String,
-    pub made: Option<Moment>,
 }

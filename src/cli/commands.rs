@@ -1,10 +1,10 @@
 //! The commands that ask, print and are done.
 
 use super::App;
-use super::args::{self, ClosedArgs, SecretArgs, StateArgs};
+use super::args::{self, ClosedArgs, SecretArgs, StateArgs, TargetArgs};
 use super::backend::{CheckOptions, Closed, InitOptions};
 use super::complete;
-use super::control::{At, Client, Request};
+use super::control::{At, Client, LogEntry, Progress, Reply, Request, Status};
 use super::daemon;
 use super::mounts::{self, Mount, shown};
 use super::output::{self, Screen};
@@ -14,7 +14,8 @@ use super::values::DrivePath;
 use crate::commit::When;
 use crate::error::{Error, Kind, Result};
 use crate::sys::SystemRandom;
-use std::path::Path;
+use crate::types::Version;
+use std::path::{Path, PathBuf};
 
 /// Makes a drive, and says once what opens it if the passphrase or key is lost.
 pub fn init(app: &App, args: &args::Init) -> Result<()> {
@@ -26,7 +27,7 @@ pub fn init(app: &App, args: &args::Init) -> Result<()> {
             made_key = Some(shown(&resolve(file)?));
             Given::KeyFile(secrets::make_key(file, &SystemRandom)?)
         }
-        _ => secrets::find_new(&args.secrets, &app.env, &mut secrets::ask_terminal)?,
+        _ => secrets::find_new(&args.secrets, &app.env.open, &mut secrets::ask_terminal)?,
     };
     let created = app.backend.init(&store, &secret, &InitOptions { recovery_code: true })?;
     let mut screen = Screen::new(false);
@@ -35,17 +36,14 @@ pub fn init(app: &App, args: &args::Init) -> Result<()> {
         screen.line(&format!("made the key file {key}: back it up, away from this machine"))?;
     }
     if let Some(code) = created.recovery_code {
-        screen.line(&format!("recovery code: {}", *code))?;
-        screen.line(
-            "Write it down and keep it safe: it opens the drive (--recovery), and is shown only now.",
-        )?;
+        screen.recovery_code(&code)?;
     }
     screen.finish()
 }
 
 /// Asks the daemon of a mount.
 fn ask(mount: &Mount, request: &Request, screen: &mut Screen) -> Result<()> {
-    Client::connect(&mounts::control_socket(mount)?)?.ask(request, screen)
+    mounts::daemon(mount)?.ask(request, screen)
 }
 
 pub fn sync(args: &args::Sync) -> Result<()> {
@@ -123,25 +121,13 @@ pub fn check(app: &App, args: &args::Check) -> Result<()> {
     let drive = closed(app, args.store.as_deref(), &args.secrets, &args.state)?;
     let options = CheckOptions { read_data: args.read_data, subset: args.subset };
     let mut screen = Screen::new(args.json);
-    let report = {
-        use super::control::Reply;
-        app.backend.check(&drive, &options, &mut |progress| screen.progress(progress))?
-    };
+    let report = { app.backend.check(&drive, &options, &mut |progress| screen.progress(progress))? };
     screen.check(&report)?;
     screen.finish()?;
     match report.problems.len() {
         0 => Ok(()),
         n => Err(Error::damage(format!("{}: {n} damaged objects", drive.store))),
     }
-}
-
-pub fn key_list(app: &App, args: &args::KeyList) -> Result<()> {
-    let drive = closed(app, args.store.as_deref(), &args.secrets, &args.state)?;
-    let mut screen = Screen::new(args.json);
-    for slot in app.backend.keys(&drive)? {
-        screen.key(&slot)?;
-    }
-    screen.finish()
 }
 
 /// A drive to be opened without a mount; its existence is checked before a secret is asked for.
@@ -155,15 +141,69 @@ fn closed(app: &App, store: Option<&Path>, flags: &SecretArgs, state: &StateArgs
             format!("no STORE is given, and there is no default drive in {url}"),
         ));
     }
+    let drive = app.backend.drive_id(&url)?;
     let state_dir = match state.state_dir.as_ref().or(app.state_dir_env.as_ref()) {
         Some(dir) => resolve(dir)?,
-        None => {
-            let drive = app.backend.drive_id(&url)?;
-            app.places()?.state_dir(drive)
-        }
+        None => app.places()?.state_dir(drive),
     };
-    let secret = secrets::find(flags, key, &app.env, &mut secrets::ask_terminal)?;
+    let secret = secrets::find(flags, key, &app.env.open, &mut secrets::ask_terminal)?;
     Ok(Closed { store: url, secret, state_dir })
+}
+
+/// The same for a drive that may be named by its mount.
+pub fn target(app: &App, target: &TargetArgs) -> Result<Closed> {
+    let TargetArgs { target, store, secrets, state } = target;
+    let Some(mount) = target.as_deref().map(mount_of).transpose()?.flatten() else {
+        return closed(app, store.as_deref().or(target.as_deref()), secrets, state);
+    };
+    let control = mounts::control_socket(&mount)?;
+    let mut heard = Heard::default();
+    mounts::daemon(&mount)?.ask(&Request::Status {}, &mut heard)?;
+    let status = heard.status.ok_or_else(|| Error::failed("the drive's daemon does not tell its store"))?;
+    let state = StateArgs { state_dir: control.parent().map(Path::to_path_buf) };
+    closed(app, Some(Path::new(&status.store)), secrets, &state)
+}
+
+/// The mount that a path lies in, unless it is a store.
+fn mount_of(path: &Path) -> Result<Option<Mount>> {
+    let is_url = path.to_str().is_some_and(|text| text.contains("://"));
+    if is_url || mounts::at(path)?.is_none() && path.join("nacre.json").exists() {
+        return Ok(None);
+    }
+    match mounts::locate(path) {
+        Ok((mount, _)) => Ok(Some(mount)),
+        Err(e) if e.kind() == Kind::NotADrive => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Keeps the status that a drive answers with.
+#[derive(Default)]
+struct Heard {
+    status: Option<Status>,
+}
+
+impl Reply for Heard {
+    fn progress(&mut self, _: &Progress) -> Result<()> {
+        Ok(())
+    }
+
+    fn status(&mut self, status: &Status) -> Result<()> {
+        self.status = Some(status.clone());
+        Ok(())
+    }
+
+    fn entry(&mut self, _: &LogEntry) -> Result<()> {
+        Ok(())
+    }
+
+    fn version(&mut self, _: Version) -> Result<()> {
+        Ok(())
+    }
+
+    fn data(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Prints completions for a shell.

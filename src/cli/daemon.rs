@@ -4,13 +4,15 @@
 use super::backend::Running;
 use super::control::Failure;
 use super::exit;
+use super::notice::Notice;
 use crate::error::{Context, Error, Kind, Result};
+use crate::sys::dirs::make_dir;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{IsTerminal, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
@@ -99,6 +101,7 @@ impl Waiting {
     /// Waits until the daemon is ready, and returns the lines that it wants printed, or its error.
     pub fn wait(mut self) -> Result<Vec<String>> {
         let mut said = Vec::new();
+        let _notice = Notice::of("opening the drive");
         self.pipe.read_to_end(&mut said).context(|| "cannot hear the daemon")?;
         match serde_json::from_slice(&said) {
             Ok(Outcome::Ready(lines)) => Ok(lines),
@@ -147,21 +150,27 @@ pub fn keep_files_private() {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
-/// Makes the state directory, for its owner only. The directories above it are made like any.
+/// Makes the state directory, durably and for the caller only. One that is there must be so.
 pub fn make_state_dir(dir: &Path) -> Result<()> {
     let failed = || format!("cannot make the state directory {}", dir.display());
-    if let Some(above) = dir.parent() {
-        fs::create_dir_all(above).context(failed)?;
-    }
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {}
-        made => made.context(failed)?,
-    }
-    let mode = rustix::fs::stat(dir).map_err(std::io::Error::from).context(failed)?.st_mode & 0o077;
-    if mode != 0 {
+    make_dir(dir).context(failed)?;
+    let found = fs::metadata(dir).context(failed)?;
+    check_owner(dir, found.uid(), rustix::process::geteuid().as_raw())?;
+    if found.mode() & 0o077 != 0 {
         return Err(Error::failed(format!("{} is open to others: chmod 700 it", dir.display())));
     }
     Ok(())
+}
+
+/// Whoever owns a state directory can put other files there, a socket too: it must be the caller's own.
+fn check_owner(dir: &Path, owner: u32, me: u32) -> Result<()> {
+    if owner == me {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "the state directory {} belongs to user {owner}, not to you (user {me}): use --state-dir, or become user {owner}",
+        dir.display()
+    )))
 }
 
 /// From here on standard error is the log in the state directory.
@@ -265,6 +274,17 @@ mod tests {
         assert!(make_state_dir(&state).unwrap_err().to_string().contains("chmod 700"));
         fs::write(dir.path().join("file"), "").unwrap();
         assert!(make_state_dir(&dir.path().join("file")).is_err());
+    }
+
+    /// Root would keep its journal, and its control socket, in a directory whose owner can swap them.
+    #[test]
+    fn a_state_directory_of_another_user_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        make_state_dir(&state).unwrap();
+        std::os::unix::fs::chown(&state, Some(1000), None).unwrap();
+        let e = make_state_dir(&state).unwrap_err().to_string();
+        assert!(e.contains("belongs to user 1000") && e.contains("--state-dir"), "{e}");
     }
 
     #[test]

@@ -36,7 +36,8 @@ const RELATED: &[(&str, &[&str])] = &[
     ("nacrefs status", &["nacrefs-sync(1)", "nacrefs-log(1)"]),
     ("nacrefs log", &["nacrefs-cat(1)", "nacrefs-status(1)"]),
     ("nacrefs cat", &["nacrefs-log(1)"]),
-    ("nacrefs check", &["nacrefs-status(1)"]),
+    ("nacrefs check", &["nacrefs-status(1)", "nacrefs-accept(1)"]),
+    ("nacrefs accept", &["nacrefs-check(1)", "nacrefs-log(1)"]),
     ("nacrefs man", &["man(1)", "nacrefs-completions(1)"]),
     ("nacrefs completions", &["bash(1)", "zsh(1)", "fish(1)"]),
 ];
@@ -259,6 +260,13 @@ fn places(page: &mut Page, command: &Command, is_root: bool) {
             ("NACREFS_PASSPHRASE", "The passphrase itself. Other processes of the same user can read it."),
         ]);
     }
+    if has("new_passphrase_file") {
+        environment.extend([
+            ("NACREFS_NEW_PASSPHRASE_FILE", "A file with the new passphrase."),
+            ("NACREFS_NEW_PASSPHRASE_COMMAND", "A command whose first line of output is the new passphrase."),
+            ("NACREFS_NEW_PASSPHRASE", "The new passphrase itself."),
+        ]);
+    }
     if has("state_dir") {
         environment.push(("NACREFS_STATE_DIR", "The state directory, where --state-dir is not given."));
     }
@@ -381,7 +389,9 @@ mod tests {
                 assert!(!text.contains(mark), "{mark} in {name}");
             }
         }
-        assert!(dir.path().join("man1/nacrefs.1").exists() && dir.path().join("man8/mount.nacrefs.8").exists());
+        assert!(
+            dir.path().join("man1/nacrefs.1").exists() && dir.path().join("man8/mount.nacrefs.8").exists()
+        );
         std::fs::write(dir.path().join("file"), "").unwrap();
         let e = write(&dir.path().join("file"), "x.1", "").unwrap_err();
         assert!(e.to_string().contains("file/man1"));

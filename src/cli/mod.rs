@@ -3,6 +3,7 @@
 //! A command either asks the daemon of a mount ([`control`]) or opens the drive itself ([`backend::Backend`]);
 //! `mount` becomes such a daemon.
 
+mod accept;
 pub mod args;
 pub mod backend;
 mod commands;
@@ -13,12 +14,15 @@ mod drives;
 pub mod exit;
 mod helper;
 mod holders;
+mod keys;
 mod man;
 mod mount;
 mod mounts;
+mod notice;
 pub mod options;
 mod output;
 pub mod paths;
+mod prompt;
 mod remount;
 pub mod secrets;
 mod umount;
@@ -33,14 +37,14 @@ use crate::error::Result;
 use args::{Cli, Command, KeyCommand, Parsed};
 use backend::Backend;
 use paths::Locations;
-use secrets::SecretEnv;
+use secrets::Environment;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// What all commands share.
 struct App<'b> {
     backend: &'b dyn Backend,
-    env: SecretEnv,
+    env: Environment,
     state_dir_env: Option<PathBuf>,
 }
 
@@ -70,7 +74,7 @@ pub fn run(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>) -> u
 
 fn start(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>, verbose: &mut bool) -> Result<u8> {
     // SAFETY: this is called before any thread is made (see `run`).
-    let env = unsafe { SecretEnv::take() };
+    let env = unsafe { Environment::take() };
     let line: Vec<OsString> = line.into_iter().collect();
     let cli = match helper::call(&line)? {
         Some(call) => {
@@ -112,7 +116,11 @@ fn execute(app: &App, cli: &Cli) -> Result<()> {
         Command::Log(args) => commands::log(app, args),
         Command::Cat(args) => commands::cat(app, args),
         Command::Check(args) => commands::check(app, args),
-        Command::Key(KeyCommand::List(args)) => commands::key_list(app, args),
+        Command::Key(KeyCommand::List(args)) => keys::list(app, args),
+        Command::Key(KeyCommand::Add(args)) => keys::add(app, args),
+        Command::Key(KeyCommand::Remove(args)) => keys::remove(app, args),
+        Command::Key(KeyCommand::Change(args)) => keys::change(app, args),
+        Command::Accept(args) => accept::run(app, args),
         Command::Completions { shell } => commands::completions(*shell),
         Command::Complete { words } => complete::run(&args::definition(), words),
         Command::Man(args) => man::run(args),

@@ -52,6 +52,7 @@ pub fn run(app: &App, args: &args::Mount) -> Result<()> {
         return remount::run(&args.dir, &options);
     }
     let plan = plan(app, args, options)?;
+    app.env.forget();
     let dir = plan.dir.clone();
     if plan.options.foreground {
         return serve(app, plan, &mut Report::foreground());
@@ -96,7 +97,7 @@ fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan
     let make = args.store.is_none() && url_path(&store).is_some_and(|path| is_missing_or_empty(&path));
     let flagged = flags.key_file.is_some() || flags.passphrase_file.is_some() || flags.recovery;
     let key = places.as_ref().ok().map(|p| p.key.clone()).filter(|_| is_default);
-    let env = &app.env;
+    let env = &app.env.open;
     let ask = &mut secrets::ask_terminal;
     let key_file = flags.key_file.as_deref().map(resolve).transpose()?;
     let key_file = key_file.or(key.clone().filter(|k| !flagged && (make || k.exists())));

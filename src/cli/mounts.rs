@@ -1,5 +1,6 @@
 //! The mounts of this machine, and which of them are ours.
 
+use super::control::Client;
 use super::paths::{resolve, resolve_parent};
 use super::values::{DrivePath, escape};
 use crate::error::{Context, Error, Kind, Result};
@@ -33,6 +34,11 @@ pub struct Mount {
 impl Mount {
     pub fn is_ours(&self) -> bool {
         self.ours
+    }
+
+    /// The user who mounted it, of what FUSE mounts: the daemon runs as that user.
+    pub fn owner(&self) -> Option<u32> {
+        self.owner.map(|(user, _)| user)
     }
 }
 
@@ -148,6 +154,11 @@ pub fn implied() -> Result<Mount> {
     }
 }
 
+/// Calls a mount's daemon.
+pub fn daemon(mount: &Mount) -> Result<Client> {
+    Client::connect(&control_socket(mount)?)?.served_by(mount.owner())
+}
+
 /// Asks a mount's daemon where its control socket is.
 pub fn control_socket(mount: &Mount) -> Result<PathBuf> {
     let point = &mount.point;
@@ -237,7 +248,7 @@ mod tests {
         assert_eq!(mounts[5].point, Path::new("/a\\b\tc\n"));
         assert_eq!(mounts[2].root, Path::new("/sub"));
         assert_eq!((mounts[1].device.as_str(), mounts[1].source.as_str()), ("0:50", "nacrefs"));
-        assert_eq!((mounts[1].owner, mounts[2].owner), (Some((1000, 100)), None));
+        assert_eq!((mounts[1].owner(), mounts[2].owner()), (Some(1000), None));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What commands print, for people and as JSON.
 
-use super::backend::{CheckReport, KeySlot};
+use super::backend::CheckReport;
 use super::control::{LogEntry, Progress, Reply, Status};
 use super::exit;
 use super::values::{Moment, escape, escape_message, human_size, human_span};
@@ -38,7 +38,14 @@ impl Screen {
         self.out.write_all(bytes).map_err(lost)
     }
 
-    fn object(&mut self, value: &impl Serialize) -> Result<()> {
+    /// A recovery code, and what to do with it.
+    pub fn recovery_code(&mut self, code: &str) -> Result<()> {
+        self.line(&format!("recovery code: {code}"))?;
+        self.line("Write it down and keep it safe: it opens the drive (--recovery), and is shown only now.")
+    }
+
+    /// A line of JSON.
+    pub fn object(&mut self, value: &impl Serialize) -> Result<()> {
         let text =
             serde_json::to_string(value).map_err(|e| Error::failed("cannot encode JSON").with_source(e))?;
         self.line(&text)
@@ -77,14 +84,6 @@ impl Screen {
                 n => format!("{n} damaged objects"),
             }
         ))
-    }
-
-    pub fn key(&mut self, slot: &KeySlot) -> Result<()> {
-        if self.json {
-            return self.object(slot);
-        }
-        let made = slot.made.map_or("-".to_owned(), Moment::human);
-        self.line(&format!("{:<34} {:<14} {made}", escape_message(&slot.slot), escape_message(&slot.kind)))
     }
 }
 
@@ -220,6 +219,13 @@ pub fn error_line(error: &Error, verbose: bool) -> String {
     format!("nacrefs: {}", escape_message(&text))
 }
 
+/// Says on standard error what does not stop a command, but should be known.
+pub fn warn(text: &str) {
+    if let Err(e) = writeln!(std::io::stderr(), "nacrefs: warning: {}", escape_message(text)) {
+        tracing::debug!("a warning was not heard: {e}");
+    }
+}
+
 /// Prints lines for people on standard output.
 pub fn print(text: &str) -> Result<()> {
     let mut screen = Screen::new(false);
@@ -279,11 +285,6 @@ mod tests {
             printed(true, |s| s.check(&report)),
             r#"{"drive":"","store":"","version":0,"heads":0,"packs":0,"chunks":0,"bytes_read":0,"problems":[{"object":"o","what":"w","files":[]}]}
 "#
-        );
-        let slot = KeySlot { slot: "s".into(), kind: "passphrase".into(), made: None };
-        assert_eq!(
-            printed(true, |s| s.key(&slot)),
-            "{\"slot\":\"s\",\"kind\":\"passphrase\",\"made\":null}\n"
         );
     }
 

@@ -3,7 +3,7 @@
 //! The kernel changes what mount(2) has a flag for; of a FUSE mount nothing else can be changed, and what the daemon
 //! was given (sizes, intervals, `allow_other`) stays as it is.
 
-use super::control::{Client, Request};
+use super::control::Request;
 use super::mounts::{self, shown};
 use super::options::{Atime, MountOptions};
 use super::output::Screen;
@@ -24,7 +24,7 @@ pub fn run(dir: &Path, options: &MountOptions) -> Result<()> {
     };
     let point = &mount.point;
     let remount = Request::Remount { ro: options.ro };
-    Client::connect(&mounts::control_socket(&mount)?)?.ask(&remount, &mut Screen::new(false))?;
+    mounts::daemon(&mount)?.ask(&remount, &mut Screen::new(false))?;
     // An empty list of options, where fd= and others would be: the kernel takes none for a FUSE mount that there is.
     mount_remount(point, flags(options), c"").map_err(|e| {
         use rustix::io::Errno;

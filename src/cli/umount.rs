@@ -62,14 +62,15 @@ pub fn run(args: &args::Umount) -> Result<()> {
 fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
     let point = &mount.point;
     let socket = mounts::control_socket(mount)?;
-    let client = Client::connect(&socket)?;
+    let client = Client::connect(&socket)?.served_by(mount.owner())?;
     let daemon = client.pid().map_or(Ok(None), handle)?;
     drop(client);
     let mut screen = Left::new(point);
     let mut gone = false;
     for _ in 0..ROUNDS {
         let marked = !local && expire(point) == Expired::Marked;
-        let stored = Client::connect(&socket)?.ask(&Request::Umount { local }, &mut screen);
+        let client = Client::connect(&socket)?.served_by(mount.owner())?;
+        let stored = client.ask(&Request::Umount { local }, &mut screen);
         stored.map_err(|e| still_mounted(point, e))?;
         if !marked {
             break;
@@ -142,10 +143,7 @@ fn expire(point: &Path) -> Expired {
 fn force(mount: Mount) -> Result<()> {
     let point = mount.point.clone();
     let (tell, told) = mpsc::channel();
-    let ask = move || {
-        let socket = mounts::control_socket(&mount)?;
-        Client::connect(&socket)?.ask(&Request::Umount { local: true }, &mut Screen::new(false))
-    };
+    let ask = move || mounts::daemon(&mount)?.ask(&Request::Umount { local: true }, &mut Screen::new(false));
     // On a thread that is not waited for: a daemon that hangs is what this is for.
     std::thread::Builder::new()
         .name("force".into())

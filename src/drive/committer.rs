@@ -228,7 +228,7 @@ impl Drive {
         inos.extend(closed.placed);
         for ino in inos {
             let unknown = self.table.with(ino, |s| s.lookups == 0).unwrap_or(false);
-            if unknown || self.table.loaded() > self.settings.loaded_inodes {
+            if unknown || self.too_many_loaded() {
                 self.release_if_idle(ino);
             }
         }

@@ -126,10 +126,17 @@ impl Drive {
         (self.journal.usage().bytes + all <= self.journal_limit(frees)).then_some(room)
     }
 
+    /// How many inodes weigh as much as the extended attributes that are loaded.
+    pub(super) fn heavy(&self) -> usize {
+        self.xattr_bytes.load(Ordering::Relaxed) / super::open::INODE_BYTES
+    }
+
     /// How much of the memory for changes is taken, in percent.
     fn memory_fullness(&self) -> u64 {
         let changed = self.dirty.lock().len() + CLOSING * self.closing.load(Ordering::Relaxed);
         let changed = changed + self.resident.writes() / WRITES;
+        // What clean inodes have of it is unloaded when it is more than their share.
+        let changed = changed + self.heavy().saturating_sub(self.settings.loaded_inodes);
         changed as u64 * 100 / self.settings.dirty_inodes.max(1) as u64
     }
 
@@ -142,14 +149,28 @@ impl Drive {
         if full < SLOW
             && let Some(room) = self.promise(RECORD, true)
         {
+            self.ease(wait, RECORD)?;
             return Ok(room);
         }
         if wait == Wait::No {
             return Err(Error::new(Kind::Miss, "changes wait for room"));
         }
         self.slow_down(full);
-        let room = self.wait_for(|d| (d.memory_fullness() < FULL).then(|| d.promise(RECORD, true))?);
-        room.or_else(|| self.promise(RECORD, true)).ok_or(Error::errno_of(libc::ENOSPC))
+        let room = self.wait_for(wait, |d| (d.memory_fullness() < FULL).then(|| d.promise(RECORD, true))?);
+        let room = room.or_else(|| self.promise(RECORD, true)).ok_or(Error::errno_of(libc::ENOSPC))?;
+        self.ease(wait, RECORD)?;
+        Ok(room)
+    }
+
+    /// Lets the journal do its work with the disk here, where no lock is held.
+    fn ease(&self, wait: Wait, bytes: u64) -> Result<()> {
+        if self.journal.is_eased(bytes as usize) {
+            return Ok(());
+        }
+        match wait {
+            Wait::No => Err(Error::new(Kind::Miss, "the journal waits for the disk")),
+            Wait::Since(_) => self.journal.ease(bytes as usize),
+        }
     }
 
     fn slow_down(&self, full: u64) {
@@ -159,8 +180,9 @@ impl Drive {
     }
 
     /// Waits until commits have made room; None where that takes too long.
-    fn wait_for<'a>(&'a self, room: impl Fn(&'a Drive) -> Option<Room<'a>>) -> Option<Room<'a>> {
-        let deadline = Instant::now() + self.settings.timeout;
+    fn wait_for<'a>(&'a self, wait: Wait, room: impl Fn(&'a Drive) -> Option<Room<'a>>) -> Option<Room<'a>> {
+        let Wait::Since(asked) = wait else { return None };
+        let deadline = asked + self.settings.timeout;
         let mut state = self.pressure.state.lock();
         loop {
             if let Some(room) = room(self) {
@@ -187,14 +209,17 @@ impl Drive {
         if full < SLOW
             && let Some(room) = self.promise(bytes, false)
         {
+            self.ease(wait, bytes)?;
             return Ok(room);
         }
         if wait == Wait::No {
             return Err(Error::new(Kind::Miss, "writers are being slowed"));
         }
         self.slow_down(full);
-        let room = self.wait_for(|d| (d.memory_fullness() < FULL).then(|| d.promise(bytes, false))?);
-        room.ok_or(Error::errno_of(libc::ENOSPC))
+        let room = self.wait_for(wait, |d| (d.memory_fullness() < FULL).then(|| d.promise(bytes, false))?);
+        let room = room.ok_or(Error::errno_of(libc::ENOSPC))?;
+        self.ease(wait, bytes)?;
+        Ok(room)
     }
 
     /// Whether a mutating operation would have to wait.

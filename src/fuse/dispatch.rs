@@ -135,12 +135,14 @@ impl<D: Send + Sync + 'static> Dispatcher<D> {
                 return core.answer(op, reply, result);
             }
         }
+        // However long it stands in the queue.
+        let came = Wait::yes();
         let core = Arc::clone(core);
         let owned = bytes.map(<[u8]>::to_vec);
         let job = move || {
             let bytes = owned.each_ref().map(Vec::as_slice);
             let result = core.guarded(|| {
-                let done = work(&core.drive, Wait::Yes, bytes, &mut reply)?;
+                let done = work(&core.drive, came, bytes, &mut reply)?;
                 if core.settles(op) {
                     (core.sync)(&core.drive)?;
                 }
@@ -165,7 +167,7 @@ impl<D: Send + Sync + 'static> Dispatcher<D> {
 impl<D> Core<D> {
     /// Whether what the operation changes is durable before it is answered.
     fn settles(&self, op: Op) -> bool {
-        op.lane == Lane::Change
+        matches!(op.lane, Lane::Change | Lane::Free)
             && match self.durable {
                 Durable::OnDemand => false,
                 Durable::Names => op.name != WRITE,

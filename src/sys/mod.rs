@@ -2,6 +2,7 @@
 //! the clock, randomness, and the disk that the journal lives on.
 
 mod clock;
+pub mod dirs;
 pub mod disk;
 pub mod memory;
 pub mod simdisk;

@@ -56,6 +56,33 @@ fn sigterm_leaves_the_rest_to_the_journal_and_ends_within_seconds() {
     }
 }
 
+/// It used to be remembered: the umount after it, of whatever kind, committed nothing.
+#[test]
+fn a_local_umount_that_failed_is_not_remembered() {
+    let mut d = TestDrive::with("commit=3600,flush=3600");
+    let heads = |d: &TestDrive| objects(&d.store).iter().filter(|n| n.contains("/heads/")).count();
+    fs::write(d.mnt.join("file"), "one").unwrap();
+    let held = fs::File::open(d.mnt.join("file")).unwrap();
+    on_mount(&d, &["umount", "--local"]).expect(6, &["in use"]);
+    fs::write(d.mnt.join("file"), "two").unwrap();
+    drop(held);
+    let pid = d.pid();
+    wait_until("the mount is free", Duration::from_secs(5), || {
+        Command::new("umount").arg(&d.mnt).status().unwrap().success()
+    });
+    wait_until("the daemon ends", Duration::from_secs(10), || ended(pid));
+    assert_eq!(heads(&d), 2, "everything is in the store");
+
+    // And where it succeeds, the rest is in the journal alone.
+    d.mount();
+    assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "two");
+    fs::write(d.mnt.join("file"), "three").unwrap();
+    d.umount_local();
+    assert_eq!(heads(&d), 2);
+    d.mount();
+    assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "three");
+}
+
 #[test]
 fn the_log_names_no_file() {
     let mut d = TestDrive::with("commit=1,timeout=1");

@@ -68,17 +68,17 @@ fn observe(drive: &Drive, ino: Ino, attr: &Attr) -> Result<Node> {
         FileKind::File => {
             let mut bytes = Vec::new();
             while bytes.len() < attr.size as usize {
-                let part = drive.read(Wait::Yes, ino, bytes.len() as u64, 60_000)?;
+                let part = drive.read(Wait::yes(), ino, bytes.len() as u64, 60_000)?;
                 assert!(!part.is_empty(), "inode {ino} ends at {} of {}", bytes.len(), attr.size);
                 bytes.extend(part);
             }
             n.bytes = Arc::new(bytes);
         }
-        FileKind::Symlink => n.target = drive.read_link(Wait::Yes, ino)?.to_vec(),
+        FileKind::Symlink => n.target = drive.read_link(Wait::yes(), ino)?.to_vec(),
         _ => {}
     }
-    for name in drive.list_xattr(Wait::Yes, ino)?.split(|b| *b == 0).filter(|n| !n.is_empty()) {
-        n.xattrs.insert(name.to_vec(), drive.get_xattr(Wait::Yes, ino, name)?);
+    for name in drive.list_xattr(Wait::yes(), ino)?.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        n.xattrs.insert(name.to_vec(), drive.get_xattr(Wait::yes(), ino, name)?);
     }
     Ok(n)
 }
@@ -87,16 +87,16 @@ fn observe(drive: &Drive, ino: Ino, attr: &Attr) -> Result<Node> {
 pub fn look(drive: &Drive, root: Ino) -> Result<Seen> {
     let mut all: BTreeMap<String, (Ino, Attr)> = BTreeMap::new();
     let mut todo = vec![(String::new(), root)];
-    all.insert(String::new(), (root, drive.stat(Wait::Yes, root)?.attr));
+    all.insert(String::new(), (root, drive.stat(Wait::yes(), root)?.attr));
     while let Some((path, dir)) = todo.pop() {
         let mut names = Vec::new();
-        drive.read_dir(Wait::Yes, dir, 2, false, &mut |item| {
+        drive.read_dir(Wait::yes(), dir, 2, false, &mut |item| {
             names.push((item.name.to_vec(), item.ino, item.kind));
             true
         })?;
         for (name, ino, kind) in names {
             let path = format!("{path}/{}", name.escape_ascii());
-            let stat = drive.lookup(Wait::Yes, dir, &name)?.expect("a listed name leads somewhere");
+            let stat = drive.lookup(Wait::yes(), dir, &name)?.expect("a listed name leads somewhere");
             assert_eq!((stat.ino, stat.attr.kind), (ino, kind), "{path}: lookup and listing differ");
             assert!(all.insert(path.clone(), (ino, stat.attr)).is_none(), "{path} is listed twice");
             if kind == FileKind::Directory {
@@ -152,21 +152,21 @@ impl Kernel {
     /// A kernel of an empty drive.
     pub fn fresh(drive: Arc<Drive>, clock: Arc<SimClock>, seed: u64) -> Kernel {
         let root = drive.root();
-        let attr = drive.stat(Wait::Yes, root).unwrap().attr;
+        let attr = drive.stat(Wait::yes(), root).unwrap().attr;
         let node = observe(&drive, root, &attr).unwrap();
         Kernel::new(drive, Model::new(node), clock, seed)
     }
 
     /// One that sees only a directory of the drive, which nobody else changes.
     pub fn below(drive: Arc<Drive>, dir: Ino, clock: Arc<SimClock>, seed: u64) -> Kernel {
-        let attr = drive.stat(Wait::Yes, dir).unwrap().attr;
+        let attr = drive.stat(Wait::yes(), dir).unwrap().attr;
         let node = observe(&drive, dir, &attr).unwrap();
         Kernel { root: dir, ..Kernel::new(drive, Model::new(node), clock, seed) }
     }
 
     /// Asks the drive: at times without waiting first, which must change nothing where it says Miss.
     fn ask<T>(&mut self, f: impl Fn(&Drive, Wait) -> Result<T>) -> Result<T> {
-        let mut wait = if self.dice.below(3) == 0 { Wait::No } else { Wait::Yes };
+        let mut wait = if self.dice.below(3) == 0 { Wait::No } else { Wait::yes() };
         let mut tries = 0;
         loop {
             let before = self.drive.journal().last();
@@ -177,7 +177,7 @@ impl Kernel {
                         !self.alone || self.drive.journal().last() == before,
                         "a Miss has changed something"
                     );
-                    wait = Wait::Yes;
+                    wait = Wait::yes();
                 }
                 Err(e) if self.retry && !matches!(e.kind(), Kind::Errno(_)) && tries < 3 => {
                     self.troubles += 1;
@@ -329,7 +329,7 @@ impl Kernel {
         let ino = self.ino(id);
         let (attr, node) = self
             .ask(|d, _| {
-                let attr = d.stat(Wait::Yes, ino)?.attr;
+                let attr = d.stat(Wait::yes(), ino)?.attr;
                 Ok((attr.clone(), observe(d, ino, &attr)?))
             })
             .unwrap();

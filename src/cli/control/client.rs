@@ -11,6 +11,8 @@ use std::path::Path;
 pub struct Client {
     stream: BufReader<UnixStream>,
     pid: Option<rustix::process::Pid>,
+    /// Who serves it.
+    uid: rustix::process::Uid,
 }
 
 impl Client {
@@ -32,7 +34,19 @@ impl Client {
         if !me.is_root() && !peer.uid.is_root() && peer.uid != me {
             return Err(Error::failed(format!("{} is served by another user", socket.display())));
         }
-        Ok(Client { stream: BufReader::new(stream), pid: Some(peer.pid) })
+        Ok(Client { stream: BufReader::new(stream), pid: Some(peer.pid), uid: peer.uid })
+    }
+
+    /// Refuses a daemon that is not the mount owner's. A mount says itself where its socket is: what a user has mounted
+    /// could send root to somebody else's drive.
+    pub fn served_by(self, owner: Option<u32>) -> Result<Client> {
+        match owner {
+            Some(owner) if owner != self.uid.as_raw() => Err(Error::failed(format!(
+                "the mount is user {owner}'s, and its control socket is served by user {}: not asking that one",
+                self.uid.as_raw()
+            ))),
+            _ => Ok(self),
+        }
     }
 
     /// The daemon's process, where it can be told.

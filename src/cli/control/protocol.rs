@@ -5,6 +5,7 @@ use crate::commit::When;
 use crate::error::{Error, Kind, Result};
 use crate::types::Version;
 use serde::{Deserialize, Serialize};
+use std::os::fd::OwnedFd;
 
 /// What a command asks of a drive, mounted or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +128,10 @@ pub trait Reply {
     fn entry(&mut self, entry: &LogEntry) -> Result<()>;
     fn version(&mut self, version: Version) -> Result<()>;
     fn data(&mut self, bytes: &[u8]) -> Result<()>;
+    /// A pidfd of the process that asked, where it is another one and can be known again.
+    fn caller(&self) -> Option<OwnedFd> {
+        None
+    }
 }
 
 /// An error on its way to another process.

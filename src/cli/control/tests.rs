@@ -108,6 +108,18 @@ fn ask(socket: &Path, request: Request) -> (Result<()>, Heard) {
     (outcome, heard)
 }
 
+/// Root used to ask whomever a mount named.
+#[test]
+fn a_socket_that_is_not_the_mount_owners_is_not_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join(SOCKET);
+    let _server = Server::start(&socket, me(), Arc::new(Fake)).unwrap();
+    let connect = |owner| Client::connect(&socket).unwrap().served_by(owner);
+    assert!(connect(Some(me())).is_ok() && connect(None).is_ok());
+    let e = connect(Some(me() + 1)).err().unwrap().to_string();
+    assert!(e.contains(&format!("user {}'s", me() + 1)), "{e}");
+}
+
 #[test]
 fn every_request_is_answered_over_a_socket() {
     let dir = tempfile::tempdir().unwrap();

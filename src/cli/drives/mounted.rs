@@ -1,6 +1,7 @@
 //! A mounted drive, and what it answers on its control socket.
 
 use super::answers::Past;
+use super::leave::Leave;
 use super::live;
 use super::{pace_of, settings_of, store_dir};
 use crate::cli::backend::{MountRequest, Running};
@@ -16,7 +17,6 @@ use parking_lot::Mutex;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a mount that is told to end waits for open files to be closed.
@@ -37,8 +37,7 @@ struct Inner {
     dir: PathBuf,
     unmounter: Unmounter,
     read_only: bool,
-    /// The rest stays in the journal when the mount ends.
-    local: AtomicBool,
+    leave: Leave,
 }
 
 impl Mounted {
@@ -81,15 +80,8 @@ impl Mounted {
         let mount = Mount::new(drive.clone(), &dir, &config)?;
         let unmounter = mount.unmounter();
         let serving = mount.spawn()?;
-        let inner = Inner {
-            drive,
-            site,
-            store,
-            dir,
-            unmounter,
-            read_only: options.ro,
-            local: AtomicBool::new(false),
-        };
+        let leave = Leave::default();
+        let inner = Inner { drive, site, store, dir, unmounter, read_only: options.ro, leave };
         Ok(Arc::new(Mounted {
             inner: Arc::new(inner),
             serving: Mutex::new(Some(serving)),
@@ -112,7 +104,7 @@ impl Running for Mounted {
             return served;
         }
         let kept = inner.drive.sync_journal();
-        if inner.local.load(Ordering::SeqCst) {
+        if inner.leave.holds() {
             return kept.and(served);
         }
         // What the store has needs no journal, even one that has failed.
@@ -129,7 +121,7 @@ impl Running for Mounted {
     }
 
     fn stop(&self) {
-        self.inner.local.store(true, Ordering::SeqCst);
+        self.inner.leave.always();
         let unmounter = &self.inner.unmounter;
         let patience = Instant::now() + CLOSE;
         let mut ended = unmounter.unmount();
@@ -203,9 +195,10 @@ impl Handler for Inner {
                     return Ok(());
                 }
                 if local {
-                    self.local.store(true, Ordering::SeqCst);
+                    self.leave.asked_by(out.caller());
                     return self.drive.sync_journal();
                 }
+                self.leave.not();
                 self.commit_all(out).map(drop)
             }
             Request::Remount { ro } => match (ro, self.read_only) {
