@@ -79,7 +79,7 @@ impl Answer {
     /// `cut`: how many bytes of each word the shell takes for an earlier word.
     fn print(&self, cut: usize, describe: bool) -> String {
         let mut hints = self.hints.clone();
-        if !self.candidates.is_empty() && self.candidates.iter().all(|c| c.value.ends_with('=')) {
+        if !self.candidates.is_empty() && self.candidates.iter().all(|c| c.value.ends_with(['=', ':'])) {
             hints.push("nospace");
         }
         let mut out = format!(":{}\n", hints.join(","));
@@ -259,15 +259,14 @@ fn mount_options(answer: &mut Answer, list: &str) {
             continue;
         };
         for name in names.split(", ") {
-            match name.split_once('=') {
-                Some((name, value)) if value.contains('|') => {
-                    value.split('|').for_each(|v| answer.add(format!("{begun}{name}={v}"), what.trim()));
-                }
-                // A value that is a word in capitals stands for another.
-                Some((name, value)) if !value.contains(|c: char| c.is_ascii_lowercase()) => {
-                    answer.add(format!("{begun}{name}="), what.trim());
-                }
-                _ => answer.add(format!("{begun}{name}"), what.trim()),
+            let Some((name, value)) = name.split_once('=') else {
+                answer.add(format!("{begun}{name}"), what.trim());
+                continue;
+            };
+            for value in value.split('|') {
+                // A word in capitals stands for something else.
+                let value = value.trim_end_matches(|c: char| c.is_ascii_uppercase());
+                answer.add(format!("{begun}{name}={value}"), what.trim());
             }
         }
     }
