@@ -4,7 +4,7 @@ use super::App;
 use super::args::{self, ClosedArgs, SecretArgs, StateArgs, TargetArgs};
 use super::backend::{CheckOptions, Closed, InitOptions};
 use super::complete;
-use super::control::{At, Client, LogEntry, Progress, Reply, Request, Status};
+use super::control::{At, LogEntry, Progress, Reply, Request, Status};
 use super::daemon;
 use super::mounts::{self, Mount, shown};
 use super::output::{self, Screen};
@@ -15,7 +15,7 @@ use crate::commit::When;
 use crate::error::{Error, Kind, Result};
 use crate::sys::SystemRandom;
 use crate::types::Version;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Makes a drive, and says once what opens it if the passphrase or key is lost.
 pub fn init(app: &App, args: &args::Init) -> Result<()> {
