@@ -68,13 +68,24 @@ pub struct Created {
 pub struct MountRequest {
     pub store: String,
     pub secret: Given,
-    /// The directory to mount on: absolute, existing, not a mount.
+    /// The directory to mount on: absolute, existing, not a mount; but a dead mount of a drive may stand there, which
+    /// is cleared at the last moment ([`clear_dead`](super::clear_dead)).
     pub dir: PathBuf,
     /// Exists (0700); the drive takes its lock, or fails with `Kind::Conflict`.
     pub state_dir: PathBuf,
     /// What `getxattr(…, "nacre.control")` must answer on every directory of the mount.
     pub control: PathBuf,
     pub options: MountOptions,
+}
+
+/// Where in its life a mount is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Serving,
+    /// Somebody waits for its last commit, to unmount it then.
+    Leaving,
+    /// It serves nobody any more.
+    Ended,
 }
 
 /// A mounted drive.
@@ -86,6 +97,9 @@ pub trait Running: Send + Sync {
     /// Detaches the mount, even one in use, and leaves what is not in the store to the journal; `wait` then
     /// returns. Called on SIGTERM, SIGINT and SIGHUP.
     fn stop(&self);
+    fn phase(&self) -> Phase;
+    /// An error where a thread that makes durable or commits has died.
+    fn check_threads(&self) -> Result<()>;
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

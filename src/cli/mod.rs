@@ -12,15 +12,18 @@ mod drives;
 pub mod exit;
 mod mount;
 mod mounts;
+mod notify;
 pub mod options;
 mod output;
 pub mod paths;
+mod pulse;
 pub mod secrets;
+mod supervise;
 mod umount;
 pub mod values;
 
 pub use drives::Drives;
-pub use mounts::{CONTROL_XATTR, FS_TYPE};
+pub use mounts::{CONTROL_XATTR, FS_TYPE, clear_dead};
 
 use crate::crypt::protect::protect_process;
 use crate::error::Result;

@@ -6,10 +6,12 @@ use super::backend::{InitOptions, MountRequest};
 use super::control::{SOCKET, Server};
 use super::daemon::{self, Report, Side, Signals};
 use super::mounts::{self, shown};
+use super::notify::ServiceManager;
 use super::options::MountOptions;
 use super::paths::{file_url, resolve, url_path};
+use super::pulse::Pulse;
 use super::secrets::{self, Given};
-use super::umount::detach;
+use super::supervise::{self, supervise};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::SystemRandom;
 use std::os::unix::fs::MetadataExt;
@@ -39,18 +41,23 @@ enum Secret {
 pub fn run(app: &App, args: &args::Mount) -> Result<()> {
     let plan = plan(app, args)?;
     if plan.options.foreground {
-        return serve(app, plan, &mut Report::foreground());
+        return serve(app, plan, &mut Report::foreground(), None);
     }
     match daemon::fork()? {
         Side::Command(daemon) => {
             let lines = daemon.wait()?;
             super::output::print(&lines.iter().map(|l| format!("{l}\n")).collect::<String>())
         }
-        Side::Daemon(mut report) => match serve(app, plan, &mut report) {
-            Ok(()) => Ok(()),
-            Err(e) => report.failed(e),
+        Side::Daemon(report) if plan.options.restart => match supervise(report)? {
+            supervise::Side::Daemon(report, why) => in_background(app, plan, report, why),
+            supervise::Side::Over => Ok(()),
         },
+        Side::Daemon(report) => in_background(app, plan, report, None),
     }
+}
+
+fn in_background(app: &App, plan: Plan, mut report: Report, why: Option<String>) -> Result<()> {
+    serve(app, plan, &mut report, why).or_else(|e| report.failed(e))
 }
 
 /// Checks everything that can be checked without opening the drive, and asks for what must be asked for while
@@ -93,16 +100,22 @@ fn plan(app: &App, args: &args::Mount) -> Result<Plan> {
     Ok(Plan { store, dir, secret, key_file, make, state_dir, options })
 }
 
-/// The life of a mount, from opening the drive to its end.
-fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
+/// The life of a mount, from opening the drive to its end; `why`: what became of the daemon before this one.
+fn serve(app: &App, plan: Plan, report: &mut Report, why: Option<String>) -> Result<()> {
     daemon::keep_files_private();
     let signals = Signals::watch()?;
     let secret = match plan.secret {
         Secret::Given(secret) => secret,
         Secret::NewKey(file) => Given::KeyFile(secrets::make_key(&file, &SystemRandom)?),
     };
+    let mut pulse = None;
     if report.is_foreground() {
         daemon::start_logging("info")?;
+        let manager = ServiceManager::of_this_process().unwrap_or_else(|e| {
+            tracing::warn!("{}", e.chain());
+            None
+        });
+        pulse = manager.map(|m| Pulse::start(m, &plan.store, plan.dir.clone())).transpose()?;
     }
     let made = match plan.make {
         true => Some(app.backend.init(&plan.store, &secret, &InitOptions { recovery_code: false })?.drive),
@@ -117,6 +130,9 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     if !report.is_foreground() {
         daemon::log_to(&state_dir)?;
         daemon::start_logging("info")?;
+    }
+    if let Some(why) = why {
+        tracing::warn!("mounting again: {why}");
     }
     let mut lines = Vec::new();
     if made.is_some() {
@@ -140,7 +156,9 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     let owner = rustix::process::geteuid().as_raw();
     let ready = Server::start(&control, owner, running.handler()).and_then(|server| {
         lines.push(format!("mounted on {}", shown(&plan.dir)));
-        report.ready(std::mem::take(&mut lines)).map(|()| server)
+        report.ready(std::mem::take(&mut lines))?;
+        pulse.iter().for_each(|p| p.ready(running.clone()));
+        Ok(server)
     });
     let server = match ready {
         Ok(server) => server,
@@ -152,6 +170,7 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     };
     tracing::info!("mounted on {}", shown(&plan.dir));
     let outcome = running.wait();
+    drop(pulse);
     // While the drive still holds its lock: the next daemon's socket has the same name.
     drop(server);
     match &outcome {
@@ -195,17 +214,18 @@ fn on_one_disk(key: &Path, state_dir: &Path) -> bool {
     }
 }
 
-/// The directory to mount on, made absolute; whatever a dead daemon left there is cleared.
+/// The directory to mount on, made absolute. What a dead daemon left there is cleared later, and an automount is not
+/// looked into.
 fn mount_point(dir: &Path, options: &MountOptions) -> Result<PathBuf> {
     let usage = |why: &str| Err(Error::new(Kind::Usage, format!("{}: {why}", shown(dir))));
     if let Some(mount) = mounts::at(dir)? {
-        if !mount.is_ours() || !mounts::is_dead(&mount.point) {
-            return Err(Error::new(
-                Kind::Conflict,
-                format!("{} is already a mount ({})", shown(dir), mount.fs_type),
-            ));
+        if mount.is_automount() || (mount.is_ours() && mounts::is_dead(&mount.point)) {
+            return Ok(mount.point);
         }
-        detach(&mount.point, true)?;
+        return Err(Error::new(
+            Kind::Conflict,
+            format!("{} is already a mount ({})", shown(dir), mount.fs_type),
+        ));
     }
     let dir = &resolve(dir)?;
     match std::fs::metadata(dir) {

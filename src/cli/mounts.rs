@@ -26,6 +26,11 @@ impl Mount {
     pub fn is_ours(&self) -> bool {
         self.ours
     }
+
+    /// Whether this only waits for a mount to be made here. Looking into it could start that very mount.
+    pub fn is_automount(&self) -> bool {
+        self.fs_type == "autofs"
+    }
 }
 
 /// Reads the mounts of this process, oldest first.
@@ -84,12 +89,15 @@ fn above<'m>(mounts: &'m [Mount], path: &Path) -> Option<&'m Mount> {
 /// What is mounted on exactly this directory, if anything; links on the way are followed, and a dead mount is
 /// found without touching it.
 pub fn at(dir: &Path) -> Result<Option<Mount>> {
-    let mounts = list()?;
-    let exact = |path: &Path| mounts.iter().rev().find(|m| m.point == path).cloned();
-    if let Some(mount) = exact(&resolve_parent(dir)?) {
-        return Ok(Some(mount));
+    match at_exactly(&resolve_parent(dir)?)? {
+        Some(mount) => Ok(Some(mount)),
+        None => at_exactly(&resolve(dir)?),
     }
-    Ok(exact(&resolve(dir)?))
+}
+
+/// What is mounted at a path as mountinfo has it: the topmost.
+fn at_exactly(path: &Path) -> Result<Option<Mount>> {
+    Ok(list()?.into_iter().rev().find(|m| m.point == path))
 }
 
 /// Finds the drive that a path lies in, and the path from the drive's root. The path need not exist.
@@ -159,6 +167,15 @@ pub fn dead(point: &Path) -> Error {
 /// Whether a mount's daemon is gone: the kernel answers in its place.
 pub fn is_dead(point: &Path) -> bool {
     rustix::fs::stat(point).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
+}
+
+/// Takes away the dead mount of a drive, if one is there: to be called just before the new mount, so that nobody
+/// finds the bare directory in between and writes to it.
+pub fn clear_dead(point: &Path) -> Result<()> {
+    while let Some(mount) = at_exactly(point)?.filter(|m| m.is_ours() && is_dead(&m.point)) {
+        super::umount::detach(&mount.point, true)?;
+    }
+    Ok(())
 }
 
 /// Whether this is a mount of another user, who lets nobody else in: the kernel refuses even root.

@@ -54,6 +54,8 @@ pub struct MountOptions {
     pub foreground: bool,
     /// Mount over a directory that is not empty.
     pub nonempty: bool,
+    /// Mount again when the daemon is killed.
+    pub restart: bool,
 }
 
 impl Default for MountOptions {
@@ -82,6 +84,7 @@ impl Default for MountOptions {
             passphrase_file: None,
             foreground: false,
             nonempty: false,
+            restart: false,
         }
     }
 }
@@ -164,8 +167,10 @@ impl MountOptions {
                 "cache_mode=plain" => self.cache_mode = CacheMode::Plain,
                 "foreground" => self.foreground = true,
                 "nonempty" => self.nonempty = true,
+                "restart=on" => self.restart = true,
+                "restart=off" => self.restart = false,
                 _ if passes_along(name, option) => {}
-                _ if name == "dedup" => return refuse("is `on` or `off`"),
+                _ if name == "dedup" || name == "restart" => return refuse("is `on` or `off`"),
                 _ if name == "cache_mode" => return refuse("is `sealed` or `plain`"),
                 _ if name == "sync" => return refuse("the only choice is `sync=store`"),
                 _ => return refuse("unknown; `nacrefs help mount` lists them"),
@@ -241,6 +246,7 @@ pub const HELP: &str = "Mount options (-o, also in fstab):
   journal=SIZE           the limit of the journal [2G]
   state_dir=D, key_file=F, passphrase_file=F, foreground  as the options of the same name
   nonempty               mount over a directory that is not empty
+  restart=on|off         mount again when the daemon is killed [on from fstab and mount(8), else off]
 Not in this version: at=WHEN and dedup=off are refused; cache=SIZE and cache_mode=sealed|plain are for
 remote stores, and do nothing yet.
 Permissions are always checked (default_permissions), and what mount(8) and systemd pass along is accepted.";
@@ -263,7 +269,7 @@ mod tests {
     fn every_documented_option_is_read() {
         let o = MountOptions::parse(&[
             "allow_other,default_permissions,uid=7,gid=8,commit=9,sync=store,flush=2,timeout=3,writeback,dedup=off",
-            "memory=64M,cache=0,cache_mode=plain,journal=1G,at=12,state_dir=/s,key_file=/k,passphrase_file=/p,foreground",
+            "memory=64M,cache=0,cache_mode=plain,journal=1G,at=12,state_dir=/s,key_file=/k,passphrase_file=/p,foreground,restart=on",
         ])
         .unwrap();
         let want = MountOptions {
@@ -286,6 +292,7 @@ mod tests {
             key_file: Some("/k".into()),
             passphrase_file: Some("/p".into()),
             foreground: true,
+            restart: true,
             ..MountOptions::default()
         };
         assert_eq!(o, want);
@@ -319,6 +326,7 @@ mod tests {
             "commit=100000",
             "uid=root",
             "dedup=maybe",
+            "restart=always",
             "cache_mode=x",
             "sync=disk",
             "at=",

@@ -48,6 +48,11 @@ impl Keeper {
         Ok(Keeper { drive, stopped, threads })
     }
 
+    /// Whether all threads are there.
+    pub fn is_whole(&self) -> bool {
+        !self.threads.iter().any(JoinHandle::is_finished)
+    }
+
     /// Ends the threads, and waits for what they are doing.
     pub fn stop(&mut self) {
         *self.stopped.0.lock() = true;

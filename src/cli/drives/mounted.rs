@@ -2,7 +2,8 @@
 
 use super::answers::Past;
 use super::{pace_of, settings_of, store_dir};
-use crate::cli::backend::{MountRequest, Running};
+use crate::cli::backend::{MountRequest, Phase, Running};
+use crate::cli::clear_dead;
 use crate::cli::control::{Handler, Progress, Reply, Request, Status};
 use crate::cli::values::{Moment, escape};
 use crate::drive::Drive;
@@ -14,7 +15,7 @@ use parking_lot::Mutex;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a mount that is told to end waits for open files to be closed.
@@ -37,6 +38,9 @@ struct Inner {
     read_only: bool,
     /// The rest stays in the journal when the mount ends.
     local: AtomicBool,
+    /// How many wait for the last commit, to unmount then.
+    leaving: AtomicUsize,
+    ended: AtomicBool,
 }
 
 impl Mounted {
@@ -69,6 +73,7 @@ impl Mounted {
             ..MountConfig::default()
         };
         let keeper = Keeper::start(drive.clone(), pace_of(&options, &store))?;
+        clear_dead(&dir)?;
         let mount = Mount::new(drive.clone(), &dir, &config)?;
         let unmounter = mount.unmounter();
         let serving = mount.spawn()?;
@@ -80,6 +85,8 @@ impl Mounted {
             unmounter,
             read_only: options.ro,
             local: AtomicBool::new(false),
+            leaving: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
         };
         Ok(Arc::new(Mounted {
             inner: Arc::new(inner),
@@ -97,6 +104,7 @@ impl Running for Mounted {
     fn wait(&self) -> Result<()> {
         let serving = self.serving.lock().take();
         let served = serving.map_or(Ok(()), Serving::wait);
+        self.inner.ended.store(true, Ordering::SeqCst);
         self.keeper.lock().stop();
         let inner = &self.inner;
         if inner.read_only {
@@ -116,6 +124,22 @@ impl Running for Mounted {
                 );
                 kept.and(served)
             }
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        match (self.inner.ended.load(Ordering::SeqCst), self.inner.leaving.load(Ordering::SeqCst)) {
+            (true, _) => Phase::Ended,
+            (false, 0) => Phase::Serving,
+            (false, _) => Phase::Leaving,
+        }
+    }
+
+    fn check_threads(&self) -> Result<()> {
+        // Held only while it is stopped; then there is nothing to check.
+        match self.keeper.try_lock().is_none_or(|k| k.is_whole()) {
+            true => Ok(()),
+            false => Err(Error::failed("a thread that keeps the drive going has died")),
         }
     }
 
@@ -197,7 +221,10 @@ impl Handler for Inner {
                     self.local.store(true, Ordering::SeqCst);
                     return self.drive.sync_journal();
                 }
-                self.commit_all(out).map(drop)
+                self.leaving.fetch_add(1, Ordering::SeqCst);
+                let done = self.commit_all(out).map(drop);
+                self.leaving.fetch_sub(1, Ordering::SeqCst);
+                done
             }
             Request::Log { path } => self.past().log(&path, out),
             Request::Cat { path, at: None } => {
