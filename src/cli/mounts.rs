@@ -164,9 +164,10 @@ pub fn dead(point: &Path) -> Error {
     ))
 }
 
-/// Whether a mount's daemon is gone: the kernel answers in its place.
+/// Whether a mount's daemon is gone: the kernel answers in its place. Unlike statfs, stat is answered from the
+/// kernel's cache for an hour after the daemon's death.
 pub fn is_dead(point: &Path) -> bool {
-    rustix::fs::stat(point).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
+    rustix::fs::statfs(point).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
 }
 
 /// Takes away the dead mount of a drive, if one is there: to be called just before the new mount, so that nobody

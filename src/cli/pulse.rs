@@ -16,11 +16,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const TICK: Duration = Duration::from_secs(1);
-/// How often it is looked whether there is progress, and how much time is asked for if there is.
-const LOOK: Duration = Duration::from_secs(5);
+/// How much time is asked for when there was progress.
 const EXTENSION: Duration = Duration::from_secs(30);
-/// Time on the CPU between two looks that a drive at work exceeds, and one that only waits does not.
-const WORK: Duration = Duration::from_millis(10);
+/// Time on the CPU from one tick to the next that a drive at work exceeds, and one that only waits does not.
+const WORK: Duration = Duration::from_millis(2);
 
 /// The thread that tells; ends with this.
 pub struct Pulse {
@@ -92,8 +91,8 @@ struct Telling {
     away: Option<Instant>,
     /// The most that was left to commit since the end began.
     to_commit: u64,
-    /// When it was last looked at progress, and the time on the CPU then.
-    looked: Option<(Instant, Duration)>,
+    /// The time on the CPU at the tick before, while it is watched.
+    worked: Option<Duration>,
     pinged: Option<Instant>,
     failed: bool,
 }
@@ -135,7 +134,7 @@ impl Telling {
         match phase {
             Phase::Serving => {
                 self.to_commit = 0;
-                self.looked = None;
+                self.worked = None;
                 self.ping(mount, shared, lines);
             }
             Phase::Leaving => self.extend(lines),
@@ -203,16 +202,10 @@ impl Telling {
     /// Asks for more time while work is being done. A process that only waits, for a store that is away or for
     /// ever, uses no CPU, and the manager's time limit holds.
     fn extend(&mut self, lines: &mut Vec<String>) {
-        let (now, used) = (Instant::now(), cpu_time());
-        match self.looked {
-            None => self.looked = Some((now, used)),
-            Some((at, before)) if now - at >= LOOK => {
-                if used.saturating_sub(before) >= WORK {
-                    lines.push(format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
-                }
-                self.looked = Some((now, used));
-            }
-            Some(_) => {}
+        let used = cpu_time();
+        let before = self.worked.replace(used);
+        if before.is_some_and(|before| used.saturating_sub(before) >= WORK) {
+            lines.push(format!("EXTEND_TIMEOUT_USEC={}", EXTENSION.as_micros()));
         }
     }
 }
@@ -287,20 +280,18 @@ mod tests {
 
     #[test]
     fn more_time_is_asked_for_while_there_is_work_and_not_while_there_is_none() {
+        let mut t = Telling::default();
         let mut lines = Vec::new();
-        let past = Instant::now().checked_sub(LOOK).unwrap();
-        let mut t = Telling { looked: Some((past, cpu_time())), ..Telling::default() };
+        t.extend(&mut lines);
+        assert!(lines.is_empty(), "nothing is known yet");
+        t.worked = Some(cpu_time() + WORK);
         t.extend(&mut lines);
         assert!(lines.is_empty(), "nothing was done");
         let before = cpu_time();
         while cpu_time() - before < 2 * WORK {
             std::hint::black_box(0);
         }
-        t.looked = Some((past, before));
         t.extend(&mut lines);
         assert_eq!(lines, ["EXTEND_TIMEOUT_USEC=30000000"]);
-        t.looked = Some((Instant::now(), before));
-        t.extend(&mut lines);
-        assert_eq!(lines.len(), 1, "too early to say");
     }
 }

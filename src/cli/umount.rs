@@ -51,7 +51,8 @@ pub fn run(args: &args::Umount) -> Result<()> {
 pub fn detach(point: &Path, lazy: bool) -> Result<()> {
     let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
     match unmount(point, flags | UnmountFlags::NOFOLLOW) {
-        Ok(()) => Ok(()),
+        // EINVAL: somebody else was faster. At a shutdown both the service and its mount unit are stopped.
+        Ok(()) | Err(Errno::INVAL) => Ok(()),
         Err(Errno::BUSY) => Err(busy(point)),
         Err(Errno::PERM) => detach_as_user(point, lazy),
         Err(e) => Err(std::io::Error::from(e)).context(|| format!("cannot unmount {}", shown(point))),
