@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use nacrefs::cli::backend::{
-    Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, KeySlot, MountRequest, Running,
+    Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, KeySlot, MountRequest, Phase, Running,
 };
 use nacrefs::cli::control::{Handler, LogEntry, Progress, Reply, Request, Status};
 use nacrefs::cli::secrets::Given;

@@ -38,6 +38,11 @@ pub fn run(args: &args::Umount) -> Result<()> {
             "{} is still mounted, for not all of it could be stored; --local unmounts and keeps the rest in the journal",
             shown(&mount.point)
         )),
+        _ if is_gone(&mount) => Error::new(
+            Kind::NotADrive,
+            format!("somebody else has unmounted {} meanwhile", shown(&mount.point)),
+        )
+        .with_source(e),
         _ => e,
     })?;
     detach(&mount.point, false)?;
@@ -45,6 +50,11 @@ pub fn run(args: &args::Umount) -> Result<()> {
         Some(daemon) => wait_end(&daemon),
         None => Ok(()),
     }
+}
+
+/// Whether a mount of ours is no more where it was.
+fn is_gone(mount: &mounts::Mount) -> bool {
+    mounts::at(&mount.point).is_ok_and(|found| found.is_none_or(|m| !m.is_ours()))
 }
 
 /// Takes a mount away; `lazy` even where it is in use or dead.
