@@ -1,6 +1,7 @@
 //! The real drives behind the command line: [`Backend`] over [`session`](crate::session).
 
 mod answers;
+mod live;
 mod mounted;
 
 use super::backend::{

@@ -46,8 +46,8 @@ pub struct Making {
 #[derive(Clone, Copy)]
 pub struct Tools<'a> {
     pub keys: &'a RealmKeys,
-    /// What seals: the keys, or the keys and something that takes note of what they sealed.
-    pub sealer: &'a dyn Sealer,
+    /// What seals the nodes of directories: the keys, or the keys and something that takes note of what they sealed.
+    pub directories: &'a dyn Sealer,
     /// Opened chunks. It must wait for what it does not have.
     pub chunks: &'a dyn Chunks,
     /// Stored chunks.
@@ -86,7 +86,7 @@ pub fn build(
     let above = directories::update(base, &changes, &by_ino, &mut made, ancestors, tools, sink)?;
     let changed_root = by_ino.get(&ROOT).and_then(|at| made.get(*at)).and_then(Option::as_ref);
     let root = match (changed_root.or_else(|| above.iter().find(|i| i.ino == ROOT)), base) {
-        (Some(root), _) => root.store(tools.sealer, sink)?,
+        (Some(root), _) => root.store(tools.keys, sink)?,
         // Where only shells changed, no directory did.
         (None, Some(base)) => base.root.clone(),
         (None, None) => return Err(bug("the first version has no root")),

@@ -300,7 +300,7 @@ impl Mini {
     /// Makes a version of what changed.
     pub fn build(&mut self, making: &Making, sink: &mut (dyn ChunkSink + Send)) -> Result<Commit> {
         let tools =
-            Tools { keys: &self.keys, sealer: &*self.keys, chunks: &*self.chunks, fetch: &*self.fetch };
+            Tools { keys: &self.keys, directories: &*self.keys, chunks: &*self.chunks, fetch: &*self.fetch };
         let (commit, committed) =
             build(self.commit.as_deref(), self.changes(), &Places(self), making, tools, sink)?;
         for inode in committed.inodes {

@@ -226,7 +226,8 @@ fn what_cannot_be_is_refused() {
     let refused = |why: &str, spoil: &dyn Fn(&mut Vec<Change>)| {
         let mut changes = mini.changes();
         spoil(&mut changes);
-        let tools = super::Tools { keys: &mini.keys, sealer: &*mini.keys, chunks: &world, fetch: &world };
+        let tools =
+            super::Tools { keys: &mini.keys, directories: &*mini.keys, chunks: &world, fetch: &world };
         let e = build(mini.commit.as_deref(), changes, &Nowhere, &mini.making(), tools, &mut world.clone())
             .err()
             .unwrap_or_else(|| panic!("{why}"));

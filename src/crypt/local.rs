@@ -208,20 +208,23 @@ pub struct Memory {
     pub version: Version,
     /// BLAKE3 of the head's bytes.
     pub head: [u8; 32],
+    /// The version, and its head, that the journal's changes were made on: older than the newest seen where they were
+    /// not yet done over what other machines have made.
+    pub base: (Version, [u8; 32]),
 }
 
 impl Memory {
     /// The bytes of the memory's file.
     pub fn seal(&self, keys: &LocalKeys) -> Result<Vec<u8>> {
-        let mut w = Writer::with_capacity(8 + 32);
-        w.u64(self.version).raw(&self.head);
+        let mut w = Writer::with_capacity(2 * (8 + 32));
+        w.u64(self.version).raw(&self.head).u64(self.base.0).raw(&self.base.1);
         keys.seal(Record::Memory, w.as_slice())
     }
 
     pub fn open(keys: &LocalKeys, bytes: &[u8]) -> Result<Memory> {
         let opened = keys.open(Record::Memory, "memory of the newest head", bytes)?;
         let mut r = Reader::new(&opened, "memory of the newest head");
-        let memory = Memory { version: r.u64()?, head: r.array()? };
+        let memory = Memory { version: r.u64()?, head: r.array()?, base: (r.u64()?, r.array()?) };
         r.end()?;
         Ok(memory)
     }

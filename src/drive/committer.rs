@@ -30,47 +30,20 @@ const COUNTER: u64 = (1 << 43) - 1;
 
 /// What commits need, and the one that is under way.
 pub struct Committing {
-    versions: Arc<Versions>,
-    store: Arc<ChunkStore>,
-    /// The newest version, and the number of the next.
-    newest: Opened,
-    next: Version,
-    signer: Signer,
-    device: DeviceId,
-    incarnation: Incarnation,
+    pub versions: Arc<Versions>,
+    /// The number of the next version.
+    pub next: Version,
+    pub signer: Signer,
+    pub device: DeviceId,
+    pub incarnation: Incarnation,
     /// Remembers the newest head durably.
-    remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
-    closed: Option<Closed>,
-}
-
-impl Committing {
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn new(
-        versions: Arc<Versions>,
-        store: Arc<ChunkStore>,
-        newest: Opened,
-        next: Version,
-        signer: Signer,
-        device: DeviceId,
-        incarnation: Incarnation,
-        remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
-    ) -> Committing {
-        Committing { versions, store, newest, next, signer, device, incarnation, remember, closed: None }
-    }
-}
-
-impl Committing {
-    /// Whether the newest version is still the one that we know; then, which number is free.
-    fn still_newest(&self) -> Result<Option<Version>> {
-        let known = self.newest.head.link();
-        let newest = self.versions.open_newest(Some(known))?;
-        let same = newest.opened.is_some_and(|opened| opened.head.link() == known);
-        Ok(Some(newest.next).filter(|next| same && *next > self.next))
-    }
+    pub remember: Box<dyn Fn(Version, [u8; 32]) -> Result<()> + Send>,
+    /// What was closed and is not published yet.
+    pub closed: Option<Closed>,
 }
 
 /// A closed generation.
-struct Closed {
+pub struct Closed {
     generation: Generation,
     /// The last record that belongs to it.
     mark: Lsn,
@@ -143,10 +116,9 @@ impl Drive {
         self.pressure.want_commit();
     }
 
-    /// The newest version, and the chunks as it has them. Waits for a commit that is under way.
+    /// The newest version that is known here, and where its chunks are. Does not wait for a commit that is under way.
     pub fn committed(&self) -> (Opened, Arc<ChunkStore>) {
-        let c = self.committing.lock();
-        (c.newest.clone(), c.store.clone())
+        (self.newest.read().clone(), self.store.clone())
     }
 
     pub fn wait_for_work(&self, at_least: Duration, at_most: Duration) -> bool {
@@ -159,6 +131,11 @@ impl Drive {
 
     /// Commits until everything that was acknowledged before the call is in the store. Returns the version.
     pub fn commit_all(&self) -> Result<Version> {
+        if self.settings.read_only && !self.is_stored() {
+            let what = "the mount is read-only, and its journal holds changes that are not in the store: mount it \
+                        without 'ro' to store them";
+            return Err(Error::failed(what));
+        }
         let upto = self.journal.last();
         while self.facts.lock().stored < upto {
             if self.commit().inspect_err(|e| self.note_error(e))?.is_none() {
@@ -172,60 +149,76 @@ impl Drive {
     pub fn commit(&self) -> Result<Option<Version>> {
         let mut committing = self.committing.lock();
         let c = &mut *committing;
-        if c.closed.is_none() {
-            c.closed = self.close_generation();
-        }
-        let Some(mut closed) = c.closed.take() else { return Ok(None) };
-        let mut published = self.try_publish(c, &mut closed);
-        // The number may be taken by what is no head of this drive: then the version takes the next.
-        if matches!(published, Ok(Published::Lost)) {
-            published = c.still_newest().and_then(|next| match next {
-                Some(next) => {
-                    tracing::warn!("number {} of a version is taken by what is none: taking {next}", c.next);
-                    c.next = next;
-                    closed.ready = None;
-                    self.try_publish(c, &mut closed)
-                }
-                None => Ok(Published::Lost),
-            });
-        }
-        match published {
-            Ok(Published::Won(opened)) => {
-                let inodes = closed.ready.take().map(|(_, inodes)| inodes).unwrap_or_default();
-                let opened = *opened;
-                let head = opened.head.link();
-                c.store.adopt(opened.commit.runs.clone());
-                // The version is published, whatever becomes of our memory of it: only a rollback would go unnoticed.
-                if let Err(e) = (c.remember)(head.version, head.hash) {
-                    tracing::error!("cannot remember version {}: {}", head.version, e.chain());
-                }
-                self.adopt(&closed, &opened, inodes);
-                let (version, stored, last_commit) = (head.version, closed.mark, closed.time);
-                (c.newest, c.next) = (opened, version + 1);
-                *self.facts.lock() = Progress { version, last_commit, stored, last_error: None, away: false };
-                drop(committing);
-                self.let_go(closed);
-                self.closing.store(0, Ordering::Relaxed);
-                self.resident.sweep();
-                // The version is there even if the journal's files are not given up now: the next commit does it.
-                let trimmed = self.journal.trim(stored);
-                self.pressure.made_room();
-                trimmed.map(|()| Some(version))
-            }
+        let Some(mut closed) = c.closed.take().or_else(|| self.close_generation()) else { return Ok(None) };
+        let opened = match self.publish_as_next(c, &mut closed) {
+            Ok(Published::Won(opened)) => *opened,
+            // What is made stays as it is: to make it anew with each try would fill the store.
             Ok(Published::Lost) => {
-                // What is made stays as it is: to make it anew with each try would fill the store.
                 c.closed = Some(closed);
-                Err(Error::new(
+                return Err(Error::new(
                     Kind::Conflict,
                     "another machine has written to this drive since it was mounted here: what was changed here is \
                      kept in the journal; unmount with --local and mount again",
-                ))
+                ));
             }
             Err(e) => {
                 c.closed = Some(closed);
-                Err(e)
+                return Err(e);
             }
+        };
+        self.take_over(c, &mut closed, opened);
+        drop(committing);
+        self.tidy_up(closed).map(Some)
+    }
+
+    /// Publishes a closed generation under the next number; or under a later one, where that is taken by what is no
+    /// head of this drive.
+    fn publish_as_next(&self, c: &mut Committing, closed: &mut Closed) -> Result<Published> {
+        if let won @ Published::Won(_) = self.try_publish(c, closed)? {
+            return Ok(won);
         }
+        let known = self.newest.read().head.link();
+        let newest = c.versions.open_newest(Some(known))?;
+        if newest.next <= c.next || newest.opened.is_none_or(|opened| opened.head.link() != known) {
+            return Ok(Published::Lost);
+        }
+        tracing::warn!("number {} of a version is taken by what is none: taking {}", c.next, newest.next);
+        c.next = newest.next;
+        closed.ready = None;
+        self.try_publish(c, closed)
+    }
+
+    /// A version was published: it is what everything stands on from here on.
+    fn take_over(&self, c: &mut Committing, closed: &mut Closed, opened: Opened) {
+        let inodes = closed.ready.take().map(|(_, inodes)| inodes).unwrap_or_default();
+        let head = opened.head.link();
+        self.store.adopt(opened.commit.runs.clone());
+        // The version is published, whatever becomes of our memory of it: only a rollback would go unnoticed.
+        if let Err(e) = (c.remember)(head.version, head.hash) {
+            tracing::error!("cannot remember version {}: {}", head.version, e.chain());
+        }
+        self.adopt(closed, &opened, inodes);
+        c.next = head.version + 1;
+        *self.newest.write() = opened;
+        *self.facts.lock() = Progress {
+            version: head.version,
+            last_commit: closed.time,
+            stored: closed.mark,
+            last_error: None,
+            away: false,
+        };
+    }
+
+    /// Lets go of what a published generation needed: inodes, memory, the journal's records.
+    fn tidy_up(&self, closed: Closed) -> Result<Version> {
+        let (version, stored) = (self.version(), closed.mark);
+        self.let_go(closed);
+        self.closing.store(0, Ordering::Relaxed);
+        self.resident.sweep();
+        // The version is there even if the journal's files are not given up now: the next commit does it.
+        let trimmed = self.journal.trim(stored);
+        self.pressure.made_room();
+        trimmed.map(|()| version)
     }
 
     /// Unloads what a generation needed and nobody else does.
@@ -243,6 +236,10 @@ impl Drive {
 
     /// Closes the current generation, if anything changed in it.
     fn close_generation(&self) -> Option<Closed> {
+        // What a read-only drive has replayed is only shown: it stays in the journal.
+        if self.settings.read_only {
+            return None;
+        }
         let mut gens = self.gate.write();
         let inodes = std::mem::take(&mut *self.dirty.lock());
         if inodes.is_empty() {
@@ -272,42 +269,40 @@ impl Drive {
 
     /// Makes the version of a closed generation, and publishes it. What is done once is not done again.
     fn publish(&self, c: &Committing, closed: &mut Closed) -> Result<Published> {
-        let (prepared, _) = match &mut closed.ready {
-            Some(ready) => ready,
-            none => {
-                let batch = closed.batch.get_or_insert_with(|| c.store.begin());
-                none.insert(self.prepare(
-                    c,
-                    closed.generation,
-                    &closed.inodes,
-                    (closed.mark, closed.next_ino),
-                    closed.time,
-                    batch,
-                )?)
-            }
-        };
-        c.versions.publish(prepared)
+        if closed.ready.is_none() {
+            let made = match self.prepare(c, closed) {
+                // Chunks that the batch took for stored are in the index no more: only another batch stores them.
+                Err(e) if e.kind() == Kind::Conflict => {
+                    tracing::warn!("making version {} anew: {}", c.next, e.chain());
+                    closed.batch = None;
+                    self.prepare(c, closed)
+                }
+                made => made,
+            };
+            closed.ready = Some(made?);
+        }
+        match &closed.ready {
+            Some((prepared, _)) => c.versions.publish(prepared),
+            None => Err(Error::failed("a version that was made is lost")),
+        }
     }
 
-    fn prepare(
-        &self,
-        c: &Committing,
-        generation: Generation,
-        inodes: &[Arc<Inode>],
-        (mark, next_ino): (Lsn, u64),
-        time: Time,
-        batch: &mut Batch,
-    ) -> Result<(Prepared, Vec<InodeRecord>)> {
-        let fetch = FromStore(c.store.clone());
-        let sealer = Keeping { keys: &self.keys, cache: &self.cache };
-        let tools = Tools { keys: &self.keys, sealer: &sealer, chunks: &*self.chunks, fetch: &fetch };
+    /// Makes the version of a closed generation: its chunks, index and commit are in the store then, and nobody sees
+    /// them.
+    fn prepare(&self, c: &Committing, closed: &mut Closed) -> Result<(Prepared, Vec<InodeRecord>)> {
+        let fetch = FromStore(self.store.clone());
+        let directories = Keeping { keys: &self.keys, cache: &self.cache };
+        let tools =
+            Tools { keys: &self.keys, directories: &directories, chunks: &*self.chunks, fetch: &fetch };
+        let Closed { generation, inodes, batch, .. } = closed;
+        let batch = batch.get_or_insert_with(|| self.store.begin());
         let mut changes = Vec::with_capacity(inodes.len());
         let mut nameless = Vec::new();
         let gens = *self.gate.read();
         for inode in inodes {
             let mut node = inode.node.write();
             node.roll(gens.now, gens.closed);
-            let change = node.change(inode.ino, generation);
+            let change = node.change(inode.ino, *generation);
             drop(node);
             let Some(change) = change else { continue };
             if change.names.is_empty() && self.is_reachable(inode) {
@@ -315,20 +310,21 @@ impl Drive {
             }
             changes.push(change);
         }
+        let newest = self.newest.read().clone();
         let making = Making {
             version: c.next,
-            parents: vec![c.newest.as_parent()],
-            time,
+            parents: vec![newest.as_parent()],
+            time: closed.time,
             device: c.device,
             incarnation: c.incarnation,
-            lsn: mark,
-            next_ino: next_ino & COUNTER,
+            lsn: closed.mark,
+            next_ino: closed.next_ino & COUNTER,
             parameters: Parameters::default(),
             workers: self.settings.workers,
         };
-        let base = Some(&*c.newest.commit);
-        let (commit, committed) = build(base, changes, &AsClosed(self, generation), &making, tools, batch)?;
-        let newest = Newest { opened: Some(c.newest.clone()), next: c.next };
+        let ancestors = AsClosed(self, *generation);
+        let (commit, committed) = build(Some(&*newest.commit), changes, &ancestors, &making, tools, batch)?;
+        let newest = Newest { opened: Some(newest), next: c.next };
         let prepared = c.versions.prepare(&newest, commit, batch, &*self.chunks, &c.signer)?;
         let mut made = committed.inodes;
         made.extend(nameless);
@@ -339,7 +335,7 @@ impl Drive {
     /// be trimmed; no version leads to them, and gc frees them.
     fn nameless(change: &Change, tools: Tools, sink: &mut dyn ChunkSink) -> Result<Option<InodeRecord>> {
         let BodyChange::File { base, cut, edits } = &change.body else { return Ok(None) };
-        let ctx = Ctx { sealer: tools.sealer, chunks: tools.chunks, fetch: tools.fetch, random: false };
+        let ctx = Ctx { sealer: tools.keys, chunks: tools.chunks, fetch: tools.fetch, random: false };
         let blob = base.update(&ctx, sink, *cut, edits)?;
         let mut attr = change.attr.clone();
         attr.allocated = blob.allocated();

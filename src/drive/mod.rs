@@ -22,6 +22,7 @@ mod layer;
 mod list;
 mod names;
 mod open;
+mod others;
 mod pressure;
 pub mod record;
 mod shed;
@@ -34,10 +35,12 @@ pub use open::{FromStore, Keys, Parts, Replayed, Settings};
 pub use shed::Kernel;
 
 use crate::chunk::Chunks;
+use crate::commit::Opened;
 use crate::content::ContentCache;
 use crate::crypt::RealmKeys;
 use crate::error::{Error, Result};
 use crate::journal::Journal;
+use crate::store::ChunkStore;
 use crate::sys::Clock;
 use crate::tree::Map;
 use crate::types::{Ino, Lsn};
@@ -77,6 +80,9 @@ pub struct Drive {
     next_ino: AtomicU64,
     resident: written::Resident,
     committing: Mutex<committer::Committing>,
+    /// The newest version that is known here, and where the chunks are.
+    newest: RwLock<Opened>,
+    store: Arc<ChunkStore>,
     /// How many inodes the generation has that is being committed.
     closing: AtomicUsize,
     /// Whose turn it is when the kernel is to forget inodes.

@@ -174,26 +174,30 @@ impl Drive {
         }
         let (from_dir, to_dir) = (self.load(parent, wait)?, self.load(new_parent, wait)?);
         self.admit_freeing(wait)?;
+        // What lies above the two directories, kept in memory once it was fetched.
+        let mut pinned = Vec::new();
         loop {
             let (from_epoch, found) = self.child(&from_dir, name, wait)?;
             let Some(child) = found else { return errno(libc::ENOENT) };
             let (to_epoch, other) = self.child(&to_dir, new_name, wait)?;
             // Only one at a time may change what is above what.
-            let _renames = match (parent != new_parent, wait) {
+            let renames = match (parent != new_parent, wait) {
                 (false, _) => None,
                 (true, Wait::Yes) => Some(self.renames.lock()),
                 (true, Wait::No) => Some(self.renames.try_lock().ok_or(Error::new(Kind::Miss, "renaming"))?),
             };
             let child_is_dir = Self::is_dir(&child);
             if parent != new_parent {
-                if child_is_dir && self.is_below(&to_dir, child.ino, wait)? {
-                    return errno(libc::EINVAL);
-                }
-                if let Some(o) = &other
-                    && Self::is_dir(o)
-                    && self.is_below(&from_dir, o.ino, wait)?
-                {
-                    return errno(if how.exchange { libc::EINVAL } else { libc::ENOTEMPTY });
+                match self.check_no_loop((&child, &to_dir), (other.as_ref(), &from_dir), how) {
+                    Ok(()) => {}
+                    // The store is waited for without the lock.
+                    Err(e) if e.kind() == Kind::Miss && wait == Wait::Yes => {
+                        drop(renames);
+                        pinned.extend(self.upwards(&from_dir, wait)?);
+                        pinned.extend(self.upwards(&to_dir, wait)?);
+                        continue;
+                    }
+                    Err(e) => return Err(e),
                 }
             }
             let mut all = vec![&from_dir, &to_dir, &child];
@@ -234,22 +238,41 @@ impl Drive {
         }
     }
 
-    /// Whether `dir` is `above`, or lies below it. The caller holds `renames`.
-    fn is_below(&self, dir: &Arc<Inode>, above: Ino, wait: Wait) -> Result<bool> {
+    /// Refuses a rename that would put a directory below itself, or in the place of one that it is below. The
+    /// caller holds `renames`: so this never waits, and is a Miss where it would have to.
+    fn check_no_loop(
+        &self,
+        (child, to_dir): (&Inode, &Arc<Inode>),
+        (other, from_dir): (Option<&Arc<Inode>>, &Arc<Inode>),
+        how: RenameHow,
+    ) -> Result<()> {
+        let is_above = |inode: &Inode, dir| -> Result<bool> {
+            Ok(Self::is_dir(inode) && self.upwards(dir, Wait::No)?.iter().any(|d| d.ino == inode.ino))
+        };
+        if is_above(child, to_dir)? {
+            return errno(libc::EINVAL);
+        }
+        match other {
+            Some(other) if is_above(other, from_dir)? => {
+                errno(if how.exchange { libc::EINVAL } else { libc::ENOTEMPTY })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A directory and all those above it, up to the root, loaded. Without `renames` held they may change at once.
+    fn upwards(&self, dir: &Arc<Inode>, wait: Wait) -> Result<Vec<Arc<Inode>>> {
+        let mut all = vec![dir.clone()];
         let mut at = dir.clone();
-        loop {
-            if at.ino == above {
-                return Ok(true);
-            }
-            if at.ino == ROOT {
-                return Ok(false);
-            }
+        while at.ino != ROOT {
             let parent = match &at.node.read().body {
                 super::inode::Body::Dir(d) => d.parent,
                 _ => return errno(libc::ENOTDIR),
             };
             at = self.load(parent, wait)?;
+            all.push(at.clone());
         }
+        Ok(all)
     }
 }
 

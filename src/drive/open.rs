@@ -3,6 +3,7 @@
 use super::ahead::Ahead;
 use super::committer::{Committing, Progress};
 use super::inode::Inode;
+use super::others::Others;
 use super::pressure::Pressure;
 use super::record::{Op, Record};
 use super::table::{Place, Table};
@@ -76,6 +77,8 @@ pub struct Parts {
     pub versions: Arc<Versions>,
     pub store: Arc<ChunkStore>,
     pub newest: Newest,
+    /// The version that the journal's changes were made on, where other machines have written since.
+    pub over: Option<Version>,
     pub keys: Arc<RealmKeys>,
     pub signer: Signer,
     pub device: DeviceId,
@@ -119,8 +122,8 @@ impl crate::content::OpenSealed for Keys {
     }
 }
 
-/// Seals, and keeps the nodes that it sealed among the opened chunks: what a commit writes is what the next
-/// operations look into, also while the store is away.
+/// Seals the nodes of directories, and keeps them among the opened chunks: the directories that a commit writes are
+/// what the next operations look into, also while the store is away.
 pub(super) struct Keeping<'a> {
     pub keys: &'a RealmKeys,
     pub cache: &'a ContentCache,
@@ -174,6 +177,7 @@ impl Drive {
         let root: InodeRecord = base.commit.root.clone().load(&*chunks)?;
         let name = Name { parent: ROOT, name: b""[..].into() };
         let root = Inode::load(root, vec![name], false);
+        let history = base.commit.history.clone();
         let table = Table::new();
         table.insert(root.clone(), Place { parent: ROOT, hash: 0 }, 1, || true);
         let progress = Progress {
@@ -200,16 +204,17 @@ impl Drive {
             clock: parts.clock,
             next_ino: AtomicU64::new(first),
             resident: Resident::new(settings.written),
-            committing: Mutex::new(Committing::new(
-                parts.versions,
-                parts.store,
-                base,
-                parts.newest.next,
-                parts.signer,
-                parts.device,
-                parts.incarnation,
-                parts.remember,
-            )),
+            committing: Mutex::new(Committing {
+                versions: parts.versions,
+                next: parts.newest.next,
+                signer: parts.signer,
+                device: parts.device,
+                incarnation: parts.incarnation,
+                remember: parts.remember,
+                closed: None,
+            }),
+            newest: RwLock::new(base),
+            store: parts.store,
             closing: AtomicUsize::new(0),
             next_shard: AtomicUsize::new(0),
             pressure: Pressure::default(),
@@ -220,10 +225,13 @@ impl Drive {
             control: std::sync::OnceLock::new(),
             settings,
         };
+        let mut others = parts.over.map(|since| Others::new(since, history));
         let mut done = Replayed { records: 0, last: floor };
         let damage = replay.damage().map(|e| e.chain());
         replay.for_each(&mut |lsn, bytes| {
-            drive.replay(lsn, bytes).context(|| format!("journal record {lsn} cannot be replayed"))?;
+            drive
+                .replay(lsn, bytes, others.as_mut())
+                .context(|| format!("journal record {lsn} cannot be replayed"))?;
             done = Replayed { records: done.records + 1, last: lsn };
             Ok(())
         })?;
@@ -235,8 +243,8 @@ impl Drive {
         Ok((Arc::new(drive), done))
     }
 
-    /// Does again what a record says.
-    fn replay(&self, lsn: Lsn, bytes: &[u8]) -> Result<()> {
+    /// Does again what a record says; over what others have made, if they have.
+    fn replay(&self, lsn: Lsn, bytes: &[u8], others: Option<&mut Others>) -> Result<()> {
         let record = Record::decode(bytes)?;
         let generation = self.generation();
         for (ino, place) in &record.places {
@@ -253,7 +261,17 @@ impl Drive {
                 // A file without a name, whose bytes died with the daemon.
                 return Ok(());
             }
-            inodes.push(self.load(ino, Wait::Yes)?);
+            let loaded = self.load(ino, Wait::Yes).map_err(|e| match (&others, e.kind()) {
+                // Where the base has it there is something else, or nothing.
+                (Some(others), Kind::Damage | Kind::Errno(_)) => {
+                    others.conflict("what a file or directory stands in").with_source(e)
+                }
+                _ => e,
+            });
+            inodes.push(loaded?);
+        }
+        if let Some(others) = others {
+            self.check_over(others, &record.op)?;
         }
         let refs: Vec<&Arc<Inode>> = inodes.iter().collect();
         let mut held = self.lock(&refs);

@@ -16,6 +16,8 @@ use std::sync::Arc;
 pub struct Machine {
     /// The version to begin with, from [`Site::newest`].
     pub newest: Newest,
+    /// The version that the journal's changes were made on, where other machines have written since.
+    pub over: Option<Version>,
     pub device: DeviceId,
     pub signing: SigningKey,
     pub incarnation: Incarnation,
@@ -42,6 +44,7 @@ pub fn assemble(site: &Site, machine: Machine, settings: Settings) -> Result<(Ar
         store: site.chunk_store(opened.commit.runs.clone(), machine.index),
         signer: Signer::new(&site.secrets, machine.device, machine.signing),
         newest: machine.newest,
+        over: machine.over,
         keys: site.keys.clone(),
         device: machine.device,
         incarnation: machine.incarnation,

@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::journal::{self, Journal};
 use crate::store::{HeadLink, LocalPlace};
 use crate::sys::{SystemClock, SystemRandom, random};
-use crate::types::Incarnation;
+use crate::types::{Incarnation, Version};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,19 +30,39 @@ pub struct Opening {
 /// Opens the drive, and replays its journal. The state directory stays locked as long as the result lives.
 pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     let Opening { site, state, settings, store_dir, cache } = opening;
+    let state = Arc::new(state);
     let keys: LocalKeys = state.keys(&site.secrets, &SystemRandom)?;
-    let known = state.memory(&keys)?.map(|m| HeadLink { version: m.version, hash: m.head });
+    let memory = state.memory(&keys)?;
+    let known = memory.map(|m| HeadLink { version: m.version, hash: m.head });
     let mut newest = site.newest_after(known, state.path())?;
     let (mut device, fresh) = match state.device(&keys)? {
         Some(device) => (device, false),
         None => (StateDir::new_device(&SystemRandom)?, true),
     };
+    let mut over = None;
+    let path = state.path().display().to_string();
     if let (Some(known), Some(opened), false) = (known, &newest.opened, fresh)
         && was_copied(&site, opened, known, &device)?
     {
         match divide(&site, &state, &keys, known, &device, settings.read_only)? {
             Divided::Renamed(new) => device = new,
             Divided::Alone(base) => newest = Newest { opened: Some(*base), next: newest.next },
+        }
+    } else if let (Some(memory), Some(opened)) = (memory, &newest.opened)
+        && others_wrote(&site, opened, memory.base.0, &device)
+    {
+        over = Some(memory.base.0);
+        // Where nothing is to be changed, there is no need to bring the two together.
+        if settings.read_only {
+            let base = site.versions.open(memory.base.0)?;
+            if unstored(&site, &state, &keys, &base, &device)? > 0 {
+                tracing::warn!(
+                    "this is version {} with what the journal holds: not the newest",
+                    base.version()
+                );
+                newest = Newest { opened: Some(base), next: newest.next };
+            }
+            over = None;
         }
     }
     let opened = newest.opened.as_ref().ok_or_else(unfinished)?;
@@ -53,8 +73,9 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     let last = std::mem::replace(&mut device.incarnation, Incarnation(random(&SystemRandom)?));
     let remember = || -> Result<()> {
         // Before the new incarnation: a version of the last one that is newer than the memory is then known as ours.
-        if known != Some(head) {
-            state.put_memory(&keys, &Memory { version: head.version, head: head.hash })?;
+        if known.is_none_or(|known| head.version > known.version) {
+            let base = memory.map_or((head.version, head.hash), |m| m.base);
+            state.put_memory(&keys, &Memory { version: head.version, head: head.hash, base })?;
         }
         state.put_device(&keys, &device)
     };
@@ -74,8 +95,14 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     };
     let journal_disk = Arc::new(state.journal()?);
     let journal_key = keys.journal_key().clone();
+    let read_only = settings.read_only;
+    let remember = Arc::new(move |version, head| {
+        state.put_memory(&keys, &Memory { version, head, base: (version, head) })
+    });
+    let settle = remember.clone();
     let machine = Machine {
         newest,
+        over,
         device: device.device,
         signing: device.signing,
         incarnation: device.incarnation,
@@ -84,11 +111,53 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
         index: Some(local),
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),
-        remember: Box::new(move |version, head| state.put_memory(&keys, &Memory { version, head })),
+        remember: Box::new(move |version, head| remember(version, head)),
         disk_cache,
         space: Box::new(move || room_of(store_dir.as_deref())),
     };
-    assemble(&site, machine, settings)
+    let opened = assemble(&site, machine, settings).map_err(|e| match (over, e.kind()) {
+        (Some(_), Kind::Conflict) => e.context(format!(
+            "cannot go on from the newest version: mount with -o ro to see the drive as this machine left it, copy what \
+             you need elsewhere, then delete {path}"
+        )),
+        _ => e,
+    })?;
+    // What the journal holds stands on the newest version now.
+    if !read_only && memory.is_none_or(|m| m.base != (head.version, head.hash)) {
+        match settle(head.version, head.hash) {
+            Err(e) if e.kind() == Kind::NoSpace => {
+                tracing::warn!("this start is not remembered: {}", e.chain());
+            }
+            done => done?,
+        }
+    }
+    Ok(opened)
+}
+
+/// Whether other machines have made versions after this one, or may have: not every version can be read for ever.
+fn others_wrote(site: &Site, newest: &Opened, since: Version, device: &DeviceRecord) -> bool {
+    let mut between = site.versions.iter(newest);
+    let ours = |v: &Result<Opened>| {
+        v.as_ref().is_ok_and(|v| v.version() > since && v.commit.device == device.device)
+    };
+    let end = between.find(|v| !ours(v));
+    !end.is_some_and(|v| v.is_ok_and(|v| v.version() <= since))
+}
+
+/// How many changes are in the journal that a version does not have; at least one where it is damaged.
+fn unstored(
+    site: &Site,
+    state: &StateDir,
+    keys: &LocalKeys,
+    base: &Opened,
+    device: &DeviceRecord,
+) -> Result<u64> {
+    let floor = base.commit.device(&device.device).map_or(0, |mark| mark.lsn);
+    let options = journal::Options { floor, before_damage: true, ..journal::Options::default() };
+    let disk = Arc::new(state.journal()?);
+    let (_, replay) =
+        Journal::open(disk, keys.journal_key().clone(), site.keys.realm(), Arc::new(SystemRandom), options)?;
+    Ok(replay.count().max(u64::from(replay.damage().is_some())))
 }
 
 /// Whether somebody else has made versions in this device's name, with a copy of the state directory: one that is
@@ -132,13 +201,9 @@ fn divide(
     read_only: bool,
 ) -> Result<Divided> {
     let base = site.versions.open(known.version)?;
-    let floor = base.commit.device(&device.device).map_or(0, |mark| mark.lsn);
-    let options = journal::Options { floor, before_damage: true, ..journal::Options::default() };
-    let disk = Arc::new(state.journal()?);
-    let (_, replay) =
-        Journal::open(disk, keys.journal_key().clone(), site.keys.realm(), Arc::new(SystemRandom), options)?;
+    let changes = unstored(site, state, keys, &base, device)?;
     let path = state.path().display();
-    if replay.count() > 0 || replay.damage().is_some() {
+    if changes > 0 {
         if read_only {
             tracing::warn!(
                 "{path} was copied: this shows version {}, and what its journal holds",
@@ -150,9 +215,8 @@ fn divide(
             Kind::Conflict,
             format!(
                 "the state directory {path} was copied, and its twin has written to the drive; the journal here holds \
-                 {} changes that are not in the store: mount with -o ro, copy what you need elsewhere, then delete \
-                 {path}",
-                replay.count()
+                 {changes} changes that are not in the store: mount with -o ro, copy what you need elsewhere, then \
+                 delete {path}"
             ),
         ));
     }

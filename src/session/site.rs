@@ -219,7 +219,7 @@ pub fn init_in(
         fetch.clone(),
         crate::drive::Keys(site.keys.clone()),
     );
-    let tools = Tools { keys: &site.keys, sealer: &*site.keys, chunks: &opener, fetch: &fetch };
+    let tools = Tools { keys: &site.keys, directories: &*site.keys, chunks: &opener, fetch: &fetch };
     let mut batch = chunks.begin();
     let (commit, _) = build(None, vec![root], &Nothing, &making, tools, &mut batch)?;
     let prepared = site.versions.prepare(&newest, commit, &mut batch, &opener, &signer)?;

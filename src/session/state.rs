@@ -157,7 +157,8 @@ mod tests {
         assert!(first.device(&keys).unwrap().is_none());
         let device = StateDir::new_device(&SystemRandom).unwrap();
         first.put_device(&keys, &device).unwrap();
-        first.put_memory(&keys, &Memory { version: 7, head: [1; 32] }).unwrap();
+        let memory = Memory { version: 7, head: [1; 32], base: (6, [2; 32]) };
+        first.put_memory(&keys, &memory).unwrap();
         drop(first);
 
         let again = StateDir::open(&path).unwrap();
@@ -165,7 +166,7 @@ mod tests {
         let same = again.device(&keys).unwrap().unwrap();
         assert_eq!((same.device, same.incarnation), (device.device, device.incarnation));
         assert_eq!(StateDir::peek(&path, &secrets).map(|l| l.version), Some(7));
-        assert_eq!(again.memory(&keys).unwrap(), Some(Memory { version: 7, head: [1; 32] }));
+        assert_eq!(again.memory(&keys).unwrap(), Some(memory));
         let other = DriveSecrets::generate(&SystemRandom).unwrap();
         assert!(again.keys(&other, &SystemRandom).is_err());
         assert_eq!(StateDir::peek(&path, &other), None);

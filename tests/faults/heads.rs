@@ -106,11 +106,12 @@ fn a_fork_is_refused_by_whoever_saw_the_other_branch() {
     assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "ours");
 }
 
-/// The bytes of a head that says the same as another, but for its number and its signature.
-fn forged(bytes: &[u8], version: u64) -> Vec<u8> {
+/// The bytes of a head that says the same as another, but for its number, its key epoch and its signature.
+fn forged(bytes: &[u8], version: u64, epoch: u32) -> Vec<u8> {
     let mut head = Head::decode(bytes).unwrap();
     head.before = head.link();
     head.version = version;
+    head.epoch = epoch;
     head.signature = [7; 64];
     head.encode().to_vec()
 }
@@ -123,25 +124,27 @@ fn a_forged_head_counts_as_absent_and_its_number_is_not_used() {
     let forged_at = |n: u64| PathBuf::from(newest.replace("00000000000000000003", &format!("{n:020}")));
     let good = fs::read(d.store.join(newest)).unwrap();
     // While the drive is mounted: the next commit goes past it.
-    fs::write(d.store.join(forged_at(4)), forged(&good, 4)).unwrap();
+    fs::write(d.store.join(forged_at(4)), forged(&good, 4, 1)).unwrap();
+    fs::write(d.store.join(forged_at(5)), forged(&good, 5, 99)).unwrap();
     fs::write(d.mnt.join("file"), "after a forged head").unwrap();
     d.sync();
-    assert_eq!(status(&d)["version"], 5);
+    assert_eq!(status(&d)["version"], 6);
     d.umount();
-    // While it is not: what another key has signed is not followed.
-    fs::write(d.store.join(forged_at(6)), forged(&good, 6)).unwrap();
+    // While it is not: what another key has signed is not followed, nor what is of a key epoch that nobody knows.
+    fs::write(d.store.join(forged_at(7)), forged(&good, 7, 1)).unwrap();
+    fs::write(d.store.join(forged_at(8)), forged(&good, 8, 99)).unwrap();
     let log = LogTail::of(&d);
     d.mount();
-    assert!(log.text().contains("00000000000000000006 counts as absent"), "{}", log.text());
+    assert!(log.text().contains("00000000000000000008 counts as absent"), "{}", log.text());
     assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "after a forged head");
     fs::write(d.mnt.join("file"), "and on").unwrap();
     d.umount();
     let found = run(d.nacrefs(&["check"]).arg(&d.store));
     assert_eq!(found.exit, 0, "{found:?}");
     assert_eq!(seen_by_another_machine(&d).out, "and on");
-    fs::write(d.store.join(forged_at(8)), forged(&good, 8)).unwrap();
+    fs::write(d.store.join(forged_at(10)), forged(&good, 10, 1)).unwrap();
     let found = run(d.nacrefs(&["check"]).arg(&d.store));
-    assert!(found.exit == 5 && found.out.contains("head 8"), "{found:?}");
+    assert!(found.exit == 5 && found.out.contains("head 10"), "{found:?}");
 }
 
 /// A second drive handle over the same store, with a state directory of its own.

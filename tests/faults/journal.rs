@@ -1,10 +1,11 @@
 //! Damage to the journal, and its torn tail.
 
-use crate::common::TestDrive;
+use crate::common::{TestDrive, ok};
 use crate::lab::*;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 const BLOCK: usize = 4096;
 
@@ -146,4 +147,19 @@ fn a_lost_journal_file_with_durable_records_is_damage() {
     fs::write(&file, &good).unwrap();
     d.mount();
     assert!((0..3).all(|n| is_there(&d, n)));
+}
+
+#[test]
+fn a_read_only_mount_shows_the_journal_and_commits_none_of_it() {
+    let mut d = killed(4);
+    let (store, journal) = (objects(&d.store), journal_bytes(&d));
+    ok(Ok(d.try_mount("ro,commit=1")));
+    assert!((0..4).all(|n| is_there(&d, n)));
+    std::thread::sleep(Duration::from_secs(3));
+    on_mount(&d, &["sync"]).expect(1, &["read-only", "journal"]);
+    d.umount();
+    assert_eq!(objects(&d.store), store, "a read-only mount wrote to the store");
+    assert!(journal_bytes(&d) == journal, "a read-only mount changed the journal");
+    d.mount();
+    assert!((0..4).all(|n| is_there(&d, n)));
 }

@@ -7,6 +7,7 @@ mod crashes;
 mod dice;
 mod failures;
 mod golden;
+mod hangs;
 mod kernel;
 mod model;
 mod stress;

@@ -239,6 +239,7 @@ impl World {
             journal_disk: Arc::new(self.disk.clone()),
             journal_key: self.local.clone(),
             index: None,
+            over: None,
             disk_cache: None,
             clock: self.clock.clone(),
             random: self.random.clone(),

@@ -137,7 +137,7 @@ fn os(bytes: &[u8]) -> std::ffi::OsString {
 }
 
 /// A file operation's refusal, told for a person.
-fn named(path: &DrivePath, e: Error) -> Error {
+pub(super) fn named(path: &DrivePath, e: Error) -> Error {
     match e.kind() {
         Kind::Errno(libc::ENOENT) => Error::new(Kind::NotFound, format!("{path}: there is no such file")),
         Kind::Errno(_) => Error::failed(format!("{path}: {e}")),

@@ -1,6 +1,7 @@
 //! A mounted drive, and what it answers on its control socket.
 
 use super::answers::Past;
+use super::live;
 use super::{pace_of, settings_of, store_dir};
 use crate::cli::backend::{MountRequest, Phase, Running};
 use crate::cli::clear_dead;
@@ -227,10 +228,7 @@ impl Handler for Inner {
                 done
             }
             Request::Log { path } => self.past().log(&path, out),
-            Request::Cat { path, at: None } => {
-                self.drive.commit_all()?;
-                self.past().cat(&path, None, out)
-            }
+            Request::Cat { path, at: None } => live::cat(&self.drive, &path, out),
             Request::Cat { path, at } => self.past().cat(&path, at, out),
         }
     }

@@ -63,7 +63,7 @@ fn content(change: &Change, tools: Tools, sink: &mut dyn ChunkSink) -> Result<Op
     }
     Ok(match &change.body {
         BodyChange::File { base, cut, edits } => {
-            let ctx = Ctx { sealer: tools.sealer, chunks: tools.chunks, fetch: tools.fetch, random: false };
+            let ctx = Ctx { sealer: tools.keys, chunks: tools.chunks, fetch: tools.fetch, random: false };
             let blob = base
                 .update(&ctx, sink, *cut, edits)
                 .map_err(|e| e.context(format!("inode {}: its content cannot be stored", change.ino)))?;

@@ -52,7 +52,7 @@ pub(super) fn update(
         let edits: Vec<_> = dir.edits.into_iter().collect();
         let map = dir
             .base
-            .update(tools.sealer, tools.chunks, sink, &edits)
+            .update(tools.directories, tools.chunks, sink, &edits)
             .map_err(|e| e.context(format!("directory {ino} cannot be stored")))?;
         let inode = match (dir.unchanged, by_ino.get(&ino).copied()) {
             (Some(old), _) => {
@@ -63,7 +63,7 @@ pub(super) fn update(
             (None, Some(at)) => {
                 let change = changes.get(at).ok_or_else(|| bug("a change is lost"))?;
                 let inode = record((change, Some(Content::Directory(map))));
-                let stored = inode.as_ref().map(|i| i.store(tools.sealer, sink)).transpose()?;
+                let stored = inode.as_ref().map(|i| i.store(tools.keys, sink)).transpose()?;
                 if let Some(slot) = made.get_mut(at) {
                     *slot = inode;
                 }
@@ -110,7 +110,7 @@ impl Work<'_> {
                     self.dir(change.ino)?;
                 }
                 (_, Some(inode)) if !change.shell => {
-                    let entry = entry_bytes(inode.store(self.tools.sealer, sink)?)?;
+                    let entry = entry_bytes(inode.store(self.tools.keys, sink)?)?;
                     self.enter(change, &entry)?;
                 }
                 (_, Some(_)) if !change.was_shell => {

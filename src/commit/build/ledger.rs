@@ -30,7 +30,7 @@ pub(super) fn shells(
         edits.extend(now.iter().map(|name| (shells::name_key(change.ino, name), Some(Vec::new()))));
         match inode {
             Some(inode) if change.shell => {
-                let record = shells::record_bytes(&inode.store(tools.sealer, sink)?);
+                let record = shells::record_bytes(&inode.store(tools.keys, sink)?);
                 edits.insert(shells::record_key(change.ino), Some(record));
             }
             None if change.was_shell => {
@@ -40,7 +40,7 @@ pub(super) fn shells(
         }
     }
     let edits: Vec<_> = edits.into_iter().collect();
-    base.update(tools.sealer, tools.chunks, sink, &edits)
+    base.update(tools.keys, tools.chunks, sink, &edits)
 }
 
 /// Enters what the version did to each inode that changed, and counts.
@@ -84,7 +84,7 @@ pub(super) fn history(
         edits.push((history::key(change.ino, making.version), Some(event.to_bytes())));
     }
     edits.sort_unstable();
-    Ok((base.update(tools.sealer, tools.chunks, sink, &edits)?, counts))
+    Ok((base.update(tools.keys, tools.chunks, sink, &edits)?, counts))
 }
 
 /// The name that an event tells: the one that the event before told, while the inode has it.
