@@ -55,7 +55,9 @@ fn a_supervised_daemon_that_is_killed_is_mounted_again_with_what_was_fsynced() {
         });
         assert_ne!(processes(&d).0, Some(daemon));
     }
-    assert!(fs::read_to_string(d.state.join("log")).unwrap().contains("mounting again: the daemon before this"));
+    assert!(
+        fs::read_to_string(d.state.join("log")).unwrap().contains("mounting again: the daemon before this")
+    );
     d.umount();
     within(Duration::from_secs(5), "nobody is left", || processes(&d) == (None, None));
     assert_eq!(fs::read_dir(&d.mnt).unwrap().count(), 0, "it is not mounted again");
@@ -82,7 +84,9 @@ fn a_dead_mount_is_known_as_dead_while_the_kernel_still_has_its_attributes() {
     let mut d = TestDrive::new();
     fs::metadata(&d.mnt).unwrap();
     kill_process(Pid::from_raw(d.pid()).unwrap(), Signal::KILL).unwrap();
-    within(Duration::from_secs(5), "dead", || rustix::fs::statfs(&d.mnt).is_err_and(|e| e == rustix::io::Errno::NOTCONN));
+    within(Duration::from_secs(5), "dead", || {
+        rustix::fs::statfs(&d.mnt).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
+    });
     assert!(fs::metadata(&d.mnt).is_ok(), "the kernel answers from its cache");
     d.mount();
     d.sh("echo alive >f");
@@ -111,7 +115,9 @@ fn a_service_manager_hears_when_the_drive_is_usable_and_when_it_ends() {
     assert_eq!(rustix::fs::statfs(&d.mnt).unwrap().f_type, 0x65735546);
     fs::write(d.mnt.join("f"), vec![7; 1 << 20]).unwrap();
     let mut heard = Vec::new();
-    while !(heard.iter().any(|l: &String| l.contains("not yet stored")) && heard.contains(&"WATCHDOG=1".into())) {
+    while !(heard.iter().any(|l: &String| l.contains("not yet stored"))
+        && heard.contains(&"WATCHDOG=1".into()))
+    {
         heard.extend(hear().lines().map(str::to_owned));
     }
     ok(Command::new(common::NACREFS).arg("umount").arg(&d.mnt).output());

@@ -246,7 +246,7 @@ pub const HELP: &str = "Mount options (-o, also in fstab):
   journal=SIZE           the limit of the journal [2G]
   state_dir=D, key_file=F, passphrase_file=F, foreground  as the options of the same name
   nonempty               mount over a directory that is not empty
-  restart=on|off         mount again when the daemon is killed [on from fstab and mount(8), else off]
+  restart=on|off         mount again when the daemon is killed [off]
 Not in this version: at=WHEN and dedup=off are refused; cache=SIZE and cache_mode=sealed|plain are for
 remote stores, and do nothing yet.
 Permissions are always checked (default_permissions), and what mount(8) and systemd pass along is accepted.";

@@ -37,7 +37,9 @@ pub fn supervise(mut report: Report) -> Result<Side> {
         let heard = first_words(waiting, &mut report);
         if let Heard::Deaf(_) = heard {
             // It was mounted for nobody.
-            kill_process(daemon, Signal::TERM).map_err(std::io::Error::from).context(|| "cannot end the daemon")?;
+            kill_process(daemon, Signal::TERM)
+                .map_err(std::io::Error::from)
+                .context(|| "cannot end the daemon")?;
         }
         let end = wait(daemon)?;
         match heard {
