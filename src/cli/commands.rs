@@ -8,7 +8,7 @@ use super::control::{At, LogEntry, Progress, Reply, Request, Status};
 use super::daemon;
 use super::logging;
 use super::mounts::{self, Mount, shown};
-use super::output::{self, Screen};
+use super::output::Screen;
 use super::paths::{file_url, resolve, store_url, url_path};
 use super::secrets::{self, Given};
 use super::values::DrivePath;

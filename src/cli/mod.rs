@@ -21,21 +21,24 @@ mod man;
 pub mod metrics;
 mod mount;
 mod mounts;
+mod notify;
 pub mod options;
 mod output;
 pub mod paths;
 mod probe;
 mod prompt;
+mod pulse;
 mod remount;
 pub mod secrets;
 mod signals;
 mod status;
+mod supervise;
 mod umount;
 mod utab;
 pub mod values;
 
 pub use drives::Drives;
-pub use mounts::{CONTROL_XATTR, FS_TYPE};
+pub use mounts::{CONTROL_XATTR, FS_TYPE, clear_dead};
 
 use crate::crypt::protect::protect_process;
 use crate::error::Result;
