@@ -127,7 +127,9 @@ impl Handler for FakeHandler {
                 cache_bytes: 0,
                 online: true,
                 last_error: None,
+                ..Status::default()
             }),
+            Request::LogLevel { .. } => out.log_level("info"),
             Request::Sync {} | Request::Commit {} => out.version(5),
             Request::Umount { local } if !local && self.state_dir.join("away").exists() => {
                 Err(Error::new(Kind::Away, "no route to host"))

@@ -57,6 +57,10 @@ pub enum Command {
     /// Mount a drive, and return once it is usable
     ///
     /// Without STORE: your default drive, made on first use, with a key file.
+    ///
+    /// SIGTERM and SIGINT commit and unmount; where the store cannot be reached the rest stays in the journal, and the
+    /// daemon's exit status is 4. A second one does not wait. SIGHUP opens the log anew and commits; SIGUSR1 writes the
+    /// status into the log.
     #[command(
         allow_missing_positional = true,
         after_help = MOUNT_EXAMPLES,
@@ -73,10 +77,26 @@ pub enum Command {
     #[command(after_help = "Examples:\n  nacrefs sync\n  nacrefs sync ~/drive")]
     Sync(Sync),
     /// Show mounted drives, or one drive
+    ///
+    /// A drive whose daemon has died, or does not answer within a few seconds, is shown as such, and the exit status
+    /// is 1. With -v: also what is of use to few.
     #[command(
         after_help = "Examples:\n  nacrefs status\n  nacrefs status ~/drive --json\n  nacrefs status --store /srv/store"
     )]
     Status(Status),
+    /// Find what is wrong with the machine, the mount, the key or the store, and say what to do
+    ///
+    /// Changes nothing, and asks for no passphrase: without one (see --passphrase-file) what is sealed is not looked
+    /// at. Exit status 0: all is well, though there may be warnings; 1: something is wrong.
+    #[command(
+        after_help = "Examples:\n  nacrefs doctor                 this machine, and all drives that are mounted\n  nacrefs doctor ~/drive\n  nacrefs doctor /srv/store --key-file ~/key"
+    )]
+    Doctor(Doctor),
+    /// Show or change how much the log of a mounted drive tells, while it runs
+    #[command(
+        after_help = "Examples:\n  nacrefs log-level ~/drive\n  nacrefs log-level ~/drive debug\n  nacrefs log-level ~/drive info,nacrefs::store=trace"
+    )]
+    LogLevel(LogLevel),
     /// List the versions of a drive, or of one file or directory, newest first
     #[command(
         after_help = "Examples:\n  nacrefs log\n  nacrefs log ~/drive/report.txt\n  nacrefs log --store /srv/store report.txt --json"
@@ -101,15 +121,25 @@ pub enum Command {
     #[command(after_help = "Examples:\n  nacrefs accept /srv/store\n  nacrefs accept --yes /srv/store")]
     Accept(Accept),
     /// Print completions for a shell
+    ///
+    /// For bash, zsh and fish they complete mount points and versions too.
     #[command(
-        after_help = "Examples:\n  nacrefs completions bash >~/.local/share/bash-completion/completions/nacrefs"
+        after_help = "Examples:\n  nacrefs completions bash >~/.local/share/bash-completion/completions/nacrefs\n  \
+                      nacrefs completions zsh >/usr/local/share/zsh/site-functions/_nacrefs\n  \
+                      nacrefs completions fish >~/.config/fish/completions/nacrefs.fish"
     )]
     Completions { shell: Shell },
     /// Print a manual page, or write all of them
     #[command(
-        after_help = "Examples:\n  nacrefs man mount | man -l -\n  nacrefs man --dir /usr/local/share/man/man1"
+        after_help = "Examples:\n  nacrefs man mount | man -l -\n  nacrefs man --dir /usr/local/share/man"
     )]
     Man(Man),
+    /// Answer the scripts that `completions` prints
+    #[command(hide = true)]
+    Complete {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// Show what exit statuses mean
     #[command(hide = true, after_help = exit::HELP)]
     ExitStatus,
@@ -218,6 +248,28 @@ pub struct Status {
 }
 
 #[derive(Args, Debug)]
+pub struct Doctor {
+    /// A mounted directory, or a store [default: this machine, and every drive that is mounted]
+    #[arg(value_name = "DIR|STORE")]
+    pub target: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub secrets: SecretArgs,
+    #[command(flatten)]
+    pub state: StateArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct LogLevel {
+    /// A mounted directory, or anything in it
+    pub dir: PathBuf,
+    /// off, error, warn, info, debug or trace; also MODULE=LEVEL, several between commas [default: only show it]
+    pub level: Option<String>,
+}
+
+#[derive(Args, Debug)]
 pub struct Log {
     /// A file or directory, by its present name [default: the whole drive]
     pub path: Option<PathBuf>,
@@ -263,7 +315,7 @@ pub struct Man {
     /// The command whose page to print [default: nacrefs itself]
     #[arg(conflicts_with = "dir")]
     pub command: Vec<String>,
-    /// Write all pages into this directory
+    /// Write all pages below this directory, into man1 and man8
     #[arg(long, value_name = "D")]
     pub dir: Option<PathBuf>,
 }
@@ -370,7 +422,7 @@ mod tests {
         }
         let mut seen = 0;
         walk(&definition(), &mut seen);
-        assert_eq!(seen, 15);
+        assert_eq!(seen, 17);
     }
 
     #[test]

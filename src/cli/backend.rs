@@ -1,6 +1,7 @@
 //! What the command line asks of the drive: the seam between them.
 
 use super::control::{Handler, Progress, Reply, Request};
+use super::metrics::Page;
 use super::options::MountOptions;
 use super::secrets::Given;
 use crate::error::Result;
@@ -76,6 +77,8 @@ pub struct MountRequest {
     pub state_dir: PathBuf,
     /// What `getxattr(…, "nacre.control")` must answer on every directory of the mount.
     pub control: PathBuf,
+    /// What `status` is to say of a thief of this machine's disk, if anything.
+    pub unprotected: Option<String>,
     pub options: MountOptions,
 }
 
@@ -85,9 +88,13 @@ pub trait Running: Send + Sync {
     fn handler(&self) -> Arc<dyn Handler>;
     /// Waits until it is unmounted, by whomever, and everything acknowledged is in the journal.
     fn wait(&self) -> Result<()>;
-    /// Detaches the mount, even one in use, and leaves what is not in the store to the journal; `wait` then
-    /// returns. Called on SIGTERM, SIGINT and SIGHUP.
+    /// Commits for as long as that gets somewhere, then detaches the mount, even one in use; `wait` then returns, with
+    /// an error where something is left to the journal.
     fn stop(&self);
+    /// Has `stop` wait for nothing any more: the rest stays in the journal.
+    fn hurry(&self) {}
+    /// Writes the metrics.
+    fn measure(&self, _: &mut Page) {}
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,16 +1,18 @@
 //! The real drives behind the command line: [`Backend`] over [`session`](crate::session).
 
 mod answers;
+mod ending;
 mod leave;
 mod live;
+mod measures;
 mod mounted;
 
 use super::backend::{
     Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, MountRequest, Problem, Running,
 };
 use super::control::{Progress, Reply, Request};
-use super::notice::Notice;
 use super::options::{Atime, MountOptions};
+use super::output::Spinner;
 use super::paths::url_path;
 use super::secrets::Given;
 use super::values::escape;
@@ -33,7 +35,7 @@ pub struct Drives;
 
 /// Opens a store, which takes its time where the secret is a passphrase.
 fn unlock(store: &str, secret: &Given) -> Result<Site> {
-    let _notice = Notice::of("opening the drive");
+    let _spinner = Spinner::start("opening the drive");
     Site::unlock(store, &secret_of(secret)?)
 }
 
@@ -71,7 +73,7 @@ impl Backend for Drives {
         let secret = secret_of(secret)?;
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let params = KdfParams::default();
-        let _notice = Notice::of("making the drive");
+        let _spinner = Spinner::start("making the drive");
         let made =
             session::init(store, &secret, params, owner, options.recovery_code, &SystemClock, &SystemRandom)?;
         Ok(Created { drive: made.drive, recovery_code: made.recovery })
@@ -107,7 +109,11 @@ impl Backend for Drives {
             Request::Status {} => out.status(&past.status(&drive.store)),
             Request::Log { path } => past.log(&path, out),
             Request::Cat { path, at } => past.cat(&path, at, out),
-            Request::Sync {} | Request::Commit {} | Request::Umount { .. } | Request::Remount { .. } => {
+            Request::Sync {}
+            | Request::Commit {}
+            | Request::Umount { .. }
+            | Request::Remount { .. }
+            | Request::LogLevel { .. } => {
                 Err(Error::new(Kind::NotADrive, format!("{} is not mounted here", drive.store)))
             }
         }

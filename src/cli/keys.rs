@@ -5,7 +5,7 @@ use super::args::{KeyAdd, KeyChange, KeyList, KeyRemove, NewSecretArgs};
 use super::commands::target;
 use super::drives::secret_of;
 use super::mounts::shown;
-use super::notice::Notice;
+use super::output::Spinner;
 use super::output::{Screen, warn};
 use super::paths::resolve;
 use super::secrets::{self, Another, Given};
@@ -160,7 +160,7 @@ fn another(app: &App, flags: &NewSecretArgs) -> Result<Another> {
 
 /// The drive's secrets under another secret.
 fn wrap(site: &Site, given: &Given, label: &str) -> Result<Slot> {
-    let _notice = Notice::of("making the key slot");
+    let _spinner = Spinner::start("making the key slot");
     let (now, params) = (SystemClock.now(), KdfParams::default());
     Slot::create(&site.secrets, &secret_of(given)?, params, label, now, &SystemRandom)
 }

@@ -7,23 +7,29 @@ mod accept;
 pub mod args;
 pub mod backend;
 mod commands;
+mod complete;
 pub mod control;
 mod daemon;
+mod doctor;
 mod drives;
 pub mod exit;
 mod helper;
-mod helper_page;
 mod holders;
 mod keys;
+mod logging;
+mod man;
+pub mod metrics;
 mod mount;
 mod mounts;
-mod notice;
 pub mod options;
 mod output;
 pub mod paths;
+mod probe;
 mod prompt;
 mod remount;
 pub mod secrets;
+mod signals;
+mod status;
 mod umount;
 mod utab;
 pub mod values;
@@ -104,14 +110,16 @@ fn start(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>, verbos
 fn execute(app: &App, cli: &Cli) -> Result<()> {
     // A mount starts its log once it knows where; the others only complain.
     if !matches!(cli.command, Command::Mount(_)) {
-        daemon::start_logging("error")?;
+        logging::start("error", &logging::LogOptions::default())?;
     }
     match &cli.command {
         Command::Init(args) => commands::init(app, args),
         Command::Mount(args) => mount::run(app, args),
         Command::Umount(args) => umount::run(args),
         Command::Sync(args) => commands::sync(args),
-        Command::Status(args) => commands::status(app, args),
+        Command::Status(args) => status::run(app, args, cli.verbose),
+        Command::Doctor(args) => doctor::run(app, args),
+        Command::LogLevel(args) => commands::log_level(args),
         Command::Log(args) => commands::log(app, args),
         Command::Cat(args) => commands::cat(app, args),
         Command::Check(args) => commands::check(app, args),
@@ -121,7 +129,8 @@ fn execute(app: &App, cli: &Cli) -> Result<()> {
         Command::Key(KeyCommand::Change(args)) => keys::change(app, args),
         Command::Accept(args) => accept::run(app, args),
         Command::Completions { shell } => commands::completions(*shell),
-        Command::Man(args) => commands::man(args),
+        Command::Complete { words } => complete::run(&args::definition(), words),
+        Command::Man(args) => man::run(args),
         Command::ExitStatus => output::print(&format!("{}\n", exit::HELP)),
     }
 }

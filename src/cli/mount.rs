@@ -4,12 +4,16 @@ use super::App;
 use super::args;
 use super::backend::{InitOptions, MountRequest};
 use super::control::{SOCKET, Server};
-use super::daemon::{self, Report, Side, Signals};
+use super::daemon::{self, Report, Side};
+use super::doctor;
+use super::logging;
+use super::metrics::{self, Listener};
 use super::mounts::{self, shown};
 use super::options::MountOptions;
 use super::paths::{file_url, resolve, url_path};
 use super::remount;
 use super::secrets::{self, Given};
+use super::signals::Signals;
 use super::umount::detach;
 use super::utab;
 use super::values::escape;
@@ -17,7 +21,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::fusermount;
 use crate::sys::SystemRandom;
 use rustix::mount::UnmountFlags;
-use std::os::unix::fs::MetadataExt;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 /// What is known before the daemon is started.
@@ -115,13 +119,13 @@ fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan
 /// The life of a mount, from opening the drive to its end.
 fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     daemon::keep_files_private();
-    let signals = Signals::watch()?;
+    let signals = Signals::watch(report.is_foreground() && std::io::stderr().is_terminal())?;
     let secret = match plan.secret {
         Secret::Given(secret) => secret,
         Secret::NewKey(file) => Given::KeyFile(secrets::make_key(&file, &SystemRandom)?),
     };
     if report.is_foreground() {
-        daemon::start_logging("info")?;
+        logging::start("info", &plan.options.log)?;
     }
     let made = match plan.make {
         true => Some(app.backend.init(&plan.store, &secret, &InitOptions { recovery_code: false })?.drive),
@@ -134,17 +138,18 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     };
     daemon::make_state_dir(&state_dir)?;
     if !report.is_foreground() {
-        daemon::log_to(&state_dir)?;
-        daemon::start_logging("info")?;
+        logging::log_to(&state_dir)?;
+        logging::start("info", &plan.options.log)?;
     }
     let mut lines = Vec::new();
     if made.is_some() {
         lines = first_lines(&plan.store, plan.key_file.as_deref(), &state_dir);
     }
     let first = lines.clone();
-    if let Some(key) = plan.key_file.filter(|key| on_one_disk(key, &state_dir)) {
-        lines.push(format!("not protected if this disk is stolen: the key is on it ({})", shown(&key)));
-    }
+    let unprotected = doctor::unprotected(plan.key_file.as_deref(), &state_dir);
+    lines.extend(unprotected.clone());
+    // Before the drive is mounted: a place that is taken must not leave half a mount.
+    let listener = plan.options.metrics.as_ref().map(Listener::bind).transpose()?;
     let control = state_dir.join(SOCKET);
     let request = MountRequest {
         store: plan.store,
@@ -153,6 +158,7 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
         dir: plan.dir.clone(),
         state_dir,
         control: control.clone(),
+        unprotected,
         options: plan.options,
     };
     let running = app.backend.mount(request).map_err(|e| made_all_the_same(e, &first))?;
@@ -160,11 +166,15 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     signals.stop_on_signal(running.clone());
     let owner = rustix::process::geteuid().as_raw();
     let ready = Server::start(&control, owner, running.handler()).and_then(|server| {
+        let metrics = match listener {
+            Some(listener) => Some(metrics::Server::start(listener, running.clone())?),
+            None => None,
+        };
         lines.push(mounted_on(&plan.dir));
-        report.ready(std::mem::take(&mut lines)).map(|()| server)
+        report.ready(std::mem::take(&mut lines)).map(|()| (server, metrics))
     });
-    let server = match ready {
-        Ok(server) => server,
+    let servers = match ready {
+        Ok(servers) => servers,
         Err(e) => {
             running.stop();
             running.wait()?;
@@ -174,7 +184,7 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     tracing::info!("mounted on {}", shown(&plan.dir));
     let outcome = running.wait();
     // While the drive still holds its lock: the next daemon's socket has the same name.
-    drop(server);
+    drop(servers);
     match &outcome {
         Ok(()) => tracing::info!("unmounted"),
         Err(e) => tracing::error!("{}", e.chain()),
@@ -206,14 +216,6 @@ fn made_all_the_same(e: Error, first_lines: &[String]) -> Error {
     let words: Vec<&str> = first_lines.iter().flat_map(|l| [l.trim(), ";"]).collect();
     let said = words.join(" ").replace(" ;", ";").replace(":;", ":");
     e.context(format!("{said} but it cannot be mounted"))
-}
-
-/// Whether whoever steals the disk of the state directory has the key too.
-fn on_one_disk(key: &Path, state_dir: &Path) -> bool {
-    match (std::fs::metadata(key), std::fs::metadata(state_dir)) {
-        (Ok(key), Ok(state)) => key.dev() == state.dev(),
-        _ => false,
-    }
 }
 
 fn mounted_on(dir: &Path) -> String {

@@ -2,10 +2,9 @@
 
 use super::control::Client;
 use super::paths::{resolve, resolve_parent};
+use super::probe::{self, Answer};
 use super::values::{DrivePath, escape};
 use crate::error::{Context, Error, Kind, Result};
-use rustix::io::Errno;
-use rustix::process::{Gid, Uid};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -26,8 +25,8 @@ pub struct Mount {
     pub fs_type: String,
     /// What is mounted: of ours, the store as it was given.
     pub source: String,
-    /// The user and the group who mounted it, of what FUSE mounts.
-    owner: Option<(u32, u32)>,
+    /// Options of the file system, between commas.
+    pub options: String,
     ours: bool,
 }
 
@@ -36,9 +35,11 @@ impl Mount {
         self.ours
     }
 
-    /// The user who mounted it, of what FUSE mounts: the daemon runs as that user.
-    pub fn owner(&self) -> Option<u32> {
-        self.owner.map(|(user, _)| user)
+    /// The user and the group that mounted it, where FUSE tells: the daemon runs as that user, and nobody else may be
+    /// let in.
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        let id = |name: &str| self.options.split(',').find_map(|o| o.strip_prefix(name)?.parse().ok());
+        Some((id("user_id=")?, id("group_id=")?))
     }
 }
 
@@ -61,15 +62,10 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut tail = fields.skip_while(|f| *f != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(tail.next()?).into_owned();
     let source = path_of(tail.next().unwrap_or_default()).to_string_lossy().into_owned();
-    let options = tail.next().unwrap_or_default();
-    let id = |name: &[u8]| {
-        let value = options.split(|b| *b == b',').find_map(|o| o.strip_prefix(name))?;
-        std::str::from_utf8(value).ok()?.parse().ok()
-    };
-    let owner = id(b"user_id=").zip(id(b"group_id="));
-    let ours = fs_type == FS_TYPE
-        || (fs_type == "fuse" && options.split(|b| *b == b',').any(|o| o == b"subtype=nacrefs"));
-    Some(Mount { device, root, point, fs_type, source, owner, ours })
+    let options = String::from_utf8_lossy(tail.next().unwrap_or_default()).into_owned();
+    let ours =
+        fs_type == FS_TYPE || (fs_type == "fuse" && options.split(',').any(|o| o == "subtype=nacrefs"));
+    Some(Mount { device, root, point, fs_type, source, options, ours })
 }
 
 /// Undoes the kernel's `\040`: blanks, tabs, line ends and backslashes are written as three octal digits.
@@ -162,50 +158,37 @@ pub fn daemon(mount: &Mount) -> Result<Client> {
 /// Asks a mount's daemon where its control socket is.
 pub fn control_socket(mount: &Mount) -> Result<PathBuf> {
     let point = &mount.point;
-    match mount.ask() {
-        Ok(path) if !path.is_empty() => Ok(PathBuf::from(OsString::from_vec(path))),
-        Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {
+    match mount.ask()? {
+        Answer::Value(path) if !path.is_empty() => Ok(PathBuf::from(OsString::from_vec(path))),
+        Answer::Value(_) | Answer::Errno(libc::ENODATA | libc::EOPNOTSUPP) => {
             Err(Error::new(Kind::NotADrive, format!("{} is not a nacrefs mount", shown(point))))
         }
-        Err(Errno::NOTCONN) => Err(dead(point)),
-        Err(e) => {
-            Err(std::io::Error::from(e)).context(|| format!("cannot ask the drive at {}", shown(point)))
-        }
+        Answer::Errno(libc::ENOTCONN) => Err(dead(point)),
+        Answer::Errno(e) => Err(std::io::Error::from_raw_os_error(e))
+            .context(|| format!("cannot ask the drive at {}", shown(point))),
+        Answer::Silent => Err(silent(point)),
     }
+}
+
+/// The error for a mount whose daemon is there and does not answer.
+fn silent(point: &Path) -> Error {
+    Error::failed(format!(
+        "the daemon of the drive at {} does not answer: it is stopped or stuck; if it stays so, kill it and mount \
+         again, which goes on where it was",
+        shown(point)
+    ))
 }
 
 impl Mount {
     /// Whether its daemon is gone: the kernel answers in its place.
     pub fn is_dead(&self) -> bool {
-        self.ask() == Err(Errno::NOTCONN)
-    }
-
-    /// Whether this is a mount of another user, who lets nobody else in.
-    pub fn is_closed(&self) -> bool {
-        self.ask() == Err(Errno::ACCESS)
+        matches!(self.ask(), Ok(Answer::Errno(libc::ENOTCONN)))
     }
 
     /// Asks its daemon where its control socket is. An attribute, because the kernel would answer stat(2) from its
-    /// cache, even for a daemon that is dead. The kernel shuts root out of a mount of another user's, so root asks on
-    /// a thread of its own that is that user.
-    fn ask(&self) -> rustix::io::Result<Vec<u8>> {
-        let ask = || {
-            let mut value = [0u8; libc::PATH_MAX as usize];
-            let n = rustix::fs::getxattr(&self.point, CONTROL_XATTR, &mut value)?;
-            Ok(value.get(..n).unwrap_or_default().to_vec())
-        };
-        let (answer, root) = (ask(), rustix::process::geteuid().is_root());
-        let Some((uid, gid)) = self.owner.filter(|_| root && answer == Err(Errno::ACCESS)) else {
-            return answer;
-        };
-        let as_owner = || {
-            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-            // These are of one thread, unlike those of libc; the group first, which takes root.
-            rustix::thread::set_thread_res_gid(gid, gid, gid)?;
-            rustix::thread::set_thread_res_uid(uid, uid, uid)?;
-            ask()
-        };
-        std::thread::scope(|scope| scope.spawn(as_owner).join().unwrap_or(answer))
+    /// cache, even for a daemon that is dead.
+    fn ask(&self) -> Result<Answer> {
+        probe::getxattr(&self.point, CONTROL_XATTR, self.owner())
     }
 
     /// Whether the same drive is mounted at another place as well: a bind mount, or what it was made from.
@@ -231,7 +214,7 @@ mod tests {
     use super::*;
 
     const INFO: &[u8] = b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
-        40 22 0:50 / /home/joe/my\\040drive rw,nosuid shared:9 master:2 - fuse.nacrefs nacrefs rw,user_id=1000,group_id=100\n\
+        40 22 0:50 / /home/joe/my\\040drive rw,nosuid shared:9 master:2 - fuse.nacrefs file:///s rw,user_id=1000,group_id=100\n\
         41 22 0:51 /sub /srv/bind rw - fuse nacrefs rw,subtype=nacrefs\n\
         42 22 0:52 / /mnt rw - fuse.sshfs host: rw\n\
         43 40 0:53 / /home/joe/my\\040drive/usb rw - vfat /dev/sdb rw\n\
@@ -247,8 +230,8 @@ mod tests {
         assert_eq!(ours, [Path::new("/home/joe/my drive"), Path::new("/srv/bind")]);
         assert_eq!(mounts[5].point, Path::new("/a\\b\tc\n"));
         assert_eq!(mounts[2].root, Path::new("/sub"));
-        assert_eq!((mounts[1].device.as_str(), mounts[1].source.as_str()), ("0:50", "nacrefs"));
-        assert_eq!((mounts[1].owner(), mounts[2].owner()), (Some(1000), None));
+        assert_eq!((mounts[1].device.as_str(), mounts[1].source.as_str()), ("0:50", "file:///s"));
+        assert_eq!((mounts[1].owner(), mounts[2].owner()), (Some((1000, 100)), None));
     }
 
     #[test]
@@ -281,6 +264,6 @@ mod tests {
         let mut no_drive = list().unwrap().pop().unwrap();
         no_drive.point = dir.path().to_owned();
         assert_eq!(control_socket(&no_drive).unwrap_err().kind(), Kind::NotADrive);
-        assert!(!no_drive.is_dead() && !no_drive.is_closed());
+        assert!(!no_drive.is_dead());
     }
 }

@@ -8,13 +8,14 @@ use super::{output, prompt};
 use crate::crypt::RecoveryCode;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::Random;
+use crate::sys::dirs::{make_dir, sync_dir};
 use crate::types::Key;
 use std::cell::Cell;
 use std::ffi::{CStr, OsString};
 use std::fmt;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use zeroize::Zeroizing;
@@ -371,7 +372,7 @@ fn key_text(key: &Key) -> Zeroizing<String> {
 pub fn make_key(file: &Path, source: &dyn Random) -> Result<Box<Key>> {
     let dir = file.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = || format!("cannot make the key file {}", file.display());
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).context(failed)?;
+    make_dir(dir).context(failed)?;
     let mut key = Box::new(Key([0; 32]));
     source.fill(&mut key.0)?;
     let part = dir.join(format!(".nacrefs-key-{}", std::process::id()));
@@ -379,7 +380,7 @@ pub fn make_key(file: &Path, source: &dyn Random) -> Result<Box<Key>> {
     let removed = fs::remove_file(&part);
     made.context(failed)?;
     removed.context(failed)?;
-    File::open(dir).and_then(|d| d.sync_all()).context(failed)?;
+    sync_dir(dir).context(failed)?;
     Ok(key)
 }
 
@@ -395,6 +396,7 @@ fn write_key(part: &Path, file: &Path, text: &[u8]) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::sys::SystemRandom;
+    use crate::sys::dirs::witness::is_durable;
     use std::os::unix::fs::PermissionsExt;
 
     fn nobody(_: &str) -> Result<Option<Zeroizing<String>>> {
@@ -515,8 +517,10 @@ mod tests {
     #[test]
     fn a_key_file_is_private_and_never_replaces() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("etc/key");
+        let file = dir.path().canonicalize().unwrap().join("etc/key");
         let key = make_key(&file, &SystemRandom).unwrap();
+        // A power cut must not take the only key of a store that is durable.
+        assert!(is_durable(&file) && is_durable(file.parent().unwrap()));
         assert!(read_key(&file).unwrap() == key);
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_to_string(&file).unwrap().len(), 65);

@@ -269,6 +269,10 @@ impl Reply for Left<'_> {
     fn data(&mut self, bytes: &[u8]) -> Result<()> {
         self.screen.data(bytes)
     }
+
+    fn log_level(&mut self, level: &str) -> Result<()> {
+        self.screen.log_level(level)
+    }
 }
 
 #[cfg(test)]

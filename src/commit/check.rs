@@ -321,8 +321,11 @@ impl Checker<'_> {
         }
         self.report.chunks += 1;
         let object = || format!("chunk {}", chunk.address);
-        let place = self.source.store.index().lookup(&self.runs, &chunk.address);
-        let Some(place) = self.note(object(), path, place)? else { return Ok(()) };
+        let places = self.source.store.index().places(&self.runs, &chunk.address);
+        let Some(places) = self.note(object(), path, places)? else { return Ok(()) };
+        // The packs' own lists, where they stand in for a damaged index run, tell of packs that no version lists too.
+        let known = places.iter().find(|p| self.packs.get(&p.pack).is_some_and(Option::is_some));
+        let place = known.or(places.first()).copied();
         let wrong = match place {
             None => Some("it is in no index run".to_owned()),
             Some(place) => {

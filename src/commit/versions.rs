@@ -338,6 +338,15 @@ impl Versions {
             // The packs of a version are known when its chunks are stored: the next version enters them.
             commit.packs = packs::enter(&base.commit.packs, base.fresh_packs(), keys, chunks, batch)?;
         }
+        if batch.index_is_damaged() {
+            match packs::list(&commit.packs, chunks).map(|pack| Ok(pack?.id)).collect::<Result<_>>() {
+                Ok(listed) => batch.heal(listed),
+                Err(e) if e.kind() == Kind::Damage => {
+                    tracing::error!("the index of chunks cannot be healed: {}", e.chain());
+                }
+                Err(e) => return Err(e),
+            }
+        }
         let written = batch.finish()?;
         commit.fresh = written.packs.clone();
         commit.fresh.sort_unstable_by_key(|pack| pack.id);

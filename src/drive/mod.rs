@@ -15,6 +15,7 @@ mod apply;
 mod attrs;
 mod bytes;
 mod committer;
+pub mod figures;
 mod find;
 pub mod inode;
 pub mod keeper;

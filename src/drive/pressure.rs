@@ -17,8 +17,9 @@
 use super::Drive;
 use super::types::Wait;
 use crate::error::{Error, Kind, Result};
+use crate::sys::Timer;
 use parking_lot::{Condvar, Mutex};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// The share of a limit from which on writers are slowed, and from which on they wait (percent).
@@ -44,6 +45,26 @@ pub struct Pressure {
     work: Condvar,
     /// Bytes of the journal that are promised to changes which are not appended yet.
     promised: AtomicU64,
+    /// Operations that wait for room now, and those that ever did.
+    waiting: AtomicUsize,
+    pub(super) held_back: Timer,
+}
+
+/// An operation that waits for room, counted.
+struct Waiter<'a>(&'a Pressure, Instant);
+
+impl<'a> Waiter<'a> {
+    fn of(pressure: &'a Pressure) -> Waiter<'a> {
+        pressure.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiter(pressure, Instant::now())
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.held_back.add(self.1.elapsed());
+    }
 }
 
 /// Room in the journal for one change, promised until this is dropped.
@@ -96,6 +117,11 @@ impl Pressure {
         }
         s.commit = false;
         !s.stop
+    }
+
+    /// How many operations wait for room now.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// There is room again.
@@ -175,6 +201,7 @@ impl Drive {
 
     fn slow_down(&self, full: u64) {
         if full < FULL {
+            let _waiter = Waiter::of(&self.pressure);
             std::thread::sleep(SLOWEST * full.saturating_sub(SLOW) as u32 / (FULL - SLOW) as u32);
         }
     }
@@ -183,11 +210,13 @@ impl Drive {
     fn wait_for<'a>(&'a self, wait: Wait, room: impl Fn(&'a Drive) -> Option<Room<'a>>) -> Option<Room<'a>> {
         let Wait::Since(asked) = wait else { return None };
         let deadline = asked + self.settings.timeout;
+        let mut waiter = None;
         let mut state = self.pressure.state.lock();
         loop {
             if let Some(room) = room(self) {
                 return Some(room);
             }
+            waiter.get_or_insert_with(|| Waiter::of(&self.pressure));
             let now = Instant::now();
             if now >= deadline {
                 return None;

@@ -10,11 +10,13 @@
 //! poll       polls the device while requests keep coming, sleeps when they stop
 //! reply      the drive's results as the kernel's replies
 //! convert    attributes, times, modes and errors between the two
+//! counts     how much of what was asked for
 //! mountinfo  what is mounted where
 //! ```
 
 mod attach;
 mod convert;
+mod counts;
 mod dispatch;
 mod mount;
 mod mountinfo;
@@ -25,5 +27,6 @@ mod shed;
 mod workers;
 
 pub use attach::{SUBTYPE, fusermount};
+pub use counts::{Call, Counts};
 pub use dispatch::Durable;
 pub use mount::{Mount, MountConfig, Serving, Unmounter};

@@ -14,6 +14,7 @@
 //!
 //! Bytes: docs/FORMAT.md, "The journal". Which frames count after a crash: `scan.rs`.
 
+mod counts;
 mod files;
 mod format;
 mod log;
@@ -22,6 +23,7 @@ mod scan;
 mod tests;
 mod write;
 
+pub use counts::Counts;
 pub use scan::Replay;
 
 use crate::error::{Error, Kind, Result};
@@ -110,6 +112,7 @@ pub struct Journal {
     last: AtomicU64,
     written: AtomicU64,
     durable: AtomicU64,
+    counts: Counts,
 }
 
 impl Journal {
@@ -151,6 +154,7 @@ impl Journal {
             last: AtomicU64::new(scan.last),
             written: AtomicU64::new(scan.last),
             durable: AtomicU64::new(scan.last),
+            counts: Counts::default(),
         };
         if !journal.read_only {
             journal.begin_run(&scan.spares)?;
@@ -256,6 +260,8 @@ impl Journal {
             log.open.push(parts, len);
             log.last += 1;
             self.last.store(log.last, Ordering::Release);
+            self.counts.records.one();
+            self.counts.bytes.add(len as u64);
             return Ok(log.last);
         }
     }
@@ -403,6 +409,10 @@ impl Journal {
         }
         let due = self.log.lock().half_full();
         if due { self.make_next() } else { Ok(()) }
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// How many bytes of frames [`Journal::append`] may fill it to, and [`Journal::append_reserve`].

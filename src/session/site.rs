@@ -36,6 +36,8 @@ pub struct Site {
     pub versions: Arc<Versions>,
     /// The key slot that was opened, where one was.
     pub slot: Option<Slot>,
+    /// What was asked of the store since it was unlocked.
+    pub requests: Arc<store::Counts>,
     index_keys: IndexKeys,
 }
 
@@ -66,6 +68,8 @@ impl Site {
 
     /// A store whose secrets are known.
     pub fn new(objects: Arc<dyn Objects>, secrets: Arc<DriveSecrets>) -> Result<Site> {
+        let (objects, requests) = store::Counted::new(objects);
+        let objects: Arc<dyn Objects> = Arc::new(objects);
         let keys = Arc::new(secrets.realm_keys());
         let mut index_keys = IndexKeys::new(keys.realm(), keys.epoch(), keys.index_key().clone());
         for epoch in 1..keys.epoch() {
@@ -73,7 +77,7 @@ impl Site {
             index_keys = index_keys.with_earlier(epoch, earlier.index_key().clone());
         }
         let versions = Arc::new(Versions::new(objects.clone(), secrets.clone(), index_keys.clone()));
-        Ok(Site { objects, secrets, keys, versions, slot: None, index_keys })
+        Ok(Site { objects, secrets, keys, versions, slot: None, requests, index_keys })
     }
 
     /// The chunks, as the index runs of a version have them.

@@ -4,7 +4,7 @@ use super::index::{Entry, Index, Place, Shape};
 use super::keys::IndexKeys;
 use super::local_index::{LocalIndex, LocalPlace};
 use super::objects::Objects;
-use super::pack::{PackBuilder, PackInfo, SealedPack};
+use super::pack::{PackBuilder, PackId, PackInfo, SealedPack};
 use super::runs::RunSet;
 use crate::chunk::ChunkSink;
 use crate::error::{Error, Kind, Result};
@@ -12,7 +12,7 @@ use crate::types::{Address, MAX_CHUNK};
 use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -56,7 +56,9 @@ impl ChunkStore {
         settings: Settings,
         local: Option<LocalPlace>,
     ) -> Arc<ChunkStore> {
-        let index = Arc::new(Index::new(objects, keys, settings.shape, settings.index_cache));
+        let scratch = local.as_ref().map(|at| at.dir.clone());
+        let index = Index::new(objects, keys, settings.shape, settings.index_cache).with_scratch(scratch);
+        let index = Arc::new(index);
         let runs = Arc::new(runs);
         let local = local.and_then(|at| LocalIndex::start(at, index.clone(), runs.clone()));
         Arc::new(ChunkStore {
@@ -78,6 +80,12 @@ impl ChunkStore {
         &self.index
     }
 
+    /// Whether the local index knows a chunk.
+    #[cfg(test)]
+    pub(super) fn is_local(&self, address: &Address) -> bool {
+        self.local.as_ref().is_some_and(|l| l.get(address).is_some())
+    }
+
     /// The stored bytes of a chunk, which its address vouches for. A chunk that is missing, or not what its
     /// address says, is `Damage`; a store that cannot be reached is `Away`.
     pub fn fetch(&self, address: &Address) -> Result<Bytes> {
@@ -95,7 +103,7 @@ impl ChunkStore {
                 read => return read,
             }
         }
-        let found = self.find(address)?;
+        let found = self.find(address, true)?;
         found.ok_or_else(|| Error::damage(format!("chunk {address} is in no index run of the store")))
     }
 
@@ -105,8 +113,10 @@ impl ChunkStore {
         if self.verified.lock().get(address).is_some() {
             return Ok(true);
         }
-        match self.find(address) {
+        match self.find(address, false) {
             Ok(found) => Ok(found.is_some()),
+            // Told once already, for all that it listed.
+            Err(e) if e.kind() == Kind::Damage && self.index.any_damaged(&self.runs()) => Ok(false),
             Err(e) if e.kind() == Kind::Damage => {
                 tracing::warn!("chunk {address} will be stored again: {}", e.chain());
                 Ok(false)
@@ -115,11 +125,19 @@ impl ChunkStore {
         }
     }
 
-    /// Looks a chunk up in the runs, newest first, until one gives its bytes. Nothing if no run lists it.
-    fn find(&self, address: &Address) -> Result<Option<Bytes>> {
+    /// Looks a chunk up in the runs, newest first, until one gives its bytes. Nothing if no run lists it. Where a part
+    /// of these is damaged, it may be looked up in the packs' own lists, which is not enough to deduplicate against.
+    fn find(&self, address: &Address, in_packs: bool) -> Result<Option<Bytes>> {
         let runs = self.runs();
-        let mut trouble: Option<Error> = None;
-        for place in self.index.places(&runs, address) {
+        let (mut trouble, mut unread) = (None::<Error>, false);
+        let mut note = |e: Error| {
+            // While the store is away nothing is known to be damaged.
+            if trouble.as_ref().is_none_or(|t| t.kind() == Kind::Damage) {
+                trouble = Some(e);
+            }
+        };
+        for place in self.index.listed(&runs, address) {
+            unread |= place.as_ref().is_err_and(|e| e.kind() == Kind::Damage);
             match place.and_then(|place| self.read(address, &place)) {
                 Ok(bytes) => {
                     let mut verified = self.verified.lock();
@@ -128,9 +146,19 @@ impl ChunkStore {
                     }
                     return Ok(Some(bytes));
                 }
-                // While the store is away nothing is known to be damaged.
-                Err(e) if trouble.as_ref().is_none_or(|t| t.kind() == Kind::Damage) => trouble = Some(e),
-                Err(_) => {}
+                Err(e) => note(e),
+            }
+        }
+        if in_packs && unread {
+            let places = self.index.places_in_packs(&runs, address);
+            for place in places.unwrap_or_else(|e| {
+                note(e);
+                Vec::new()
+            }) {
+                match self.read(address, &place) {
+                    Ok(bytes) => return Ok(Some(bytes)),
+                    Err(e) => note(e),
+                }
             }
         }
         trouble.map_or(Ok(None), Err)
@@ -158,6 +186,7 @@ impl ChunkStore {
             hold: Arc::new(Hold { store: self.clone(), pending }),
             duplicates: Vec::new(),
             checked: self.runs(),
+            listed: None,
         }
     }
 
@@ -168,6 +197,7 @@ impl ChunkStore {
             // Under this lock, so that nothing found in the old runs is remembered after the change.
             let mut verified = self.verified.lock();
             let base = std::mem::replace(&mut *self.runs.write(), runs.clone());
+            self.index.let_go(&runs);
             let ours = self.pending.read().iter().find_map(|p| p.finished_as(&base, &runs));
             match &ours {
                 Some(entries) => {
@@ -274,6 +304,8 @@ pub struct Batch {
     duplicates: Vec<Address>,
     /// The runs in which all duplicates are known to be.
     checked: Arc<RunSet>,
+    /// The packs of the drive, where the index is to be healed.
+    listed: Option<HashSet<PackId>>,
 }
 
 /// What a batch became: packs and index runs that the store has, durably. While it lives, the chunks can be
@@ -331,6 +363,30 @@ impl Batch {
         Ok(())
     }
 
+    /// Whether parts of the index are known to be damaged, so that [`Self::heal`] is worth its while.
+    pub fn index_is_damaged(&self) -> bool {
+        let store = &self.hold.store;
+        store.index.any_damaged(&store.runs())
+    }
+
+    /// Has [`Self::finish`] write damaged parts of the index anew, with the chunks of these packs: all that the
+    /// versions of the drive list.
+    pub fn heal(&mut self, packs: HashSet<PackId>) {
+        self.listed = Some(packs);
+    }
+
+    /// The index without its damage, as far as it can be had: a commit does not fail for it.
+    fn healed(&self, base: &RunSet) -> Result<RunSet> {
+        let Some(listed) = &self.listed else { return Ok(base.clone()) };
+        match self.hold.store.index.heal(base, listed) {
+            Err(e) if e.kind() != Kind::Away => {
+                tracing::error!("the index stays damaged for now, the commit goes on: {}", e.chain());
+                Ok(base.clone())
+            }
+            healed => healed,
+        }
+    }
+
     /// Puts what is left, then an index run on top of the runs that are adopted now. All of it is durable
     /// when this returns. May be called again: after an error, or to come on top of runs that were adopted
     /// since. `Conflict` if a chunk that was taken for a duplicate is not in those: then the batch must be
@@ -360,7 +416,7 @@ impl Batch {
             let state = self.hold.pending.state.read();
             (state.entries(), state.packs.clone())
         };
-        let runs = store.index.add(&base, entries)?;
+        let runs = store.index.add(&self.healed(&base)?, entries)?;
         self.hold.pending.state.write().finished = Some((base, runs.clone()));
         Ok(Written { packs, runs, _hold: self.hold.clone() })
     }

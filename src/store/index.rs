@@ -7,13 +7,14 @@ use super::layout::Layout;
 use super::objects::Objects;
 use super::pack::PackId;
 use super::part::{ENTRY, Footer, MAGIC, RawEntry, TABLE, prefix, search};
+use super::rebuild::Damaged;
 use super::runs::RunSet;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::types::Address;
 use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
-use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A part smaller than this (64 KiB) is read whole, once: one journey to the store instead of three.
@@ -28,8 +29,7 @@ pub struct Index {
     pub(super) keys: IndexKeys,
     pub(super) shape: Shape,
     cache: Mutex<Cache>,
-    /// Parts that were found damaged when their run was to be merged: it stays as it is from then on.
-    pub(super) damaged: Mutex<HashSet<PartId>>,
+    pub(super) damaged: Damaged,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,24 +81,54 @@ impl Index {
     pub fn new(objects: Arc<dyn Objects>, keys: IndexKeys, shape: Shape, budget: usize) -> Index {
         let layout = Layout::new(keys.realm());
         let cache = Mutex::new(Cache { pieces: LruCache::unbounded(), used: 0, budget });
-        Index { objects, layout, keys, shape, cache, damaged: Mutex::default() }
+        Index { objects, layout, keys, shape, cache, damaged: Damaged::default() }
+    }
+
+    /// Says in which directory a scratch file may be made, where the index must be made anew.
+    pub fn with_scratch(mut self, dir: Option<PathBuf>) -> Index {
+        self.damaged.dir = dir;
+        self
     }
 
     /// Where a chunk is, by the newest run that lists it.
     pub fn lookup(&self, runs: &RunSet, address: &Address) -> Result<Option<Place>> {
-        self.places(runs, address).next().transpose()
+        self.listed(runs, address).next().transpose()
     }
 
-    /// Every place of a chunk, newest first; runs that cannot be read give their error.
-    pub fn places(&self, runs: &RunSet, address: &Address) -> impl Iterator<Item = Result<Place>> {
+    /// Every place of a chunk that the runs list, newest first; parts that cannot be read give their error.
+    pub fn listed(&self, runs: &RunSet, address: &Address) -> impl Iterator<Item = Result<Place>> {
+        // The parts whose range holds the address: one, or two where it has the prefix of a boundary.
         let wanted = prefix(address);
-        let parts = runs.runs.iter().flat_map(move |run| {
-            // Parts whose range holds the address: one, or two where it has the prefix of a boundary.
-            let from = run.parts.partition_point(|p| p.first < wanted).saturating_sub(1);
-            let to = run.parts.partition_point(|p| p.first <= wanted);
-            run.parts.get(from..to).unwrap_or_default()
-        });
-        parts.filter_map(move |part| self.lookup_in(part, address).transpose())
+        let parts = runs.runs.iter().flat_map(move |run| run.overlapping(&(wanted..=wanted)));
+        parts.filter_map(move |part| {
+            let found = self.lookup_in(part, address);
+            if let Err(e) = &found
+                && e.kind() == Kind::Damage
+            {
+                self.note_damaged(part, e);
+            }
+            found.transpose()
+        })
+    }
+
+    /// Every place of a chunk, newest first: those that the runs list, and where a part of these is damaged, those
+    /// that the packs themselves list. The part's error if there is none. May take long, once.
+    pub fn places(&self, runs: &RunSet, address: &Address) -> Result<Vec<Place>> {
+        let (mut places, mut unread) = (Vec::new(), None);
+        for place in self.listed(runs, address) {
+            match place {
+                Ok(place) => places.push(place),
+                Err(e) if e.kind() == Kind::Damage => unread = Some(e),
+                Err(e) => return Err(e),
+            }
+        }
+        if let Some(unread) = unread {
+            places.extend(self.places_in_packs(runs, address)?);
+            if places.is_empty() {
+                return Err(unread);
+            }
+        }
+        Ok(places)
     }
 
     fn lookup_in(&self, part: &Part, address: &Address) -> Result<Option<Place>> {
@@ -113,11 +143,11 @@ impl Index {
                 None => Ok(None),
             }
         };
-        look().map_err(|e| self.damaged(part, e))
+        look().map_err(|e| self.told(part, e))
     }
 
     /// An error while reading a part, told with the part's name.
-    fn damaged(&self, part: &Part, e: Error) -> Error {
+    fn told(&self, part: &Part, e: Error) -> Error {
         let name = self.layout.part(&part.id);
         match e.kind() {
             // The commit names it: it has to be there.
@@ -191,18 +221,30 @@ impl Index {
 
     /// Reads all of a part, and says what is wrong with it.
     pub fn verify(&self, part: &Part) -> Result<()> {
-        let start = self.objects.get_range(&self.layout.part(&part.id), 0, HEADER);
-        let header = start.and_then(|start| match read_header(&start, MAGIC, "index run header")? {
-            epoch if epoch == part.epoch => Ok(()),
-            epoch => Err(Error::damage(format!("its header tells of key epoch {epoch}"))),
-        });
-        header.map_err(|e| self.damaged(part, e))?;
+        self.verify_frame(part)?;
         self.scan(part).try_for_each(|entry| entry.map(drop))
     }
 
+    /// Whether a part is as long as the commit says, and begins as it must. Reads none of its blocks.
+    pub(super) fn verify_frame(&self, part: &Part) -> Result<()> {
+        let name = self.layout.part(&part.id);
+        let look = || -> Result<()> {
+            let size = self.objects.size(&name)?;
+            if size != part.bytes {
+                return Err(Error::damage(format!("it has {size} bytes, not {}", part.bytes)));
+            }
+            let start = self.objects.get_range(&name, 0, HEADER)?;
+            match read_header(&start, MAGIC, "index run header")? {
+                epoch if epoch == part.epoch => Ok(()),
+                epoch => Err(Error::damage(format!("its header tells of key epoch {epoch}"))),
+            }
+        };
+        look().map_err(|e| self.told(part, e))
+    }
+
     /// All entries of a part, sorted by address. Reads past the cache.
-    pub fn scan<'a>(&'a self, part: &'a Part) -> Scan<'a> {
-        Scan { index: self, part, opened: None, next: 0, ready: Vec::new().into_iter(), failed: false }
+    pub fn scan(&self, part: &Part) -> Scan<'_> {
+        Scan { index: self, part: *part, opened: None, next: 0, ready: Vec::new().into_iter(), failed: false }
     }
 }
 
@@ -214,7 +256,7 @@ fn pack_at(table: &[u8], n: usize) -> Result<PackId> {
 /// The entries of a part; ends after the first error.
 pub struct Scan<'a> {
     index: &'a Index,
-    part: &'a Part,
+    part: Part,
     /// The footer and the whole pack table.
     opened: Option<(Arc<Footer>, Vec<u8>)>,
     next: usize,
@@ -225,7 +267,7 @@ pub struct Scan<'a> {
 impl Scan<'_> {
     /// Reads the next blocks: about [`SCAN`] bytes of them.
     fn load(&mut self) -> Result<()> {
-        let (index, part) = (self.index, self.part);
+        let (index, part) = (self.index, &self.part);
         let (footer, table) = match &self.opened {
             Some(opened) => opened,
             None => {
@@ -275,50 +317,8 @@ impl Iterator for Scan<'_> {
         }
         if let Err(e) = self.load() {
             self.failed = true;
-            return Some(Err(self.index.damaged(self.part, e)));
+            return Some(Err(self.index.told(&self.part, e)));
         }
         self.ready.next().map(Ok)
-    }
-}
-
-/// What [`Index::rebuild`] found.
-pub struct Rebuilt {
-    pub runs: RunSet,
-    /// How many packs were read.
-    pub packs: usize,
-    /// Packs whose footers could not be read, with the reason.
-    pub damaged: Vec<(PackId, Error)>,
-}
-
-impl Index {
-    /// Makes the index anew from the footers of the packs alone.
-    pub fn rebuild(&self) -> Result<Rebuilt> {
-        let mut rebuilt = Rebuilt { runs: RunSet::default(), packs: 0, damaged: Vec::new() };
-        let mut entries = Vec::new();
-        let names = self.objects.list(&self.layout.packs()).context(|| "cannot list the packs")?;
-        for name in names {
-            let Some(pack) = self.layout.pack_of(&name) else {
-                continue;
-            };
-            match super::pack::read_footer(&*self.objects, &name, &self.keys) {
-                Ok((_, listed)) => {
-                    let entry = |e: super::pack::PackEntry| Entry {
-                        address: e.address,
-                        place: Place { pack, offset: e.offset, len: e.len },
-                    };
-                    entries.extend(listed.into_iter().map(entry));
-                    rebuilt.packs += 1;
-                }
-                Err(e) if e.kind() == Kind::Damage => rebuilt.damaged.push((pack, e)),
-                // Deleted since it was listed.
-                Err(e) if e.kind() == Kind::NotFound => {}
-                Err(e) => return Err(e),
-            }
-            if entries.len() >= self.shape.part {
-                rebuilt.runs = self.add(&rebuilt.runs, std::mem::take(&mut entries))?;
-            }
-        }
-        rebuilt.runs = self.add(&rebuilt.runs, entries)?;
-        Ok(rebuilt)
     }
 }

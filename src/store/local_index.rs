@@ -12,7 +12,7 @@ use super::index::{Entry, Index, Part, PartId, Place};
 use super::pack::PackId;
 use super::runs::RunSet;
 use crate::crypt::{Seal, domains, open, seal};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::types::{Address, Key, RealmId};
 use crate::wire::{Reader, Writer};
 use crossbeam_channel::{Receiver, Sender};
@@ -169,9 +169,16 @@ impl Shared {
         let tables = open_tables(dir)?;
         let mut held = self.held(&tables)?;
         let tables = self.tables.get_or_init(|| tables);
+        let mut looked = false;
         for task in todo {
             if self.stop.load(Ordering::Relaxed) {
                 break;
+            }
+            // What is held is not read again: damage is to be found all the same.
+            if !std::mem::replace(&mut looked, true)
+                && let Err(e) = index.look_over(&task.runs)
+            {
+                tracing::debug!("the index runs cannot be looked over for now: {}", e.chain());
             }
             if *task.runs == held {
                 continue;
@@ -222,15 +229,36 @@ impl Shared {
         // Oldest first, so that of two places the newer stays.
         let mut missing: Vec<&Part> = runs.parts().filter(|p| !known.contains(&p.id)).collect();
         missing.reverse();
+        let mut damaged = false;
         for part in missing {
-            let mut trouble = None;
-            let entries = index.scan(part).map_while(|e| e.map_err(|e| trouble = Some(e)).ok());
-            self.insert(tables, entries.map(Ok))?;
-            if let Some(e) = trouble {
-                return Ok(Err(e));
+            match self.insert_until_error(tables, index.scan(part))? {
+                Err(e) if e.kind() == Kind::Damage => {
+                    index.note_damaged(part, &e);
+                    damaged = true;
+                }
+                Err(e) => return Ok(Err(e)),
+                Ok(()) => {}
             }
         }
+        if damaged {
+            return match index.rebuilt(runs) {
+                Ok(rebuilt) => self.insert_until_error(tables, rebuilt.entries()),
+                Err(e) => Ok(Err(e)),
+            };
+        }
         Ok(Ok(()))
+    }
+
+    /// The outer error is of the database, the inner of the entries.
+    fn insert_until_error(
+        &self,
+        tables: &Tables,
+        entries: impl Iterator<Item = Result<Entry>>,
+    ) -> Result<Result<()>> {
+        let mut trouble = None;
+        let entries = entries.map_while(|e| e.map_err(|e| trouble = Some(e)).ok());
+        self.insert(tables, entries.map(Ok))?;
+        Ok(trouble.map_or(Ok(()), Err))
     }
 
     fn insert(&self, tables: &Tables, mut entries: impl Iterator<Item = Result<Entry>>) -> Result<()> {

@@ -6,6 +6,7 @@
 pub mod chunks;
 #[cfg(test)]
 mod contract;
+mod counted;
 pub mod faulty;
 mod head;
 pub mod heads;
@@ -21,12 +22,17 @@ pub mod objects;
 mod open;
 pub mod pack;
 mod part;
+mod rebuild;
+#[cfg(test)]
+mod rebuild_tests;
 pub mod remote;
 pub mod runs;
+mod scratch;
 #[cfg(test)]
 mod tests;
 
 pub use chunks::{Batch, ChunkStore, Settings, Written};
+pub use counted::{Counted, Counts, Request};
 pub use heads::{Head, HeadLink, Heads, NewHead, Newest};
 pub use index::{Entry, Index, PartId, Place};
 pub use keys::IndexKeys;

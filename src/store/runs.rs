@@ -5,10 +5,11 @@
 //! 3·log4(n) runs, and an entry is written about log4(n) times. (O'Neil et al., "The log-structured
 //! merge-tree", 1996.) Only neighbours in age are merged: where two runs list one chunk, the newer wins.
 
-use super::index::{Entry, Index, Part, PartId, Scan};
+use super::index::{Entry, Index, Part, Scan};
 use super::part::PartWriter;
 use crate::error::{Kind, Result};
 use crate::wire::{Reader, Writer};
+use std::ops::RangeInclusive;
 
 /// How many runs of one tier become one.
 const FAN_OUT: usize = 4;
@@ -22,6 +23,14 @@ pub struct Run {
 impl Run {
     fn entries(&self) -> u64 {
         self.parts.iter().fold(0, |n, p| n.saturating_add(p.entries))
+    }
+
+    /// The parts that may list addresses which begin with these 8 bytes, big-endian. One that begins within the
+    /// range's first prefix may go on from the part before.
+    pub(super) fn overlapping(&self, range: &RangeInclusive<u64>) -> &[Part] {
+        let from = self.parts.partition_point(|p| p.first < *range.start()).saturating_sub(1);
+        let to = self.parts.partition_point(|p| p.first <= *range.end());
+        self.parts.get(from..to).unwrap_or_default()
     }
 }
 
@@ -115,22 +124,38 @@ fn due(runs: &[u64], new: u64) -> usize {
 
 impl Index {
     /// Adds chunks to the index: writes one run, merged with those that are due, save what is damaged: such a run
-    /// stays where it is, for a check to report and to repair. The store has the new run, durably, when this returns;
-    /// nobody sees it before the returned set is committed.
-    pub fn add(&self, base: &RunSet, mut entries: Vec<Entry>) -> Result<RunSet> {
+    /// stays where it is, until it is written anew. The store has the new run, durably, when this returns; nobody
+    /// sees it before the returned set is committed.
+    pub fn add(&self, base: &RunSet, entries: Vec<Entry>) -> Result<RunSet> {
+        self.add_noting(base, entries, &mut |_| {})
+    }
+
+    /// As [`Self::add`]. `passed_over` is told of entries that are left out for others of the same address.
+    pub(super) fn add_noting(
+        &self,
+        base: &RunSet,
+        mut entries: Vec<Entry>,
+        passed_over: &mut dyn FnMut(Entry),
+    ) -> Result<RunSet> {
         if entries.is_empty() {
             return Ok(base.clone());
         }
         entries.sort_by_key(|e| e.address);
-        entries.dedup_by_key(|e| e.address);
+        entries.dedup_by(|next, kept| {
+            let same = next.address == kept.address;
+            if same {
+                passed_over(*next);
+            }
+            same
+        });
         loop {
             // Only neighbours in age are merged: a damaged run ends what can be.
-            let whole = base.runs.iter().take_while(|run| !self.is_damaged(run));
+            let whole = base.runs.iter().take_while(|run| !run.parts.iter().any(|p| self.is_damaged(p)));
             let sizes: Vec<u64> = whole.map(Run::entries).collect();
             let (merged, kept) = base.runs.split_at(due(&sizes, entries.len() as u64));
-            let parts = match self.merge(&entries, merged) {
+            let parts = match self.merge(&entries, merged, passed_over) {
                 Err(e) if e.kind() == Kind::Damage && self.find_damaged(merged) => {
-                    tracing::error!("an index run is left out of merging, the commit goes on: {}", e.chain());
+                    tracing::debug!("an index run is left out of merging: {}", e.chain());
                     continue;
                 }
                 parts => parts?,
@@ -142,30 +167,34 @@ impl Index {
     }
 
     /// Writes sorted entries and the entries of runs as one run.
-    fn merge(&self, entries: &[Entry], runs: &[Run]) -> Result<Vec<Part>> {
+    pub(super) fn merge(
+        &self,
+        entries: &[Entry],
+        runs: &[Run],
+        passed_over: &mut dyn FnMut(Entry),
+    ) -> Result<Vec<Part>> {
         let mut sources: Vec<Source> = vec![Box::new(entries.iter().copied().map(Ok))];
         for run in runs {
             sources.push(Box::new(run.parts.iter().flat_map(|p| -> Scan { self.scan(p) })));
         }
-        self.write(Merge::new(sources)?)
-    }
-
-    fn is_damaged(&self, run: &Run) -> bool {
-        let damaged = self.damaged.lock();
-        run.parts.iter().any(|part| damaged.contains(&part.id))
+        self.write(Merge::new(sources, Box::new(passed_over))?)
     }
 
     /// Takes note of the damaged parts of runs; false where there are none.
     fn find_damaged(&self, runs: &[Run]) -> bool {
-        let is_damaged = |part: &&Part| self.scan(part).any(|e| e.is_err_and(|e| e.kind() == Kind::Damage));
-        let found: Vec<PartId> =
-            runs.iter().flat_map(|run| &run.parts).filter(is_damaged).map(|part| part.id).collect();
-        let any = !found.is_empty();
-        self.damaged.lock().extend(found);
+        let mut any = false;
+        for part in runs.iter().flat_map(|run| &run.parts) {
+            let damage = self.scan(part).filter_map(Result::err).find(|e| e.kind() == Kind::Damage);
+            if let Some(e) = damage {
+                self.note_damaged(part, &e);
+                any = true;
+            }
+        }
         any
     }
 
-    fn write(&self, entries: Merge) -> Result<Vec<Part>> {
+    /// Writes sorted entries.
+    pub(super) fn write(&self, entries: impl Iterator<Item = Result<Entry>>) -> Result<Vec<Part>> {
         let mut parts = Vec::new();
         let mut writer = PartWriter::new(&self.keys, self.shape);
         for entry in entries {
@@ -188,18 +217,20 @@ impl Index {
     }
 }
 
-type Source<'a> = Box<dyn Iterator<Item = Result<Entry>> + 'a>;
+pub(super) type Source<'a> = Box<dyn Iterator<Item = Result<Entry>> + 'a>;
 
 /// Merges sorted sources; where several have an address, the first source wins.
-struct Merge<'a> {
+pub(super) struct Merge<'a> {
     sources: Vec<(Option<Entry>, Source<'a>)>,
+    /// Told of the entries that did not win.
+    passed_over: Box<dyn FnMut(Entry) + 'a>,
     failed: bool,
 }
 
 impl<'a> Merge<'a> {
-    fn new(sources: Vec<Source<'a>>) -> Result<Merge<'a>> {
+    pub fn new(sources: Vec<Source<'a>>, passed_over: Box<dyn FnMut(Entry) + 'a>) -> Result<Merge<'a>> {
         let sources = sources.into_iter().map(|mut s| Ok((s.next().transpose()?, s)));
-        Ok(Merge { sources: sources.collect::<Result<_>>()?, failed: false })
+        Ok(Merge { sources: sources.collect::<Result<_>>()?, passed_over, failed: false })
     }
 }
 
@@ -214,7 +245,10 @@ impl Iterator for Merge<'_> {
         // The first of equals, which is the newest.
         let least = heads.min_by_key(|e| e.address)?;
         for (head, source) in &mut self.sources {
-            if head.is_some_and(|e| e.address == least.address) {
+            if let Some(e) = head.filter(|e| e.address == least.address) {
+                if e != least {
+                    (self.passed_over)(e);
+                }
                 match source.next().transpose() {
                     Ok(next) => *head = next,
                     Err(e) => {
@@ -385,7 +419,7 @@ mod tests {
         let keys = IndexKeys::new(RealmId([1; 16]), 0, Key([2; 32]));
         let index = Index::new(Arc::new(away), keys, Shape { block: 4, part: 20 }, 0);
         assert_eq!(index.add(&runs, vec![entry(99, 1, 1)]).unwrap_err().kind(), Kind::Away);
-        assert!(index.damaged.lock().is_empty());
+        assert!(!index.any_damaged(&runs));
     }
 
     #[test]

@@ -140,7 +140,7 @@ fn a_newest_head_that_is_damaged_for_good_can_be_given_up() {
         d.sync();
     }
     d.umount();
-    let last = objects(&d.store).into_iter().filter(|n| n.contains("/heads/")).next_back().unwrap();
+    let last = objects(&d.store).into_iter().rfind(|n| n.contains("/heads/")).unwrap();
     let mut bytes = fs::read(d.store.join(&last)).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(d.store.join(&last), bytes).unwrap();
@@ -160,7 +160,7 @@ fn a_machine_that_has_seen_nothing_can_give_up_a_damaged_newest_head_too() {
     fs::write(d.mnt.join("file"), "one").unwrap();
     d.umount();
     fs::remove_dir_all(&d.state).unwrap();
-    let last = objects(&d.store).into_iter().filter(|n| n.contains("/heads/")).next_back().unwrap();
+    let last = objects(&d.store).into_iter().rfind(|n| n.contains("/heads/")).unwrap();
     fs::write(d.store.join(&last), "").unwrap();
     Said::from(d.try_mount("commit=1")).expect(5, &["damaged", "nacrefs accept"]);
     let said = accept(&d, &["--yes"]);

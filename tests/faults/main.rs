@@ -11,6 +11,7 @@ mod daemon;
 mod disks;
 mod flips;
 mod heads;
+mod index;
 mod journal;
 mod lab;
 mod pressure;

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// A moment to stop at.
-struct Moment {
+pub struct Moment {
     snapshot: Snapshot,
     /// How many operations were durable, and how many were done; one more may be under way.
     synced: usize,
@@ -18,7 +18,7 @@ struct Moment {
 }
 
 /// Takes a snapshot before every call that changes the disk or the store, and after a part of it.
-fn watch(world: &World, log: &Arc<Mutex<Log>>, seed: u64) -> Arc<Mutex<Vec<Moment>>> {
+pub fn watch(world: &World, log: &Arc<Mutex<Log>>, seed: u64) -> Arc<Mutex<Vec<Moment>>> {
     let moments: Arc<Mutex<Vec<Moment>>> = Arc::default();
     let dice = Arc::new(Mutex::new(Dice(seed)));
     let take = {
@@ -58,7 +58,7 @@ fn watch(world: &World, log: &Arc<Mutex<Log>>, seed: u64) -> Arc<Mutex<Vec<Momen
 }
 
 /// Opens a drive at a moment and holds it to the promises.
-fn survive(world: &World, moment: Moment, log: &Log, seed: u64) {
+pub fn survive(world: &World, moment: Moment, log: &Log, seed: u64) {
     let Moment { snapshot, synced, done, what } = moment;
     let world = world.at(snapshot);
     let drive = world.open().unwrap_or_else(|e| panic!("at {what}: {}", e.chain()));

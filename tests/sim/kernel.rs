@@ -1,14 +1,20 @@
 //! Plays the kernel to a drive: resolves names, counts lookups, forgets, opens and releases, and holds every answer
 //! against the model.
 
-use crate::model::{How, Id, Model, Node, Op, Seen, describe, pattern};
+mod look;
+mod script;
+mod steps;
+
+pub use look::{differ, look};
+
+use crate::model::{Id, Model, Op, describe, pattern};
 use crate::world::{Dice, SimClock};
-use nacrefs::commit::{Attr, FileKind};
+use look::observe;
 use nacrefs::drive::Drive;
 use nacrefs::drive::types::{Allocate, Caller, New, RenameHow, Seek, SetAttr, SetTime, Wait};
 use nacrefs::error::{Kind, Result};
 use nacrefs::sys::Clock;
-use nacrefs::types::{Ino, Time};
+use nacrefs::types::Ino;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,88 +50,6 @@ pub struct Kernel {
     /// Errors that are no refusals are answered by trying again.
     pub retry: bool,
     pub troubles: u64,
-}
-
-/// What an operation takes, besides changes.
-enum Step {
-    Do(Op),
-    Open(Id),
-    Release(Id),
-    Read(Id),
-    Seek(Id),
-    Compare(Id),
-    List(Id, bool),
-    Forget(Id),
-    Sync,
-    Commit,
-}
-
-/// An inode of the drive as the model would have it.
-fn observe(drive: &Drive, ino: Ino, attr: &Attr) -> Result<Node> {
-    let mut n = Model::node(attr.kind, attr.perm, attr.btime);
-    (n.uid, n.gid, n.rdev, n.mtime, n.ctime) = (attr.uid, attr.gid, attr.rdev, attr.mtime, attr.ctime);
-    match attr.kind {
-        FileKind::File => {
-            let mut bytes = Vec::new();
-            while bytes.len() < attr.size as usize {
-                let part = drive.read(Wait::yes(), ino, bytes.len() as u64, 60_000)?;
-                assert!(!part.is_empty(), "inode {ino} ends at {} of {}", bytes.len(), attr.size);
-                bytes.extend(part);
-            }
-            n.bytes = Arc::new(bytes);
-        }
-        FileKind::Symlink => n.target = drive.read_link(Wait::yes(), ino)?.to_vec(),
-        _ => {}
-    }
-    for name in drive.list_xattr(Wait::yes(), ino)?.split(|b| *b == 0).filter(|n| !n.is_empty()) {
-        n.xattrs.insert(name.to_vec(), drive.get_xattr(Wait::yes(), ino, name)?);
-    }
-    Ok(n)
-}
-
-/// Looks at a whole tree; leaves no lookup behind.
-pub fn look(drive: &Drive, root: Ino) -> Result<Seen> {
-    let mut all: BTreeMap<String, (Ino, Attr)> = BTreeMap::new();
-    let mut todo = vec![(String::new(), root)];
-    all.insert(String::new(), (root, drive.stat(Wait::yes(), root)?.attr));
-    while let Some((path, dir)) = todo.pop() {
-        let mut names = Vec::new();
-        drive.read_dir(Wait::yes(), dir, 2, false, &mut |item| {
-            names.push((item.name.to_vec(), item.ino, item.kind));
-            true
-        })?;
-        for (name, ino, kind) in names {
-            let path = format!("{path}/{}", name.escape_ascii());
-            let stat = drive.lookup(Wait::yes(), dir, &name)?.expect("a listed name leads somewhere");
-            assert_eq!((stat.ino, stat.attr.kind), (ino, kind), "{path}: lookup and listing differ");
-            assert!(all.insert(path.clone(), (ino, stat.attr)).is_none(), "{path} is listed twice");
-            if kind == FileKind::Directory {
-                todo.push((path, ino));
-            }
-        }
-    }
-    let mut first: BTreeMap<Ino, String> = BTreeMap::new();
-    let mut seen = Seen::new();
-    for (path, (ino, attr)) in &all {
-        let same = first.entry(*ino).or_insert_with(|| path.clone()).clone();
-        let node = observe(drive, *ino, attr)?;
-        seen.insert(path.clone(), describe(&node, attr.nlink, attr.size, &same));
-    }
-    // Children before their directories, as the kernel does.
-    for (path, (ino, _)) in all.iter().rev() {
-        if !path.is_empty() {
-            drive.forget(*ino, 1);
-        }
-    }
-    Ok(seen)
-}
-
-/// The first difference of two trees, for people.
-pub fn differ(is: &Seen, must: &Seen) -> Option<String> {
-    let mut paths: BTreeSet<&String> = is.keys().collect();
-    paths.extend(must.keys());
-    let path = paths.into_iter().find(|p| is.get(*p) != must.get(*p))?;
-    Some(format!("{path:?}\n  is   {:?}\n  must {:?}", is.get(path), must.get(path)))
 }
 
 impl Kernel {
@@ -472,190 +396,5 @@ impl Kernel {
                 assert!(bytes.iter().skip(at as usize).all(|b| *b == 0));
             }
         }
-    }
-
-    /// A random change.
-    pub fn choose_change(&mut self) -> Op {
-        let m = &self.model;
-        let living: Vec<Id> = (0..m.nodes.len()).filter(|i| !m.is_gone(*i)).collect();
-        let dirs: Vec<Id> = living.iter().copied().filter(|i| m.is_dir(*i)).collect();
-        let mut files: Vec<Id> =
-            living.iter().copied().filter(|i| m.nodes[*i].kind == FileKind::File).collect();
-        files.extend(self.opens.iter().copied());
-        let mut others = living.clone();
-        others.extend(self.opens.iter().copied());
-        let d = &mut self.dice;
-        let dir = *d.pick(&dirs).unwrap_or(&0);
-        let to = *d.pick(&dirs).unwrap_or(&0);
-        let name = |d: &mut Dice, dir: Id| -> Vec<u8> {
-            let there: Vec<&Vec<u8>> = m.nodes[dir].entries.keys().collect();
-            match d.below(10) {
-                0..=4 if !there.is_empty() => (*d.pick(&there).unwrap()).clone(),
-                5 => vec![b'L'; 255],
-                6 => b"\xff\n odd".to_vec(),
-                n => format!("n{}", n * d.below(3)).into_bytes(),
-            }
-        };
-        let (old, new) = (name(d, dir), name(d, to));
-        let free = format!("f{}", d.below(200)).into_bytes();
-        let fill = d.roll() as u8;
-        let time = Time { sec: d.below(2_000_000_000) as i64 - 1000, nsec: d.below(1_000_000_000) as u32 };
-        let node = *d.pick(&others).unwrap_or(&0);
-        let file = d.pick(&files).copied();
-        let other = d.pick(&files).copied();
-        let far = if d.below(6) == 0 { 300_000 } else { 20_000 };
-        match (d.below(30), file) {
-            (0..=3, _) if living.len() < 40 => {
-                Op::Make { dir, name: free, kind: FileKind::File, perm: 0o6755, target: vec![], rdev: 0 }
-            }
-            (4 | 5, _) if dirs.len() < 12 => {
-                Op::Make { dir, name: new, kind: FileKind::Directory, perm: 0o755, target: vec![], rdev: 0 }
-            }
-            (6, _) => Op::Make {
-                dir,
-                name: new,
-                kind: FileKind::Symlink,
-                perm: 0,
-                target: pattern(fill, 1 + fill as usize * 8).into_iter().map(|b| b.max(1)).collect(),
-                rdev: 0,
-            },
-            (7, _) => {
-                let kind = *d.pick(&[FileKind::Fifo, FileKind::CharDevice, FileKind::Socket]).unwrap();
-                let rdev = if kind == FileKind::CharDevice { u32::from(fill) } else { 0 };
-                Op::Make { dir, name: new, kind, perm: 0o600, target: vec![], rdev }
-            }
-            (8 | 9, Some(node)) => Op::Link { node, dir: to, name: if d.below(3) > 0 { free } else { new } },
-            (10, _) => Op::Link { node, dir: to, name: free },
-            (11 | 12, _) => Op::Unlink { dir, name: old },
-            (13, _) => Op::Rmdir { dir, name: old },
-            (14..=17, _) => {
-                let how =
-                    How { no_replace: d.below(8) == 0, exchange: d.below(4) == 0, whiteout: d.below(8) == 0 };
-                let how = if how.exchange { How { exchange: true, ..How::default() } } else { how };
-                Op::Rename { dir, name: old, to, to_name: if d.below(2) == 0 { free } else { new }, how }
-            }
-            (18..=20, Some(node)) => {
-                let most = if d.below(5) == 0 { 60_000 } else { 5_000 };
-                let len = 1 + d.below(most) as usize;
-                Op::Write {
-                    node,
-                    at: d.below(far),
-                    len,
-                    fill,
-                    append: d.below(4) == 0,
-                    kill: d.below(4) == 0,
-                }
-            }
-            (21, Some(node)) => Op::Truncate { node, size: d.below(far) },
-            (22, Some(node)) => Op::Punch { node, at: d.below(far), len: 1 + d.below(far) },
-            (23, Some(node)) => {
-                Op::Zero { node, at: d.below(far), len: 1 + d.below(9000), keep: d.below(2) == 0 }
-            }
-            (24, Some(node)) => Op::Reserve { node, at: d.below(far), len: 1 + d.below(9000) },
-            (25, Some(from)) if other.is_some_and(|o| o != from) => Op::Copy {
-                from,
-                from_at: d.below(far),
-                to: other.unwrap(),
-                to_at: d.below(far),
-                len: 1 + d.below(50_000),
-            },
-            (26, _) => Op::Chmod { node, perm: d.below(0o10000) as u16 },
-            (27, _) if d.below(2) == 0 => Op::Chown { node, uid: fill.into(), gid: 1000 },
-            (27, _) => Op::Utime { node, mtime: time },
-            (28, _) => {
-                let name = format!("user.x{}", d.below(3)).into_bytes();
-                let most = if d.below(3) == 0 { 3000 } else { 60 };
-                let len = d.below(most) as usize;
-                Op::SetXattr { node, name, len, fill }
-            }
-            (29, _) => Op::RemoveXattr { node, name: format!("user.x{}", d.below(3)).into_bytes() },
-            _ => Op::Make { dir, name: free, kind: FileKind::File, perm: 0o600, target: vec![], rdev: 0 },
-        }
-    }
-
-    /// A random step of a scenario.
-    pub fn step(&mut self, commits: bool) {
-        let step = {
-            let m = &self.model;
-            let files: Vec<Id> = (0..m.nodes.len())
-                .filter(|i| m.nodes[*i].kind == FileKind::File && (!m.is_gone(*i) || self.opens.contains(i)))
-                .collect();
-            let dirs: Vec<Id> = (0..m.nodes.len()).filter(|i| m.is_dir(*i) && !m.is_gone(*i)).collect();
-            let known: Vec<Id> = self.known.keys().copied().collect();
-            let d = &mut self.dice;
-            let file = d.pick(&files).copied();
-            match (d.below(40), file) {
-                (0 | 1, Some(f)) if self.opens.len() < 6 => Step::Open(f),
-                (2, _) if !self.opens.is_empty() => Step::Release(*d.pick(&self.opens).unwrap()),
-                (3 | 4, Some(f)) => Step::Read(f),
-                (5, Some(f)) => Step::Seek(f),
-                (6, Some(f)) => Step::Compare(f),
-                (7, _) => Step::List(*d.pick(&dirs).unwrap_or(&0), true),
-                (8, _) => Step::List(*d.pick(&dirs).unwrap_or(&0), false),
-                (9..=12, _) if !known.is_empty() => Step::Forget(*d.pick(&known).unwrap()),
-                (13 | 14, _) => Step::Sync,
-                (15, _) if commits => Step::Commit,
-                _ => Step::Do(self.choose_change()),
-            }
-        };
-        match step {
-            Step::Do(op) => self.run(&op),
-            Step::Open(id) => self.open(id),
-            Step::Release(id) => self.release(id),
-            Step::Read(id) => self.read(id),
-            Step::Seek(id) => self.seek(id),
-            Step::Compare(id) => self.compare_one(id),
-            Step::List(id, changing) => self.list(id, changing),
-            Step::Forget(id) => {
-                self.forget(id);
-            }
-            Step::Sync => self.sync(),
-            Step::Commit => self.commit(),
-        }
-    }
-
-    // Short words for scripts.
-
-    pub fn id(&self, path: &str) -> Id {
-        self.model.find(path).unwrap_or_else(|| panic!("no {path}"))
-    }
-
-    fn split(&self, path: &str) -> (Id, Vec<u8>) {
-        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
-        (self.id(dir), name.as_bytes().to_vec())
-    }
-
-    pub fn mkdir(&mut self, path: &str) {
-        let (dir, name) = self.split(path);
-        self.run(&Op::Make { dir, name, kind: FileKind::Directory, perm: 0o755, target: vec![], rdev: 0 });
-    }
-
-    pub fn put(&mut self, path: &str, fill: u8, len: usize) {
-        if self.model.find(path).is_none() {
-            let (dir, name) = self.split(path);
-            self.run(&Op::Make { dir, name, kind: FileKind::File, perm: 0o644, target: vec![], rdev: 0 });
-        }
-        let node = self.id(path);
-        self.run(&Op::Write { node, at: 0, len, fill, append: false, kill: false });
-    }
-
-    pub fn link(&mut self, path: &str, new: &str) {
-        let (node, (dir, name)) = (self.id(path), self.split(new));
-        self.run(&Op::Link { node, dir, name });
-    }
-
-    pub fn unlink(&mut self, path: &str) {
-        let (dir, name) = self.split(path);
-        self.run(&Op::Unlink { dir, name });
-    }
-
-    pub fn rmdir(&mut self, path: &str) {
-        let (dir, name) = self.split(path);
-        self.run(&Op::Rmdir { dir, name });
-    }
-
-    pub fn rename(&mut self, path: &str, new: &str, how: How) {
-        let ((dir, name), (to, to_name)) = (self.split(path), self.split(new));
-        self.run(&Op::Rename { dir, name, to, to_name, how });
     }
 }

@@ -13,6 +13,7 @@ mod model;
 // The witness is in no release build.
 #[cfg(debug_assertions)]
 mod nonces;
+mod spill;
 mod stress;
 mod world;
 

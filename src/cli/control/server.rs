@@ -178,7 +178,7 @@ impl Reply for Lines<'_> {
     }
 
     fn status(&mut self, status: &Status) -> Result<()> {
-        self.line(&Answer::Status(status.clone()))
+        self.line(&Answer::Status(Box::new(status.clone())))
     }
 
     fn entry(&mut self, entry: &LogEntry) -> Result<()> {
@@ -187,6 +187,10 @@ impl Reply for Lines<'_> {
 
     fn version(&mut self, version: Version) -> Result<()> {
         self.line(&Answer::Version(version))
+    }
+
+    fn log_level(&mut self, level: &str) -> Result<()> {
+        self.line(&Answer::LogLevel(level.to_owned()))
     }
 
     fn caller(&self) -> Option<OwnedFd> {

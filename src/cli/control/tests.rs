@@ -23,6 +23,7 @@ pub(crate) fn status() -> Status {
         cache_bytes: 3,
         online: true,
         last_error: None,
+        ..Status::default()
     }
 }
 
@@ -52,6 +53,7 @@ impl Handler for Fake {
                 Err(Error::new(Kind::Away, "no route to host").context("the store is away: try --local"))
             }
             Request::Umount { local: true } | Request::Remount { .. } => Ok(()),
+            Request::LogLevel { level } => out.log_level(&level.unwrap_or("info".into())),
             Request::Log { path } => {
                 assert_eq!(path.as_bytes(), b"a/b");
                 (0..3).rev().try_for_each(|v| out.entry(&entry(v)))
@@ -73,6 +75,7 @@ struct Heard {
     entries: Vec<LogEntry>,
     versions: Vec<Version>,
     data: Vec<u8>,
+    level: String,
 }
 
 impl Reply for Heard {
@@ -90,6 +93,10 @@ impl Reply for Heard {
     }
     fn version(&mut self, version: Version) -> Result<()> {
         self.versions.push(version);
+        Ok(())
+    }
+    fn log_level(&mut self, level: &str) -> Result<()> {
+        self.level = level.into();
         Ok(())
     }
     fn data(&mut self, bytes: &[u8]) -> Result<()> {
@@ -115,8 +122,8 @@ fn a_socket_that_is_not_the_mount_owners_is_not_asked() {
     let socket = dir.path().join(SOCKET);
     let _server = Server::start(&socket, me(), Arc::new(Fake)).unwrap();
     let connect = |owner| Client::connect(&socket).unwrap().served_by(owner);
-    assert!(connect(Some(me())).is_ok() && connect(None).is_ok());
-    let e = connect(Some(me() + 1)).err().unwrap().to_string();
+    assert!(connect(Some((me(), 0))).is_ok() && connect(None).is_ok());
+    let e = connect(Some((me() + 1, 0))).err().unwrap().to_string();
     assert!(e.contains(&format!("user {}'s", me() + 1)), "{e}");
 }
 
@@ -146,6 +153,9 @@ fn every_request_is_answered_over_a_socket() {
         outcome.unwrap();
         assert_eq!(heard.data.len(), MAX_DATA + 5 + 13);
         assert!(heard.data.ends_with(b"\n{\"done\":{}}\n"));
+        let (outcome, heard) = ask(&socket, Request::LogLevel { level: Some("debug".into()) });
+        outcome.unwrap();
+        assert_eq!(heard.level, "debug");
         ask(&socket, Request::Umount { local: true }).0.unwrap();
         let e = ask(&socket, Request::Umount { local: false }).0.unwrap_err();
         assert_eq!((e.kind(), e.exit_status()), (Kind::Away, 4));

@@ -12,7 +12,7 @@ pub struct Leave(Mutex<Asked>);
 enum Asked {
     #[default]
     Nobody,
-    /// The daemon was told to end, or the caller cannot be known again.
+    /// The caller cannot be known again.
     Always,
     /// A process that then detaches the mount and waits for the daemon's end. Where it has ended before, it did not
     /// detach (the mount was in use, or it was killed), and somebody else's end of the mount is not what it asked for.
@@ -20,10 +20,6 @@ enum Asked {
 }
 
 impl Leave {
-    pub fn always(&self) {
-        *self.0.lock() = Asked::Always;
-    }
-
     /// `caller`: a pidfd of the process that is about to detach the mount.
     pub fn asked_by(&self, caller: Option<OwnedFd>) {
         *self.0.lock() = caller.map_or(Asked::Always, Asked::By);
