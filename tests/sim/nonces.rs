@@ -6,6 +6,7 @@ use crate::kernel::Kernel;
 use crate::model::Op;
 use crate::times;
 use crate::world::{Dice, SimRandom, Snapshot, World, secret, tight};
+use nacrefs::commit::inode::FileKind;
 use nacrefs::content::DiskCache;
 use nacrefs::crypt::set::{Io, Piece, SetMap, encode_piece};
 use nacrefs::crypt::witness::Watch;
@@ -21,6 +22,14 @@ const LARGE: usize = 400_000;
 /// Something happens: mostly small edits of a large file, in sets and extents, and what a drive sees else.
 fn live(kernel: &mut Kernel, steps: u64) {
     for _ in 0..steps {
+        // Random steps may have put something else in their places.
+        let is_file = |kernel: &Kernel, name: &str| {
+            kernel.model.find(name).is_none_or(|id| kernel.model.nodes[id].kind == FileKind::File)
+        };
+        if !is_file(kernel, "large") {
+            kernel.step(true);
+            continue;
+        }
         if kernel.model.find("large").is_none() {
             kernel.put("large", 1, 1000);
             let node = kernel.id("large");
@@ -35,7 +44,8 @@ fn live(kernel: &mut Kernel, steps: u64) {
         let len = 1 + d.below(most) as usize;
         let (small, size) = (format!("small{}", d.below(30)), 500 + d.below(9_000) as usize);
         match d.below(10) {
-            8 | 9 => kernel.put(&small, fill, size),
+            8 | 9 if is_file(kernel, &small) => kernel.put(&small, fill, size),
+            8 | 9 => {}
             0..=2 => kernel.run(&Op::Write { node, at, len, fill, append: false, kill: false }),
             3 => kernel.run(&Op::Truncate { node, size: at }),
             4 => kernel.sync(),
