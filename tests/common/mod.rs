@@ -249,7 +249,10 @@ impl Drop for TestDrive {
                 }
             }
         }
-        if self.mounted {
+        // Also what a test has mounted by other commands than these.
+        let here = self.mnt.to_str().unwrap_or_default();
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        if self.mounted || mounts.split(' ').any(|field| field == here) {
             let done = Command::new(NACREFS).arg("umount").arg(&self.mnt).output();
             if !done.is_ok_and(|o| o.status.success()) {
                 self.clear();
