@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -25,8 +26,10 @@ fn bad_input_has_its_exit_status_and_one_line_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir_all(dir.path().join("full/x")).unwrap();
     fs::create_dir(dir.path().join("empty")).unwrap();
-    fs::write(dir.path().join("file"), "no key\n").unwrap();
-    fs::write(dir.path().join("pass"), "secret\n").unwrap();
+    for (name, text) in [("file", "no key\n"), ("pass", "secret\n")] {
+        fs::write(dir.path().join(name), text).unwrap();
+        fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
     let table: &[(&[&str], i32, &str)] = &[
         (&["frobnicate"], 2, "frobnicate"),
         (&["mount"], 2, "<DIR>"),

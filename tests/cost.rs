@@ -303,6 +303,26 @@ fn writes_of_a_few_bytes_stay_within_the_memory() {
     assert!(most <= limit, "{} MiB of {} MiB", most / MIB, limit / MIB);
 }
 
+/// Changing attributes makes changes as well, and extended attributes are memory.
+#[test]
+fn attributes_stay_within_the_memory() {
+    let (memory, files, big) = (sized(256, 32), sized(400_000, 60_000), sized(10_000, 1500));
+    let mut d = TestDrive::with(&format!("memory={memory}M,commit=3600"));
+    let limit = (memory + 64) * MIB;
+    make_files(&d.mnt.join("files"), files, 1000);
+    d.sync();
+    let within =
+        |most: u64, what: &str| assert!(most <= limit, "{what}: {} MiB of {} MiB", most / MIB, limit / MIB);
+    within(peak(&d, "chown", || drop(d.sh("chown -R 1000:1000 files"))), "chown");
+    let values = format!(
+        "import os\nfor n in range({big}):\n  f = 'big-%d' % n\n  open(f, 'w')\n  os.setxattr(f, 'user.x', os.urandom(60000))\n"
+    );
+    within(peak(&d, "large xattrs", || drop(d.sh(&format!("python3 - <<'E'\n{values}E")))), "large xattrs");
+    d.remount();
+    let read = "python3 -c 'import os; [os.getxattr(f, \"user.x\") for f in os.listdir() if f != \"files\"]'";
+    within(peak(&d, "reading large xattrs", || drop(d.sh(read))), "reading large xattrs");
+}
+
 /// Removing makes changes as well: a tree is removed faster than it is committed.
 #[test]
 fn removing_many_files_stays_within_the_memory() {

@@ -5,13 +5,14 @@
 #![allow(clippy::unwrap_used)]
 
 use nacrefs::cli::backend::{
-    Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, KeySlot, MountRequest, Running,
+    Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, MountRequest, Running,
 };
 use nacrefs::cli::control::{Handler, LogEntry, Progress, Reply, Request, Status};
 use nacrefs::cli::secrets::Given;
 use nacrefs::cli::values::Moment;
 use nacrefs::cli::{CONTROL_XATTR, FS_TYPE, run};
 use nacrefs::error::{Error, Kind, Result};
+use nacrefs::session::Site;
 use nacrefs::types::{DriveId, Time};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::mount::{MountFlags, UnmountFlags, unmount};
@@ -47,7 +48,7 @@ impl Backend for FakeBackend {
         let Given::KeyFile(key) = &request.secret else {
             return Err(Error::new(Kind::Secret, "no slot opens with this passphrase"));
         };
-        assert_eq!(**key, [0x11; 32]);
+        assert_eq!(key.0, [0x11; 32]);
         if request.store.ends_with("panics") {
             panic!("the drive's own fault");
         }
@@ -79,8 +80,8 @@ impl Backend for FakeBackend {
         Ok(CheckReport::default())
     }
 
-    fn keys(&self, _: &Closed) -> Result<Vec<KeySlot>> {
-        Ok(vec![KeySlot { slot: "s1".into(), kind: "key-file".into(), made: None }])
+    fn unlock(&self, _: &Closed) -> Result<Site> {
+        Err(Error::failed("this drive has no store"))
     }
 }
 
@@ -126,7 +127,9 @@ impl Handler for FakeHandler {
                 cache_bytes: 0,
                 online: true,
                 last_error: None,
+                ..Status::default()
             }),
+            Request::LogLevel { .. } => out.log_level("info"),
             Request::Sync {} | Request::Commit {} => out.version(5),
             Request::Umount { local } if !local && self.state_dir.join("away").exists() => {
                 Err(Error::new(Kind::Away, "no route to host"))
@@ -228,13 +231,19 @@ impl World {
             return None;
         }
         let world = World { dir: tempfile::tempdir().unwrap() };
-        fs::write(world.path("key"), "11".repeat(32) + "\n").unwrap();
+        world.secret("key", &("11".repeat(32) + "\n"));
         fs::create_dir(world.path("mnt")).unwrap();
         Some(world)
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Writes a file that only its owner may read: others are warned of.
+    fn secret(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     fn command(&self, line: &[&str]) -> Command {
@@ -368,7 +377,7 @@ fn a_daemon_that_died_leaves_nothing_that_a_command_cannot_clear() {
 #[test]
 fn what_goes_wrong_before_the_mount_is_told_by_the_command() {
     let Some(w) = World::new() else { return };
-    fs::write(w.path("pass"), "wrong").unwrap();
+    w.secret("pass", "wrong");
     let line = ["mount", "store", "mnt", "--state-dir", "state", "--passphrase-file", "pass"];
     let said = w.expect(3, &line);
     assert!(said.contains("nacrefs: no slot opens") && said.lines().count() == 1, "{said}");

@@ -581,7 +581,7 @@ def read_record(data):
             if flags >> bit & 1:
                 f[field] = r.time() if bit > 3 else r.var()
     elif op == 8:
-        f = dict(ino=r.var(), name=r.bytes(), value=r.bytes())
+        f = dict(ino=r.var(), name=r.bytes(), value=r.bytes(), drop_sgid=flag())
     else:
         assert op == 9
         f = dict(ino=r.var(), name=r.bytes())

@@ -1,6 +1,10 @@
 //! What people type: the one place where commands and options are defined. Help, man pages and completions
 //! come from here.
 
+mod keys;
+
+pub use keys::{Accept, KeyAdd, KeyChange, KeyCommand, KeyList, KeyRemove, NewSecretArgs, TargetArgs};
+
 use super::values::escape_message;
 use super::{exit, options};
 use crate::error::{Error, Kind};
@@ -53,6 +57,10 @@ pub enum Command {
     /// Mount a drive, and return once it is usable
     ///
     /// Without STORE: your default drive, made on first use, with a key file.
+    ///
+    /// SIGTERM and SIGINT commit and unmount; where the store cannot be reached the rest stays in the journal, and the
+    /// daemon's exit status is 4. A second one does not wait. SIGHUP opens the log anew and commits; SIGUSR1 writes the
+    /// status into the log.
     #[command(
         allow_missing_positional = true,
         after_help = MOUNT_EXAMPLES,
@@ -69,10 +77,26 @@ pub enum Command {
     #[command(after_help = "Examples:\n  nacrefs sync\n  nacrefs sync ~/drive")]
     Sync(Sync),
     /// Show mounted drives, or one drive
+    ///
+    /// A drive whose daemon has died, or does not answer within a few seconds, is shown as such, and the exit status
+    /// is 1. With -v: also what is of use to few.
     #[command(
         after_help = "Examples:\n  nacrefs status\n  nacrefs status ~/drive --json\n  nacrefs status --store /srv/store"
     )]
     Status(Status),
+    /// Find what is wrong with the machine, the mount, the key or the store, and say what to do
+    ///
+    /// Changes nothing, and asks for no passphrase: without one (see --passphrase-file) what is sealed is not looked
+    /// at. Exit status 0: all is well, though there may be warnings; 1: something is wrong.
+    #[command(
+        after_help = "Examples:\n  nacrefs doctor                 this machine, and all drives that are mounted\n  nacrefs doctor ~/drive\n  nacrefs doctor /srv/store --key-file ~/key"
+    )]
+    Doctor(Doctor),
+    /// Show or change how much the log of a mounted drive tells, while it runs
+    #[command(
+        after_help = "Examples:\n  nacrefs log-level ~/drive\n  nacrefs log-level ~/drive debug\n  nacrefs log-level ~/drive info,nacrefs::store=trace"
+    )]
+    LogLevel(LogLevel),
     /// List the versions of a drive, or of one file or directory, newest first
     #[command(
         after_help = "Examples:\n  nacrefs log\n  nacrefs log ~/drive/report.txt\n  nacrefs log --store /srv/store report.txt --json"
@@ -90,6 +114,12 @@ pub enum Command {
     /// Manage what opens a drive
     #[command(subcommand)]
     Key(KeyCommand),
+    /// After a rollback or a fork was reported: compare, and go on from what the store shows
+    ///
+    /// Shows the version that this machine has seen and the one that the store shows. What this machine had not stored
+    /// yet is not deleted: it is moved aside, into a state directory of its own.
+    #[command(after_help = "Examples:\n  nacrefs accept /srv/store\n  nacrefs accept --yes /srv/store")]
+    Accept(Accept),
     /// Print completions for a shell
     #[command(
         after_help = "Examples:\n  nacrefs completions bash >~/.local/share/bash-completion/completions/nacrefs"
@@ -111,8 +141,8 @@ pub struct SecretArgs {
     /// Read the passphrase from a file
     ///
     /// Without this and without a key file, the first of these counts: NACREFS_PASSPHRASE_FILE,
-    /// NACREFS_PASSPHRASE_COMMAND, NACREFS_PASSPHRASE, a systemd credential named nacrefs.passphrase, and at last
-    /// a question on the terminal.
+    /// NACREFS_PASSPHRASE_COMMAND, NACREFS_PASSPHRASE, a systemd credential named nacrefs.passphrase or nacrefs.key,
+    /// and at last a question on the terminal.
     #[arg(long, value_name = "F", conflicts_with = "key_file")]
     pub passphrase_file: Option<PathBuf>,
     /// Open the drive with a key file
@@ -196,6 +226,28 @@ pub struct Status {
 }
 
 #[derive(Args, Debug)]
+pub struct Doctor {
+    /// A mounted directory, or a store [default: this machine, and every drive that is mounted]
+    #[arg(value_name = "DIR|STORE")]
+    pub target: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub secrets: SecretArgs,
+    #[command(flatten)]
+    pub state: StateArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct LogLevel {
+    /// A mounted directory, or anything in it
+    pub dir: PathBuf,
+    /// off, error, warn, info, debug or trace; also MODULE=LEVEL, several between commas [default: only show it]
+    pub level: Option<String>,
+}
+
+#[derive(Args, Debug)]
 pub struct Log {
     /// A file or directory, by its present name [default: the whole drive]
     pub path: Option<PathBuf>,
@@ -228,26 +280,6 @@ pub struct Check {
     #[arg(long, value_name = "N/T", requires = "read_data", value_parser = parse_subset)]
     pub subset: Option<(u32, u32)>,
     /// Print one JSON document
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub secrets: SecretArgs,
-    #[command(flatten)]
-    pub state: StateArgs,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum KeyCommand {
-    /// List the passphrases, key files and recovery codes that open a drive
-    #[command(after_help = "Examples:\n  nacrefs key list /srv/store")]
-    List(KeyList),
-}
-
-#[derive(Args, Debug)]
-pub struct KeyList {
-    /// A URL or a path [default: your default drive]
-    pub store: Option<PathBuf>,
-    /// Print one JSON object a line
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -368,7 +400,7 @@ mod tests {
         }
         let mut seen = 0;
         walk(&definition(), &mut seen);
-        assert_eq!(seen, 11);
+        assert_eq!(seen, 17);
     }
 
     #[test]

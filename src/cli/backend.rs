@@ -1,10 +1,11 @@
 //! What the command line asks of the drive: the seam between them.
 
 use super::control::{Handler, Progress, Reply, Request};
+use super::metrics::Page;
 use super::options::MountOptions;
 use super::secrets::Given;
-use super::values::Moment;
 use crate::error::Result;
+use crate::session::Site;
 use crate::types::DriveId;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -37,8 +38,8 @@ pub trait Backend {
         progress: &mut dyn FnMut(&Progress) -> Result<()>,
     ) -> Result<CheckReport>;
 
-    /// What opens the drive.
-    fn keys(&self, drive: &Closed) -> Result<Vec<KeySlot>>;
+    /// Opens a drive's store, to work on its key slots or on what a state directory remembers of it.
+    fn unlock(&self, drive: &Closed) -> Result<Site>;
 }
 
 /// A drive that is opened without being mounted.
@@ -74,6 +75,8 @@ pub struct MountRequest {
     pub state_dir: PathBuf,
     /// What `getxattr(…, "nacre.control")` must answer on every directory of the mount.
     pub control: PathBuf,
+    /// What `status` is to say of a thief of this machine's disk, if anything.
+    pub unprotected: Option<String>,
     pub options: MountOptions,
 }
 
@@ -83,9 +86,13 @@ pub trait Running: Send + Sync {
     fn handler(&self) -> Arc<dyn Handler>;
     /// Waits until it is unmounted, by whomever, and everything acknowledged is in the journal.
     fn wait(&self) -> Result<()>;
-    /// Detaches the mount, even one in use, and leaves what is not in the store to the journal; `wait` then
-    /// returns. Called on SIGTERM, SIGINT and SIGHUP.
+    /// Commits for as long as that gets somewhere, then detaches the mount, even one in use; `wait` then returns, with
+    /// an error where something is left to the journal.
     fn stop(&self);
+    /// Has `stop` wait for nothing any more: the rest stays in the journal.
+    fn hurry(&self) {}
+    /// Writes the metrics.
+    fn measure(&self, _: &mut Page) {}
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -120,13 +127,4 @@ pub struct Problem {
     pub what: String,
     /// Files that need it, as far as known, made safe to print.
     pub files: Vec<String>,
-}
-
-/// One of the things that open a drive. The JSON fields are a contract.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct KeySlot {
-    pub slot: String,
-    /// `passphrase`, `key-file` or `recovery-code`.
-    pub kind: String,
-    pub made: Option<Moment>,
 }

@@ -1,19 +1,21 @@
 //! The commands that ask, print and are done.
 
 use super::App;
-use super::args::{self, ClosedArgs, SecretArgs, StateArgs};
+use super::args::{self, ClosedArgs, SecretArgs, StateArgs, TargetArgs};
 use super::backend::{CheckOptions, Closed, InitOptions};
-use super::control::{At, Client, Request};
+use super::control::{At, Client, LogEntry, Progress, Reply, Request, Status};
 use super::daemon;
-use super::mounts::{self, shown};
-use super::output::{self, Screen};
+use super::logging;
+use super::mounts::{self, Mount, shown};
+use super::output::Screen;
 use super::paths::{file_url, resolve, store_url, url_path};
 use super::secrets::{self, Given};
 use super::values::DrivePath;
 use crate::commit::When;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::SystemRandom;
-use std::path::Path;
+use crate::types::Version;
+use std::path::{Path, PathBuf};
 
 /// Makes a drive, and says once what opens it if the passphrase or key is lost.
 pub fn init(app: &App, args: &args::Init) -> Result<()> {
@@ -25,7 +27,7 @@ pub fn init(app: &App, args: &args::Init) -> Result<()> {
             made_key = Some(shown(&resolve(file)?));
             Given::KeyFile(secrets::make_key(file, &SystemRandom)?)
         }
-        _ => secrets::find_new(&args.secrets, &app.env, &mut secrets::ask_terminal)?,
+        _ => secrets::find_new(&args.secrets, &app.env.open, &mut secrets::ask_terminal)?,
     };
     let created = app.backend.init(&store, &secret, &InitOptions { recovery_code: true })?;
     let mut screen = Screen::new(false);
@@ -34,17 +36,15 @@ pub fn init(app: &App, args: &args::Init) -> Result<()> {
         screen.line(&format!("made the key file {key}: back it up, away from this machine"))?;
     }
     if let Some(code) = created.recovery_code {
-        screen.line(&format!("recovery code: {}", *code))?;
-        screen.line(
-            "Write it down and keep it safe: it opens the drive (--recovery), and is shown only now.",
-        )?;
+        screen.recovery_code(&code)?;
     }
     screen.finish()
 }
 
 /// Asks the daemon of a mount.
-fn ask(point: &Path, request: &Request, screen: &mut Screen) -> Result<()> {
-    Client::connect(&mounts::control_socket(point)?)?.ask(request, screen)
+fn ask(mount: &Mount, request: &Request, screen: &mut Screen) -> Result<()> {
+    let daemon = Client::connect(&mounts::control_socket(&mount.point)?)?;
+    daemon.served_by(mount.owner())?.ask(request, screen)
 }
 
 pub fn sync(args: &args::Sync) -> Result<()> {
@@ -53,38 +53,19 @@ pub fn sync(args: &args::Sync) -> Result<()> {
         None => mounts::implied()?,
     };
     let mut screen = Screen::new(false);
-    ask(&mount.point, &Request::Sync {}, &mut screen)?;
+    ask(&mount, &Request::Sync {}, &mut screen)?;
     screen.finish()
 }
 
-pub fn status(app: &App, args: &args::Status) -> Result<()> {
-    let mut screen = Screen::new(args.json);
-    let request = Request::Status {};
-    if let Some(store) = &args.closed.store {
-        let drive = closed(app, Some(store), &args.closed.secrets, &args.closed.state)?;
-        app.backend.answer(&drive, request, &mut screen)?;
-        return screen.finish();
+/// Shows or changes how much a daemon's log tells.
+pub fn log_level(args: &args::LogLevel) -> Result<()> {
+    if let Some(level) = &args.level {
+        logging::parse_level(level)?;
     }
-    if let Some(dir) = &args.dir {
-        ask(&mounts::locate(dir)?.0.point, &request, &mut screen)?;
-        return screen.finish();
-    }
-    let mut mounted = mounts::ours()?;
-    mounted.retain(|m| !mounts::is_closed(&m.point));
-    if mounted.is_empty() && !args.json {
-        screen.line("no nacrefs drive is mounted")?;
-    }
-    // One drive in trouble does not hide the others; the last trouble is what the command ends with.
-    let mut trouble = None;
-    for mount in mounted {
-        if let Err(e) = ask(&mount.point, &request, &mut screen)
-            && let Some(earlier) = trouble.replace(e)
-        {
-            eprintln!("{}", output::error_line(&earlier, false));
-        }
-    }
-    screen.finish()?;
-    trouble.map_or(Ok(()), Err)
+    let mut screen = Screen::new(false);
+    let request = Request::LogLevel { level: args.level.clone() };
+    ask(&mounts::locate(&args.dir)?.0, &request, &mut screen)?;
+    screen.finish()
 }
 
 pub fn log(app: &App, args: &args::Log) -> Result<()> {
@@ -98,7 +79,7 @@ pub fn log(app: &App, args: &args::Log) -> Result<()> {
             Some(path) => mounts::locate(path)?,
             None => (mounts::implied()?, DrivePath::default()),
         };
-        ask(&mount.point, &Request::Log { path }, &mut screen)?;
+        ask(&mount, &Request::Log { path }, &mut screen)?;
     }
     screen.finish()
 }
@@ -113,7 +94,7 @@ pub fn cat(app: &App, args: &args::Cat) -> Result<()> {
         app.backend.answer(&drive, Request::Cat { path, at }, &mut screen)?;
     } else {
         let (mount, path) = mounts::locate(&args.path)?;
-        ask(&mount.point, &Request::Cat { path, at }, &mut screen)?;
+        ask(&mount, &Request::Cat { path, at }, &mut screen)?;
     }
     screen.finish()
 }
@@ -122,10 +103,7 @@ pub fn check(app: &App, args: &args::Check) -> Result<()> {
     let drive = closed(app, args.store.as_deref(), &args.secrets, &args.state)?;
     let options = CheckOptions { read_data: args.read_data, subset: args.subset };
     let mut screen = Screen::new(args.json);
-    let report = {
-        use super::control::Reply;
-        app.backend.check(&drive, &options, &mut |progress| screen.progress(progress))?
-    };
+    let report = { app.backend.check(&drive, &options, &mut |progress| screen.progress(progress))? };
     screen.check(&report)?;
     screen.finish()?;
     match report.problems.len() {
@@ -134,17 +112,13 @@ pub fn check(app: &App, args: &args::Check) -> Result<()> {
     }
 }
 
-pub fn key_list(app: &App, args: &args::KeyList) -> Result<()> {
-    let drive = closed(app, args.store.as_deref(), &args.secrets, &args.state)?;
-    let mut screen = Screen::new(args.json);
-    for slot in app.backend.keys(&drive)? {
-        screen.key(&slot)?;
-    }
-    screen.finish()
-}
-
 /// A drive to be opened without a mount; its existence is checked before a secret is asked for.
-fn closed(app: &App, store: Option<&Path>, flags: &SecretArgs, state: &StateArgs) -> Result<Closed> {
+pub(super) fn closed(
+    app: &App,
+    store: Option<&Path>,
+    flags: &SecretArgs,
+    state: &StateArgs,
+) -> Result<Closed> {
     let url = app.store(store)?;
     let places = app.places();
     let key = places.as_ref().ok().filter(|p| file_url(&p.store) == url).map(|p| p.key.as_path());
@@ -154,15 +128,73 @@ fn closed(app: &App, store: Option<&Path>, flags: &SecretArgs, state: &StateArgs
             format!("no STORE is given, and there is no default drive in {url}"),
         ));
     }
+    let drive = app.backend.drive_id(&url)?;
     let state_dir = match state.state_dir.as_ref().or(app.state_dir_env.as_ref()) {
         Some(dir) => resolve(dir)?,
-        None => {
-            let drive = app.backend.drive_id(&url)?;
-            app.places()?.state_dir(drive)
-        }
+        None => app.places()?.state_dir(drive),
     };
-    let secret = secrets::find(flags, key, &app.env, &mut secrets::ask_terminal)?;
+    let secret = secrets::find(flags, key, &app.env.open, &mut secrets::ask_terminal)?;
     Ok(Closed { store: url, secret, state_dir })
+}
+
+/// The same for a drive that may be named by its mount.
+pub fn target(app: &App, target: &TargetArgs) -> Result<Closed> {
+    let TargetArgs { target, store, secrets, state } = target;
+    let Some(point) = target.as_deref().map(mount_point).transpose()?.flatten() else {
+        return closed(app, store.as_deref().or(target.as_deref()), secrets, state);
+    };
+    let control = mounts::control_socket(&point)?;
+    let mut heard = Heard::default();
+    Client::connect(&control)?.ask(&Request::Status {}, &mut heard)?;
+    let status = heard.status.ok_or_else(|| Error::failed("the drive's daemon does not tell its store"))?;
+    let state = StateArgs { state_dir: control.parent().map(Path::to_path_buf) };
+    closed(app, Some(Path::new(&status.store)), secrets, &state)
+}
+
+/// The mount that a path lies in, unless it is a store.
+fn mount_point(path: &Path) -> Result<Option<PathBuf>> {
+    let is_url = path.to_str().is_some_and(|text| text.contains("://"));
+    if is_url || mounts::at(path)?.is_none() && path.join("nacre.json").exists() {
+        return Ok(None);
+    }
+    match mounts::locate(path) {
+        Ok((mount, _)) => Ok(Some(mount.point)),
+        Err(e) if e.kind() == Kind::NotADrive => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Keeps the status that a drive answers with.
+#[derive(Default)]
+struct Heard {
+    status: Option<Status>,
+}
+
+impl Reply for Heard {
+    fn progress(&mut self, _: &Progress) -> Result<()> {
+        Ok(())
+    }
+
+    fn status(&mut self, status: &Status) -> Result<()> {
+        self.status = Some(status.clone());
+        Ok(())
+    }
+
+    fn entry(&mut self, _: &LogEntry) -> Result<()> {
+        Ok(())
+    }
+
+    fn version(&mut self, _: Version) -> Result<()> {
+        Ok(())
+    }
+
+    fn data(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn log_level(&mut self, _: &str) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Prints completions for a shell.
@@ -254,13 +286,19 @@ mod tests {
         names.sort();
         let want = [
             "",
+            "-accept",
             "-cat",
             "-check",
             "-completions",
+            "-doctor",
             "-init",
+            "-key-add",
+            "-key-change",
             "-key-list",
+            "-key-remove",
             "-key",
             "-log",
+            "-log-level",
             "-man",
             "-mount",
             "-status",

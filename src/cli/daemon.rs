@@ -1,24 +1,16 @@
-//! Going into the background, and what a process that serves a mount owes to its surroundings: signals, logs,
-//! and no secrets in core files.
+//! Going into the background, and what a process that serves a mount owes to its surroundings.
 
-use super::backend::Running;
 use super::control::Failure;
-use super::exit;
-use crate::error::{Context, Error, Kind, Result};
-use parking_lot::Mutex;
+use super::logging::replace;
+use super::output::Spinner;
+use crate::error::{Context, Error, Result};
+use crate::sys::dirs::make_dir;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, DirBuilder, File};
-use std::io::{IsTerminal, PipeReader, PipeWriter, Read, Write};
+use std::fs::{self, File};
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
-use tracing_subscriber::EnvFilter;
-
-/// The name of the log in a state directory.
-pub const LOG: &str = "log";
-/// At the start of a daemon a log larger than this becomes `log.old`.
-const LOG_LIMIT: u64 = 4 << 20;
 
 /// What a daemon tells the command that started it, once.
 #[derive(Serialize, Deserialize)]
@@ -86,19 +78,11 @@ fn detach(pipe: &PipeWriter) -> Result<()> {
     Ok(())
 }
 
-/// Makes a standard descriptor mean `file`.
-fn replace(file: &File, standard: i32) -> Result<()> {
-    // SAFETY: both are descriptors of this process; dup2 touches no memory.
-    match unsafe { libc::dup2(file.as_raw_fd(), standard) } {
-        -1 => Err(std::io::Error::last_os_error()).context(|| "cannot redirect standard descriptors"),
-        _ => Ok(()),
-    }
-}
-
 impl Waiting {
     /// Waits until the daemon is ready, and returns the lines that it wants printed, or its error.
     pub fn wait(mut self) -> Result<Vec<String>> {
         let mut said = Vec::new();
+        let _spinner = Spinner::start("opening the drive");
         self.pipe.read_to_end(&mut said).context(|| "cannot hear the daemon")?;
         match serde_json::from_slice(&said) {
             Ok(Outcome::Ready(lines)) => Ok(lines),
@@ -147,111 +131,33 @@ pub fn keep_files_private() {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
-/// Makes the state directory, for its owner only. The directories above it are made like any.
+/// Makes the state directory, durably and for the caller only. One that is there must be so.
 pub fn make_state_dir(dir: &Path) -> Result<()> {
     let failed = || format!("cannot make the state directory {}", dir.display());
-    if let Some(above) = dir.parent() {
-        fs::create_dir_all(above).context(failed)?;
-    }
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && dir.is_dir() => {}
-        made => made.context(failed)?,
-    }
-    let mode = rustix::fs::stat(dir).map_err(std::io::Error::from).context(failed)?.st_mode & 0o077;
-    if mode != 0 {
+    make_dir(dir).context(failed)?;
+    let found = fs::metadata(dir).context(failed)?;
+    check_owner(dir, found.uid(), rustix::process::geteuid().as_raw())?;
+    if found.mode() & 0o077 != 0 {
         return Err(Error::failed(format!("{} is open to others: chmod 700 it", dir.display())));
     }
     Ok(())
 }
 
-/// From here on standard error is the log in the state directory.
-pub fn log_to(state_dir: &Path) -> Result<()> {
-    let path = state_dir.join(LOG);
-    let failed = || format!("cannot open the log {}", path.display());
-    if fs::metadata(&path).is_ok_and(|m| m.len() > LOG_LIMIT) {
-        fs::rename(&path, state_dir.join("log.old")).context(failed)?;
+/// Whoever owns a state directory can put other files there, a socket too: it must be the caller's own.
+fn check_owner(dir: &Path, owner: u32, me: u32) -> Result<()> {
+    if owner == me {
+        return Ok(());
     }
-    let log = File::options().append(true).create(true).mode(0o600).open(&path).context(failed)?;
-    replace(&log, libc::STDERR_FILENO)
-}
-
-/// Starts logging, to standard error. `NACREFS_LOG` says what (`debug`, `nacrefs::journal=trace`, …).
-pub fn start_logging(default: &str) -> Result<()> {
-    let filter = match std::env::var("NACREFS_LOG") {
-        Ok(text) => EnvFilter::try_new(&text).map_err(|e| {
-            Error::new(Kind::Usage, format!("NACREFS_LOG={text:?} is no filter")).with_source(e)
-        })?,
-        Err(_) => EnvFilter::new(default),
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        // It would be told with `eprintln!`, which panics on a full disk.
-        .log_internal_errors(false)
-        .try_init()
-        .map_err(|e| Error::failed(format!("cannot start logging: {e}")))
-}
-
-/// Ends a mount on SIGTERM, SIGINT and SIGHUP: the first stops it, which leaves the rest to the journal; the
-/// second ends the process.
-pub struct Signals {
-    running: Arc<Mutex<Option<Arc<dyn Running>>>>,
-}
-
-impl Signals {
-    /// Must be called before any thread is made: threads inherit that these signals are blocked.
-    pub fn watch() -> Result<Signals> {
-        let running = Arc::new(Mutex::new(None));
-        let set = block_signals()?;
-        let watched = Signals { running: running.clone() };
-        std::thread::Builder::new()
-            .name("signals".into())
-            .spawn(move || {
-                wait_signal(&set);
-                let stopped: Option<Arc<dyn Running>> = running.lock().take();
-                if let Some(mount) = stopped {
-                    tracing::info!("told to end: detaching; what is not stored stays in the journal");
-                    mount.stop();
-                    wait_signal(&set);
-                }
-                std::process::exit(exit::INTERRUPTED.into());
-            })
-            .context(|| "cannot start a thread for signals")?;
-        Ok(watched)
-    }
-
-    /// From now on a signal stops this mount, rather than the process.
-    pub fn stop_on_signal(&self, mount: Arc<dyn Running>) {
-        *self.running.lock() = Some(mount);
-    }
-}
-
-fn block_signals() -> Result<libc::sigset_t> {
-    let mut set = std::mem::MaybeUninit::uninit();
-    // SAFETY: `sigemptyset` initialises the set; the calls that follow use it, and the signal numbers are valid.
-    unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        let mut set = set.assume_init();
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-            libc::sigaddset(&mut set, signal);
-        }
-        match libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) {
-            0 => Ok(set),
-            e => Err(std::io::Error::from_raw_os_error(e)).context(|| "cannot block signals"),
-        }
-    }
-}
-
-fn wait_signal(set: &libc::sigset_t) {
-    let mut signal = 0;
-    // SAFETY: both point to values of the right types; the set is of blocked signals. It fails only for a bad set.
-    unsafe { libc::sigwait(set, &mut signal) };
+    Err(Error::failed(format!(
+        "the state directory {} belongs to user {owner}, not to you (user {me}): use --state-dir, or become user {owner}",
+        dir.display()
+    )))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -267,9 +173,20 @@ mod tests {
         assert!(make_state_dir(&dir.path().join("file")).is_err());
     }
 
+    /// Root would keep its journal, and its control socket, in a directory whose owner can swap them.
+    #[test]
+    fn a_state_directory_of_another_user_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        make_state_dir(&state).unwrap();
+        std::os::unix::fs::chown(&state, Some(1000), None).unwrap();
+        let e = make_state_dir(&state).unwrap_err().to_string();
+        assert!(e.contains("belongs to user 1000") && e.contains("--state-dir"), "{e}");
+    }
+
     #[test]
     fn a_process_with_threads_does_not_fork() {
-        let stop = Arc::new(std::sync::Barrier::new(2));
+        let stop = std::sync::Arc::new(std::sync::Barrier::new(2));
         let waits = stop.clone();
         let thread = std::thread::spawn(move || waits.wait());
         assert!(fork().is_err());

@@ -1,26 +1,30 @@
 //! The real drives behind the command line: [`Backend`] over [`session`](crate::session).
 
 mod answers;
+mod ending;
+mod leave;
 mod live;
+mod measures;
 mod mounted;
 
 use super::backend::{
-    Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, KeySlot, MountRequest, Problem, Running,
+    Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, MountRequest, Problem, Running,
 };
 use super::control::{Progress, Reply, Request};
 use super::options::MountOptions;
+use super::output::Spinner;
 use super::paths::url_path;
 use super::secrets::Given;
-use super::values::{Moment, escape};
+use super::values::escape;
 use crate::commit::check;
-use crate::crypt::{KdfParams, RecoveryCode, Secret, SlotKind};
+use crate::crypt::{KdfParams, RecoveryCode, Secret};
 use crate::drive::Settings;
 use crate::error::{Error, Kind, Result};
 use crate::session::{self, Site, StateDir, slots};
 use crate::store::OpenOptions;
 use crate::sys::memory::settle_allocator;
 use crate::sys::{SystemClock, SystemRandom};
-use crate::types::{DriveId, Key, hex};
+use crate::types::{DriveId, Key};
 use answers::Past;
 use mounted::Mounted;
 use std::sync::Arc;
@@ -29,11 +33,17 @@ use std::time::Duration;
 /// Drives in stores that can be reached from here.
 pub struct Drives;
 
+/// Opens a store, which takes its time where the secret is a passphrase.
+fn unlock(store: &str, secret: &Given) -> Result<Site> {
+    let _spinner = Spinner::start("opening the drive");
+    Site::unlock(store, &secret_of(secret)?)
+}
+
 /// The secret, in the words of the key slots.
-fn secret_of(given: &Given) -> Result<Secret> {
+pub fn secret_of(given: &Given) -> Result<Secret> {
     Ok(match given {
         Given::Passphrase(text) => Secret::Passphrase(text.clone()),
-        Given::KeyFile(key) => Secret::KeyFile(Key(**key)),
+        Given::KeyFile(key) => Secret::KeyFile(Key::clone(key)),
         Given::Recovery(text) => Secret::Recovery(RecoveryCode::parse(text)?),
     })
 }
@@ -62,6 +72,7 @@ impl Backend for Drives {
         let secret = secret_of(secret)?;
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let params = KdfParams::default();
+        let _spinner = Spinner::start("making the drive");
         let made =
             session::init(store, &secret, params, owner, options.recovery_code, &SystemClock, &SystemRandom)?;
         Ok(Created { drive: made.drive, recovery_code: made.recovery })
@@ -78,12 +89,18 @@ impl Backend for Drives {
         settle_allocator();
         // Before the secrets are opened, so that a drive in use is known at once.
         let state = StateDir::open(&request.state_dir)?;
-        let site = Site::unlock(&request.store, &secret_of(&request.secret)?)?;
+        let site = unlock(&request.store, &request.secret)?;
+        if let Some(slot) = site.slot.as_ref().filter(|slot| slot.is_weak()) {
+            tracing::warn!(
+                "key slot {} was made with less than today's argon2id: 'nacrefs key change' strengthens it",
+                slot.id()
+            );
+        }
         Ok(Mounted::start(request, site, state)?)
     }
 
     fn answer(&self, drive: &Closed, request: Request, out: &mut dyn Reply) -> Result<()> {
-        let site = Site::unlock(&drive.store, &secret_of(&drive.secret)?)?;
+        let site = unlock(&drive.store, &drive.secret)?;
         let mut warn = |e: Error| eprintln!("{}", crate::cli::output::error_line(&e, false));
         let newest = site.newest_opened(&drive.state_dir, &mut warn)?;
         let past = Past::new(&site, newest, None);
@@ -91,7 +108,7 @@ impl Backend for Drives {
             Request::Status {} => out.status(&past.status(&drive.store)),
             Request::Log { path } => past.log(&path, out),
             Request::Cat { path, at } => past.cat(&path, at, out),
-            Request::Sync {} | Request::Commit {} | Request::Umount { .. } => {
+            Request::Sync {} | Request::Commit {} | Request::Umount { .. } | Request::LogLevel { .. } => {
                 Err(Error::new(Kind::NotADrive, format!("{} is not mounted here", drive.store)))
             }
         }
@@ -103,7 +120,7 @@ impl Backend for Drives {
         options: &CheckOptions,
         progress: &mut dyn FnMut(&Progress) -> Result<()>,
     ) -> Result<CheckReport> {
-        let site = Site::unlock(&drive.store, &secret_of(&drive.secret)?)?;
+        let site = unlock(&drive.store, &drive.secret)?;
         // What is lost is among the findings.
         let newest = site.newest_opened(&drive.state_dir, &mut |_| {})?;
         let store = site.chunk_store(newest.commit.runs.clone(), None);
@@ -149,20 +166,8 @@ impl Backend for Drives {
         })
     }
 
-    fn keys(&self, drive: &Closed) -> Result<Vec<KeySlot>> {
-        let site = Site::unlock(&drive.store, &secret_of(&drive.secret)?)?;
-        let slots = slots::list(&*site.objects)?.slots;
-        let told = |s: &crate::crypt::Slot| KeySlot {
-            slot: hex(&s.id().0),
-            kind: match s.kind() {
-                SlotKind::Passphrase => "passphrase",
-                SlotKind::KeyFile => "key-file",
-                SlotKind::Recovery => "recovery-code",
-            }
-            .into(),
-            made: Some(Moment(s.created())),
-        };
-        Ok(slots.iter().map(told).collect())
+    fn unlock(&self, drive: &Closed) -> Result<Site> {
+        unlock(&drive.store, &drive.secret)
     }
 }
 

@@ -3,19 +3,28 @@
 //! A command either asks the daemon of a mount ([`control`]) or opens the drive itself ([`backend::Backend`]);
 //! `mount` becomes such a daemon.
 
+mod accept;
 pub mod args;
 pub mod backend;
 mod commands;
 pub mod control;
 mod daemon;
+mod doctor;
 mod drives;
 pub mod exit;
+mod keys;
+mod logging;
+pub mod metrics;
 mod mount;
 mod mounts;
 pub mod options;
 mod output;
 pub mod paths;
+mod probe;
+mod prompt;
 pub mod secrets;
+mod signals;
+mod status;
 mod umount;
 pub mod values;
 
@@ -27,14 +36,14 @@ use crate::error::Result;
 use args::{Cli, Command, KeyCommand, Parsed};
 use backend::Backend;
 use paths::Locations;
-use secrets::SecretEnv;
+use secrets::Environment;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// What all commands share.
 struct App<'b> {
     backend: &'b dyn Backend,
-    env: SecretEnv,
+    env: Environment,
     state_dir_env: Option<PathBuf>,
 }
 
@@ -64,7 +73,7 @@ pub fn run(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>) -> u
 
 fn start(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>, verbose: &mut bool) -> Result<u8> {
     // SAFETY: this is called before any thread is made (see `run`).
-    let env = unsafe { SecretEnv::take() };
+    let env = unsafe { Environment::take() };
     let cli = match args::parse(line)? {
         Parsed::Run(cli) => cli,
         Parsed::Print(text) => return output::print(&text).map(|()| exit::DONE),
@@ -83,18 +92,24 @@ fn start(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>, verbos
 fn execute(app: &App, cli: &Cli) -> Result<()> {
     // A mount starts its log once it knows where; the others only complain.
     if !matches!(cli.command, Command::Mount(_)) {
-        daemon::start_logging("error")?;
+        logging::start("error", &logging::LogOptions::default())?;
     }
     match &cli.command {
         Command::Init(args) => commands::init(app, args),
         Command::Mount(args) => mount::run(app, args),
         Command::Umount(args) => umount::run(args),
         Command::Sync(args) => commands::sync(args),
-        Command::Status(args) => commands::status(app, args),
+        Command::Status(args) => status::run(app, args, cli.verbose),
+        Command::Doctor(args) => doctor::run(app, args),
+        Command::LogLevel(args) => commands::log_level(args),
         Command::Log(args) => commands::log(app, args),
         Command::Cat(args) => commands::cat(app, args),
         Command::Check(args) => commands::check(app, args),
-        Command::Key(KeyCommand::List(args)) => commands::key_list(app, args),
+        Command::Key(KeyCommand::List(args)) => keys::list(app, args),
+        Command::Key(KeyCommand::Add(args)) => keys::add(app, args),
+        Command::Key(KeyCommand::Remove(args)) => keys::remove(app, args),
+        Command::Key(KeyCommand::Change(args)) => keys::change(app, args),
+        Command::Accept(args) => accept::run(app, args),
         Command::Completions { shell } => commands::completions(*shell),
         Command::Man(args) => commands::man(args),
         Command::ExitStatus => output::print(&format!("{}\n", exit::HELP)),

@@ -4,15 +4,19 @@ use super::App;
 use super::args;
 use super::backend::{InitOptions, MountRequest};
 use super::control::{SOCKET, Server};
-use super::daemon::{self, Report, Side, Signals};
+use super::daemon::{self, Report, Side};
+use super::doctor;
+use super::logging;
+use super::metrics::{self, Listener};
 use super::mounts::{self, shown};
 use super::options::MountOptions;
 use super::paths::{file_url, resolve, url_path};
 use super::secrets::{self, Given};
+use super::signals::Signals;
 use super::umount::detach;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::SystemRandom;
-use std::os::unix::fs::MetadataExt;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 /// What is known before the daemon is started.
@@ -38,6 +42,7 @@ enum Secret {
 /// used, and in the daemon once it has ended.
 pub fn run(app: &App, args: &args::Mount) -> Result<()> {
     let plan = plan(app, args)?;
+    app.env.forget();
     if plan.options.foreground {
         return serve(app, plan, &mut Report::foreground());
     }
@@ -78,7 +83,7 @@ fn plan(app: &App, args: &args::Mount) -> Result<Plan> {
     let make = args.store.is_none() && url_path(&store).is_some_and(|path| is_missing_or_empty(&path));
     let flagged = flags.key_file.is_some() || flags.passphrase_file.is_some() || flags.recovery;
     let key = places.as_ref().ok().map(|p| p.key.clone()).filter(|_| is_default);
-    let env = &app.env;
+    let env = &app.env.open;
     let ask = &mut secrets::ask_terminal;
     let key_file = flags.key_file.as_deref().map(resolve).transpose()?;
     let key_file = key_file.or(key.clone().filter(|k| !flagged && (make || k.exists())));
@@ -96,13 +101,13 @@ fn plan(app: &App, args: &args::Mount) -> Result<Plan> {
 /// The life of a mount, from opening the drive to its end.
 fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     daemon::keep_files_private();
-    let signals = Signals::watch()?;
+    let signals = Signals::watch(report.is_foreground() && std::io::stderr().is_terminal())?;
     let secret = match plan.secret {
         Secret::Given(secret) => secret,
         Secret::NewKey(file) => Given::KeyFile(secrets::make_key(&file, &SystemRandom)?),
     };
     if report.is_foreground() {
-        daemon::start_logging("info")?;
+        logging::start("info", &plan.options.log)?;
     }
     let made = match plan.make {
         true => Some(app.backend.init(&plan.store, &secret, &InitOptions { recovery_code: false })?.drive),
@@ -115,17 +120,18 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     };
     daemon::make_state_dir(&state_dir)?;
     if !report.is_foreground() {
-        daemon::log_to(&state_dir)?;
-        daemon::start_logging("info")?;
+        logging::log_to(&state_dir)?;
+        logging::start("info", &plan.options.log)?;
     }
     let mut lines = Vec::new();
     if made.is_some() {
         lines = first_lines(&plan.store, plan.key_file.as_deref(), &state_dir);
     }
     let first = lines.clone();
-    if let Some(key) = plan.key_file.filter(|key| on_one_disk(key, &state_dir)) {
-        lines.push(format!("not protected if this disk is stolen: the key is on it ({})", shown(&key)));
-    }
+    let unprotected = doctor::unprotected(plan.key_file.as_deref(), &state_dir);
+    lines.extend(unprotected.clone());
+    // Before the drive is mounted: a place that is taken must not leave half a mount.
+    let listener = plan.options.metrics.as_ref().map(Listener::bind).transpose()?;
     let control = state_dir.join(SOCKET);
     let request = MountRequest {
         store: plan.store,
@@ -133,17 +139,22 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
         dir: plan.dir.clone(),
         state_dir,
         control: control.clone(),
+        unprotected,
         options: plan.options,
     };
     let running = app.backend.mount(request).map_err(|e| made_all_the_same(e, &first))?;
     signals.stop_on_signal(running.clone());
     let owner = rustix::process::geteuid().as_raw();
     let ready = Server::start(&control, owner, running.handler()).and_then(|server| {
+        let metrics = match listener {
+            Some(listener) => Some(metrics::Server::start(listener, running.clone())?),
+            None => None,
+        };
         lines.push(format!("mounted on {}", shown(&plan.dir)));
-        report.ready(std::mem::take(&mut lines)).map(|()| server)
+        report.ready(std::mem::take(&mut lines)).map(|()| (server, metrics))
     });
-    let server = match ready {
-        Ok(server) => server,
+    let servers = match ready {
+        Ok(servers) => servers,
         Err(e) => {
             running.stop();
             running.wait()?;
@@ -153,7 +164,7 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     tracing::info!("mounted on {}", shown(&plan.dir));
     let outcome = running.wait();
     // While the drive still holds its lock: the next daemon's socket has the same name.
-    drop(server);
+    drop(servers);
     match &outcome {
         Ok(()) => tracing::info!("unmounted"),
         Err(e) => tracing::error!("{}", e.chain()),
@@ -185,14 +196,6 @@ fn made_all_the_same(e: Error, first_lines: &[String]) -> Error {
     let words: Vec<&str> = first_lines.iter().flat_map(|l| [l.trim(), ";"]).collect();
     let said = words.join(" ").replace(" ;", ";").replace(":;", ":");
     e.context(format!("{said} but it cannot be mounted"))
-}
-
-/// Whether whoever steals the disk of the state directory has the key too.
-fn on_one_disk(key: &Path, state_dir: &Path) -> bool {
-    match (std::fs::metadata(key), std::fs::metadata(state_dir)) {
-        (Ok(key), Ok(state)) => key.dev() == state.dev(),
-        _ => false,
-    }
 }
 
 /// The directory to mount on, made absolute; whatever a dead daemon left there is cleared.

@@ -1,6 +1,7 @@
 //! The mounts of this machine, and which of them are ours.
 
 use super::paths::{resolve, resolve_parent};
+use super::probe::{self, Answer};
 use super::values::{DrivePath, escape};
 use crate::error::{Context, Error, Kind, Result};
 use std::ffi::OsString;
@@ -19,12 +20,23 @@ pub struct Mount {
     pub root: PathBuf,
     pub point: PathBuf,
     pub fs_type: String,
+    /// What is mounted: the store's URL, if it is one of ours.
+    pub source: String,
+    /// Options of the file system, between commas.
+    pub options: String,
     ours: bool,
 }
 
 impl Mount {
     pub fn is_ours(&self) -> bool {
         self.ours
+    }
+
+    /// The user and the group that mounted it, where FUSE tells: the daemon runs as that user, and nobody else may be
+    /// let in.
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        let id = |name: &str| self.options.split(',').find_map(|o| o.strip_prefix(name)?.parse().ok());
+        Some((id("user_id=")?, id("group_id=")?))
     }
 }
 
@@ -45,10 +57,11 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let point = path_of(fields.next()?);
     let mut tail = fields.skip_while(|f| *f != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(tail.next()?).into_owned();
-    let options = tail.nth(1).unwrap_or_default();
-    let ours = fs_type == FS_TYPE
-        || (fs_type == "fuse" && options.split(|b| *b == b',').any(|o| o == b"subtype=nacrefs"));
-    Some(Mount { root, point, fs_type, ours })
+    let source = path_of(tail.next()?).to_string_lossy().into_owned();
+    let options = String::from_utf8_lossy(tail.next().unwrap_or_default()).into_owned();
+    let ours =
+        fs_type == FS_TYPE || (fs_type == "fuse" && options.split(',').any(|o| o == "subtype=nacrefs"));
+    Some(Mount { root, point, fs_type, source, options, ours })
 }
 
 /// Undoes the kernel's `\040`: blanks, tabs, line ends and backslashes are written as three octal digits.
@@ -135,17 +148,26 @@ pub fn implied() -> Result<Mount> {
 
 /// Asks a mount's daemon where its control socket is.
 pub fn control_socket(point: &Path) -> Result<PathBuf> {
-    let mut value = [0u8; libc::PATH_MAX as usize];
-    match rustix::fs::getxattr(point, CONTROL_XATTR, &mut value) {
-        Ok(n) if n > 0 => Ok(PathBuf::from(OsString::from_vec(value.get(..n).unwrap_or_default().to_vec()))),
-        Ok(_) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => {
+    let owner = list()?.iter().rev().find(|m| m.point == point).and_then(Mount::owner);
+    match probe::getxattr(point, CONTROL_XATTR, owner)? {
+        Answer::Value(path) if !path.is_empty() => Ok(PathBuf::from(OsString::from_vec(path))),
+        Answer::Value(_) | Answer::Errno(libc::ENODATA | libc::EOPNOTSUPP) => {
             Err(Error::new(Kind::NotADrive, format!("{} is not a nacrefs mount", shown(point))))
         }
-        Err(rustix::io::Errno::NOTCONN) => Err(dead(point)),
-        Err(e) => {
-            Err(std::io::Error::from(e)).context(|| format!("cannot ask the drive at {}", shown(point)))
-        }
+        Answer::Errno(libc::ENOTCONN) => Err(dead(point)),
+        Answer::Errno(e) => Err(std::io::Error::from_raw_os_error(e))
+            .context(|| format!("cannot ask the drive at {}", shown(point))),
+        Answer::Silent => Err(silent(point)),
     }
+}
+
+/// The error for a mount whose daemon is there and does not answer.
+fn silent(point: &Path) -> Error {
+    Error::failed(format!(
+        "the daemon of the drive at {} does not answer: it is stopped or stuck; if it stays so, kill it and mount \
+         again, which goes on where it was",
+        shown(point)
+    ))
 }
 
 /// The error for a mount whose daemon is gone.
@@ -158,12 +180,7 @@ pub fn dead(point: &Path) -> Error {
 
 /// Whether a mount's daemon is gone: the kernel answers in its place.
 pub fn is_dead(point: &Path) -> bool {
-    rustix::fs::stat(point).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
-}
-
-/// Whether this is a mount of another user, who lets nobody else in: the kernel refuses even root.
-pub fn is_closed(point: &Path) -> bool {
-    rustix::fs::stat(point).is_err_and(|e| e == rustix::io::Errno::ACCESS)
+    matches!(probe::getxattr(point, CONTROL_XATTR, None), Ok(Answer::Errno(libc::ENOTCONN)))
 }
 
 pub fn shown(path: &Path) -> String {
@@ -175,7 +192,7 @@ mod tests {
     use super::*;
 
     const INFO: &[u8] = b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
-        40 22 0:50 / /home/joe/my\\040drive rw,nosuid shared:9 master:2 - fuse.nacrefs nacrefs rw,user_id=1000\n\
+        40 22 0:50 / /home/joe/my\\040drive rw,nosuid shared:9 master:2 - fuse.nacrefs file:///s rw,user_id=1000,group_id=100\n\
         41 22 0:51 /sub /srv/bind rw - fuse nacrefs rw,subtype=nacrefs\n\
         42 22 0:52 / /mnt rw - fuse.sshfs host: rw\n\
         43 40 0:53 / /home/joe/my\\040drive/usb rw - vfat /dev/sdb rw\n\
@@ -191,6 +208,8 @@ mod tests {
         assert_eq!(ours, [Path::new("/home/joe/my drive"), Path::new("/srv/bind")]);
         assert_eq!(mounts[5].point, Path::new("/a\\b\tc\n"));
         assert_eq!(mounts[2].root, Path::new("/sub"));
+        assert_eq!((mounts[1].source.as_str(), mounts[1].owner()), ("file:///s", Some((1000, 100))));
+        assert_eq!(mounts[2].owner(), None);
     }
 
     #[test]

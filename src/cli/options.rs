@@ -1,5 +1,7 @@
 //! Mount options: what `-o` says, on the command line or in fstab.
 
+use super::logging::{self, LogOptions};
+use super::metrics::Place;
 use super::values::parse_size;
 use crate::commit::When;
 use crate::error::{Error, Kind, Result};
@@ -54,6 +56,9 @@ pub struct MountOptions {
     pub foreground: bool,
     /// Mount over a directory that is not empty.
     pub nonempty: bool,
+    /// Where metrics are served, if anywhere.
+    pub metrics: Option<Place>,
+    pub log: LogOptions,
 }
 
 impl Default for MountOptions {
@@ -82,6 +87,8 @@ impl Default for MountOptions {
             passphrase_file: None,
             foreground: false,
             nonempty: false,
+            metrics: None,
+            log: LogOptions::default(),
         }
     }
 }
@@ -145,6 +152,20 @@ impl MountOptions {
             "state_dir" => self.state_dir = file()?,
             "key_file" => self.key_file = file()?,
             "passphrase_file" => self.passphrase_file = file()?,
+            "metrics" => {
+                let place = value("unix:PATH or 127.0.0.1:PORT")?;
+                self.metrics = Some(
+                    Place::parse(place)
+                        .map_err(|e| Error::new(Kind::Usage, format!("mount option {option:?}: {e}")))?,
+                );
+            }
+            "log" => {
+                let level = value("a level, such as debug")?;
+                if logging::parse_level(level).is_err() {
+                    return refuse("is off, error, warn, info, debug or trace, also as MODULE=LEVEL");
+                }
+                self.log.level = Some(level.to_owned());
+            }
             _ => match option {
                 "ro" => self.ro = true,
                 "rw" => self.ro = false,
@@ -164,9 +185,12 @@ impl MountOptions {
                 "cache_mode=plain" => self.cache_mode = CacheMode::Plain,
                 "foreground" => self.foreground = true,
                 "nonempty" => self.nonempty = true,
+                "log_format=text" => self.log.json = false,
+                "log_format=json" => self.log.json = true,
                 _ if passes_along(name, option) => {}
                 _ if name == "dedup" => return refuse("is `on` or `off`"),
                 _ if name == "cache_mode" => return refuse("is `sealed` or `plain`"),
+                _ if name == "log_format" => return refuse("is `text` or `json`"),
                 _ if name == "sync" => return refuse("the only choice is `sync=store`"),
                 _ => return refuse("unknown; `nacrefs help mount` lists them"),
             },
@@ -241,6 +265,10 @@ pub const HELP: &str = "Mount options (-o, also in fstab):
   journal=SIZE           the limit of the journal [2G]
   state_dir=D, key_file=F, passphrase_file=F, foreground  as the options of the same name
   nonempty               mount over a directory that is not empty
+  log=LEVEL              how much the log tells: off, error, warn, info, debug, trace [info]
+  log_format=json        one JSON object a line
+  metrics=unix:PATH|127.0.0.1:PORT   serves metrics (OpenMetrics over HTTP, /metrics) on a socket of the
+                         user's own or a loopback port, which every user of the machine may read
 Not in this version: at=WHEN and dedup=off are refused; cache=SIZE and cache_mode=sealed|plain are for
 remote stores, and do nothing yet.
 Permissions are always checked (default_permissions), and what mount(8) and systemd pass along is accepted.";
@@ -263,7 +291,7 @@ mod tests {
     fn every_documented_option_is_read() {
         let o = MountOptions::parse(&[
             "allow_other,default_permissions,uid=7,gid=8,commit=9,sync=store,flush=2,timeout=3,writeback,dedup=off",
-            "memory=64M,cache=0,cache_mode=plain,journal=1G,at=12,state_dir=/s,key_file=/k,passphrase_file=/p,foreground",
+            "memory=64M,cache=0,cache_mode=plain,journal=1G,metrics=127.0.0.1:9,log=debug,log_format=json,at=12,state_dir=/s,key_file=/k,passphrase_file=/p,foreground",
         ])
         .unwrap();
         let want = MountOptions {
@@ -286,6 +314,8 @@ mod tests {
             key_file: Some("/k".into()),
             passphrase_file: Some("/p".into()),
             foreground: true,
+            metrics: Some(Place::parse("127.0.0.1:9").unwrap()),
+            log: LogOptions { level: Some("debug".into()), json: true },
             ..MountOptions::default()
         };
         assert_eq!(o, want);
@@ -323,6 +353,11 @@ mod tests {
             "sync=disk",
             "at=",
             "key_file=",
+            "log=",
+            "log=loud",
+            "log_format=xml",
+            "metrics=",
+            "metrics=0.0.0.0:9100",
         ] {
             let e = MountOptions::parse(&[format!("rw,{bad}")]).unwrap_err();
             assert_eq!(e.kind(), Kind::Usage, "{bad}");

@@ -1,14 +1,16 @@
 //! What commands print, for people and as JSON.
 
-use super::backend::{CheckReport, KeySlot};
+use super::backend::CheckReport;
 use super::control::{LogEntry, Progress, Reply, Status};
 use super::exit;
-use super::values::{Moment, escape, escape_message, human_size, human_span};
+use super::values::{Moment, escape, escape_message, human_size};
 use crate::error::{Error, Result};
 use crate::types::Version;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::io::{BufWriter, IsTerminal, Write};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Prints on standard output what a request is answered with, and shows progress on standard error.
@@ -38,7 +40,14 @@ impl Screen {
         self.out.write_all(bytes).map_err(lost)
     }
 
-    fn object(&mut self, value: &impl Serialize) -> Result<()> {
+    /// A recovery code, and what to do with it.
+    pub fn recovery_code(&mut self, code: &str) -> Result<()> {
+        self.line(&format!("recovery code: {code}"))?;
+        self.line("Write it down and keep it safe: it opens the drive (--recovery), and is shown only now.")
+    }
+
+    /// A JSON object.
+    pub fn object(&mut self, value: &impl Serialize) -> Result<()> {
         let text =
             serde_json::to_string(value).map_err(|e| Error::failed("cannot encode JSON").with_source(e))?;
         self.line(&text)
@@ -78,14 +87,6 @@ impl Screen {
             }
         ))
     }
-
-    pub fn key(&mut self, slot: &KeySlot) -> Result<()> {
-        if self.json {
-            return self.object(slot);
-        }
-        let made = slot.made.map_or("-".to_owned(), Moment::human);
-        self.line(&format!("{:<34} {:<14} {made}", escape_message(&slot.slot), escape_message(&slot.kind)))
-    }
 }
 
 impl Reply for Screen {
@@ -98,7 +99,7 @@ impl Reply for Screen {
         if self.json {
             self.object(status)
         } else {
-            self.write(human_status(status, Moment::now()).as_bytes())
+            self.write(super::status::human(status, Moment::now(), false).as_bytes())
         }
     }
 
@@ -108,6 +109,10 @@ impl Reply for Screen {
 
     fn version(&mut self, version: Version) -> Result<()> {
         self.line(&version.to_string())
+    }
+
+    fn log_level(&mut self, level: &str) -> Result<()> {
+        self.line(&escape_message(level))
     }
 
     fn data(&mut self, bytes: &[u8]) -> Result<()> {
@@ -122,30 +127,6 @@ fn lost(e: std::io::Error) -> Error {
         std::process::exit(exit::BROKEN_PIPE.into());
     }
     Error::from(e).context("cannot write to standard output")
-}
-
-fn human_status(s: &Status, now: Moment) -> String {
-    let mut text = escape_message(s.mount.as_deref().unwrap_or("(not mounted)"));
-    let mut field = |name: &str, value: String| {
-        text.push_str(&format!("\n  {name:<12} {value}"));
-    };
-    field("drive", escape_message(&s.drive));
-    field("store", format!("{}{}", escape_message(&s.store), if s.online { "" } else { " (out of reach)" }));
-    field("version", s.version.to_string());
-    field(
-        "last commit",
-        s.last_commit.map_or("never".into(), |at| {
-            format!("{} ({} ago)", at.human(), human_span(now.0.sec.saturating_sub(at.0.sec)))
-        }),
-    );
-    field("not stored", human_size(s.dirty_bytes));
-    field("journal", human_size(s.journal_bytes));
-    field("cache", human_size(s.cache_bytes));
-    if let Some(e) = &s.last_error {
-        field("last error", escape_message(e));
-    }
-    text.push('\n');
-    text
 }
 
 fn human_entry(e: &LogEntry) -> String {
@@ -198,6 +179,49 @@ impl Bar {
     }
 }
 
+/// Shows that something goes on of which nobody knows how far it is: on a terminal only, after a second, until dropped.
+pub struct Spinner {
+    // Dropping it ends the thread.
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Spinner {
+    /// The process may not fork while there is one: it is a thread.
+    pub fn start(what: &'static str) -> Spinner {
+        if !std::io::stderr().is_terminal() {
+            return Spinner { end: None, thread: None };
+        }
+        let (end, ended) = channel::<()>();
+        let show = move || {
+            if ended.recv_timeout(Duration::from_secs(1)) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            let bar = ProgressBar::new_spinner().with_message(what);
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+                bar.set_style(style);
+            }
+            while ended.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {
+                bar.tick();
+            }
+            bar.finish_and_clear();
+        };
+        // Where no thread can be made there is no spinner.
+        let thread = std::thread::Builder::new().name("spinner".into()).spawn(show).ok();
+        Spinner { end: Some(end), thread }
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.end = None;
+        if let Some(thread) = self.thread.take() {
+            // It only draws: there is nothing to learn from how it ended.
+            let _ = thread.join();
+        }
+    }
+}
+
 /// The one line on standard error that tells of an error: what happened, the reason at the root of it, and what the
 /// system refused; with
 /// `verbose` all reasons between.
@@ -220,6 +244,13 @@ pub fn error_line(error: &Error, verbose: bool) -> String {
     format!("nacrefs: {}", escape_message(&text))
 }
 
+/// Says on standard error what does not stop a command, but should be known.
+pub fn warn(text: &str) {
+    if let Err(e) = writeln!(std::io::stderr(), "nacrefs: warning: {}", escape_message(text)) {
+        tracing::debug!("a warning was not heard: {e}");
+    }
+}
+
 /// Prints lines for people on standard output.
 pub fn print(text: &str) -> Result<()> {
     let mut screen = Screen::new(false);
@@ -234,7 +265,6 @@ mod tests {
     use crate::cli::control::tests::{entry, status};
     use crate::cli::values::DrivePath;
     use crate::error::Kind;
-    use crate::types::Time;
     use parking_lot::Mutex;
     use std::sync::Arc;
 
@@ -263,7 +293,7 @@ mod tests {
     fn json_has_exactly_the_fields_of_the_contract() {
         assert_eq!(
             printed(true, |s| s.status(&status())),
-            r#"{"drive":"ab","store":"file:///s","mount":"/mnt","version":7,"last_commit":"2023-11-14T22:13:20Z","dirty_bytes":1,"journal_bytes":2,"cache_bytes":3,"online":true,"last_error":null}
+            r#"{"drive":"ab","store":"file:///s","mount":"/mnt","version":7,"last_commit":"2023-11-14T22:13:20Z","dirty_bytes":1,"journal_bytes":2,"cache_bytes":3,"online":true,"last_error":null,"last_error_time":null,"online_since":null,"mounted_since":null,"read_only":null,"journal_limit":0,"cache_limit":0,"waiting":0,"unprotected":null,"store_speed":null,"memory_bytes":0,"state_dir":null,"pid":null,"build":null}
 "#
         );
         assert_eq!(
@@ -280,11 +310,6 @@ mod tests {
             r#"{"drive":"","store":"","version":0,"heads":0,"packs":0,"chunks":0,"bytes_read":0,"problems":[{"object":"o","what":"w","files":[]}]}
 "#
         );
-        let slot = KeySlot { slot: "s".into(), kind: "passphrase".into(), made: None };
-        assert_eq!(
-            printed(true, |s| s.key(&slot)),
-            "{\"slot\":\"s\",\"kind\":\"passphrase\",\"made\":null}\n"
-        );
     }
 
     #[test]
@@ -294,11 +319,6 @@ mod tests {
         e.device = "\x1b[2J".into();
         let text = printed(false, |s| s.entry(&e));
         assert!(text.trim_end_matches('\n').chars().all(|c| !c.is_control()), "{text:?}");
-        let mut s = status();
-        s.last_error = Some("bad\nworse\x1b".into());
-        let text = human_status(&s, Moment(Time { sec: 1_700_000_090, nsec: 0 }));
-        assert!(text.contains("1 min 30 s ago") && text.contains("bad\\nworse\\u{1b}"), "{text}");
-        assert_eq!(text.lines().count(), 9);
     }
 
     #[test]

@@ -1,14 +1,21 @@
 //! Where the secret that opens a drive comes from. Never the command line, which every user can see.
+//!
+//! Secrets stand in buffers of their full size on the heap, each wiped when it is dropped: what moves or grows leaves
+//! copies behind.
 
-use super::args::SecretArgs;
+use super::args::{NewSecretArgs, SecretArgs};
+use super::{output, prompt};
+use crate::crypt::RecoveryCode;
 use crate::error::{Context, Error, Kind, Result};
-use crate::sys::{Random, random};
-use crate::types::hex;
-use std::ffi::OsString;
+use crate::sys::Random;
+use crate::sys::dirs::{make_dir, sync_dir};
+use crate::types::Key;
+use std::cell::Cell;
+use std::ffi::{CStr, OsString};
 use std::fmt;
-use std::fs::{self, DirBuilder, File};
-use std::io::{IsTerminal, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use zeroize::Zeroizing;
@@ -17,7 +24,7 @@ use zeroize::Zeroizing;
 #[derive(Clone)]
 pub enum Given {
     Passphrase(Zeroizing<String>),
-    KeyFile(Zeroizing<[u8; 32]>),
+    KeyFile(Box<Key>),
     /// A recovery code, as typed.
     Recovery(Zeroizing<String>),
 }
@@ -32,24 +39,55 @@ impl fmt::Debug for Given {
     }
 }
 
-/// What the environment says about secrets.
+/// What the environment says about one secret.
 #[derive(Default)]
 pub struct SecretEnv {
     pub passphrase_file: Option<PathBuf>,
     pub passphrase_command: Option<OsString>,
-    pub passphrase: Option<Zeroizing<String>>,
+    /// Taken by whoever needs it, so that nothing keeps it.
+    pub passphrase: Cell<Option<Zeroizing<String>>>,
     /// The directory of systemd credentials.
     pub credentials: Option<PathBuf>,
 }
 
-impl SecretEnv {
+/// What the environment says about secrets.
+#[derive(Default)]
+pub struct Environment {
+    /// What opens the drive: `NACREFS_PASSPHRASE…`.
+    pub open: SecretEnv,
+    /// What is to open it from now on: `NACREFS_NEW_PASSPHRASE…`.
+    pub new: SecretEnv,
+}
+
+impl Environment {
     /// Takes the variables out of the environment, so that no child inherits them, and wipes them where the kernel
     /// put them, so that `/proc/PID/environ` does not show them.
     ///
     /// # Safety
     /// No other thread may exist: it could be reading the environment.
-    pub unsafe fn take() -> Result<SecretEnv> {
-        let take = |name| {
+    pub unsafe fn take() -> Result<Environment> {
+        // SAFETY: the caller promises the same.
+        unsafe {
+            Ok(Environment {
+                open: SecretEnv::take("NACREFS_PASSPHRASE")?,
+                new: SecretEnv::take("NACREFS_NEW_PASSPHRASE")?,
+            })
+        }
+    }
+
+    /// Wipes what was not needed: for a process that goes on.
+    pub fn forget(&self) {
+        for env in [&self.open, &self.new] {
+            env.passphrase.take();
+        }
+    }
+}
+
+impl SecretEnv {
+    /// # Safety
+    /// No other thread may exist.
+    unsafe fn take(name: &str) -> Result<SecretEnv> {
+        let take = |name: &str| {
             let value = std::env::var_os(name);
             // SAFETY: the caller promises that this is the only thread.
             unsafe {
@@ -58,33 +96,44 @@ impl SecretEnv {
             }
             value.filter(|v| !v.is_empty())
         };
-        let passphrase = match take("NACREFS_PASSPHRASE").map(OsString::into_string) {
+        let passphrase = match take(name).map(OsString::into_string) {
             None => None,
             Some(Ok(text)) => Some(Zeroizing::new(text)),
-            Some(Err(_)) => return Err(Error::new(Kind::Secret, "NACREFS_PASSPHRASE is not UTF-8")),
+            Some(Err(bytes)) => {
+                drop(Zeroizing::new(bytes.into_encoded_bytes()));
+                return Err(Error::new(Kind::Secret, format!("{name} is not UTF-8")));
+            }
         };
         Ok(SecretEnv {
-            passphrase_file: take("NACREFS_PASSPHRASE_FILE").map(PathBuf::from),
-            passphrase_command: take("NACREFS_PASSPHRASE_COMMAND"),
-            passphrase,
+            passphrase_file: take(&format!("{name}_FILE")).map(PathBuf::from),
+            passphrase_command: take(&format!("{name}_COMMAND")),
+            passphrase: Cell::new(passphrase),
             credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         })
     }
 }
 
-/// Overwrites the value of a variable in the environment.
+/// Overwrites the values of a variable in the environment; it may stand there more than once.
 ///
 /// # Safety
 /// No other thread may exist.
 unsafe fn wipe(name: &str) {
-    let Ok(name) = std::ffi::CString::new(name) else { return };
-    // SAFETY: the value is a C string in memory of this process that may be written to (the stack that the kernel
-    // made, or libc's heap), and nobody else reads it now.
+    unsafe extern "C" {
+        static environ: *const *mut libc::c_char;
+    }
+    // SAFETY: `environ` is null, or a list of C strings in memory of this process that may be written to (the stack
+    // that the kernel made, or libc's heap) that ends with null; nobody else reads them now.
     unsafe {
-        let mut at = libc::getenv(name.as_ptr());
-        while !at.is_null() && *at != 0 {
-            at.write_volatile(0);
-            at = at.add(1);
+        let mut entry = environ;
+        while !entry.is_null() && !(*entry).is_null() {
+            let text = CStr::from_ptr(*entry).to_bytes();
+            if text.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"=")) {
+                let (start, end) = (name.len() + 1, text.len());
+                for at in start..end {
+                    (*entry).add(at).write_volatile(0);
+                }
+            }
+            entry = entry.add(1);
         }
     }
 }
@@ -94,17 +143,23 @@ pub type Ask<'a> = &'a mut dyn FnMut(&str) -> Result<Option<Zeroizing<String>>>;
 
 /// Asks on the terminal, if there is one.
 pub fn ask_terminal(question: &str) -> Result<Option<Zeroizing<String>>> {
-    if !std::io::stdin().is_terminal() {
-        return Ok(None);
-    }
-    let answer = rpassword::prompt_password(question).context(|| "cannot ask on the terminal")?;
-    Ok(Some(Zeroizing::new(answer)))
+    prompt::ask_secret(question)
+}
+
+/// What a secret is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Open,
+    /// For a drive that is about to be made.
+    Init,
+    /// For a drive that is open.
+    Add,
 }
 
 /// The secret for opening a drive: the first that is found of the flags, the key file of the default drive (if
-/// it is that drive, and the file is there), the environment, the systemd credential, the terminal.
+/// it is that drive, and the file is there), the environment, the systemd credentials, the terminal.
 pub fn find(flags: &SecretArgs, default_key: Option<&Path>, env: &SecretEnv, ask: Ask) -> Result<Given> {
-    find_or_new(flags, default_key, env, false, ask)
+    find_for(Purpose::Open, flags, default_key, env, ask)
 }
 
 /// The same for a drive that is about to be made: what is typed is asked for twice.
@@ -112,20 +167,52 @@ pub fn find_new(flags: &SecretArgs, env: &SecretEnv, ask: Ask) -> Result<Given> 
     if flags.recovery {
         return Err(Error::new(Kind::Usage, "--recovery opens a drive; a new one is given a recovery code"));
     }
-    find_or_new(flags, None, env, true, ask)
+    find_for(Purpose::Init, flags, None, env, ask)
 }
 
-fn find_or_new(
+/// A secret that is to open a drive from now on.
+pub struct Another {
+    pub given: Given,
+    /// The key file that was made for it.
+    pub made: Option<PathBuf>,
+}
+
+/// The secret that a drive is to be opened with from now on: as for [`find_new`], or made here.
+pub fn find_another(
+    flags: &NewSecretArgs,
+    env: &SecretEnv,
+    ask: Ask,
+    source: &dyn Random,
+) -> Result<Another> {
+    let have = |given| Ok(Another { given, made: None });
+    if flags.new_recovery {
+        return have(Given::Recovery(RecoveryCode::generate(source)?.to_text()));
+    }
+    match &flags.new_key_file {
+        Some(file) if !file.exists() => {
+            Ok(Another { given: Given::KeyFile(make_key(file, source)?), made: Some(file.clone()) })
+        }
+        Some(file) => have(Given::KeyFile(read_key(file)?)),
+        None => {
+            let passphrase_file = flags.new_passphrase_file.clone();
+            let flags = SecretArgs { passphrase_file, ..SecretArgs::default() };
+            have(find_for(Purpose::Add, &flags, None, env, ask)?)
+        }
+    }
+}
+
+fn find_for(
+    purpose: Purpose,
     flags: &SecretArgs,
     default_key: Option<&Path>,
     env: &SecretEnv,
-    new: bool,
     ask: Ask,
 ) -> Result<Given> {
+    let in_env = env.passphrase.take();
     if flags.recovery {
         return match &flags.passphrase_file {
             Some(file) => read_passphrase(file).map(Given::Recovery),
-            None => typed("Recovery code: ", false, ask).map(Given::Recovery),
+            None => typed("Recovery code: ", purpose, ask).map(Given::Recovery),
         };
     }
     if let Some(file) = &flags.passphrase_file {
@@ -134,34 +221,50 @@ fn find_or_new(
     if let Some(file) = flags.key_file.as_deref().or(default_key.filter(|key| key.exists())) {
         return read_key(file).map(Given::KeyFile);
     }
-    let passphrase = if let Some(file) = &env.passphrase_file {
-        read_passphrase(file)?
-    } else if let Some(command) = &env.passphrase_command {
-        run(command)?
-    } else if let Some(text) = &env.passphrase {
-        text.clone()
-    } else if let Some(file) =
-        env.credentials.as_ref().map(|d| d.join("nacrefs.passphrase")).filter(|f| f.exists())
-    {
-        read_passphrase(&file)?
-    } else {
-        typed(if new { "New passphrase: " } else { "Passphrase: " }, new, ask)?
+    let (new, question) = match purpose {
+        Purpose::Add => ("new-", "New passphrase: "),
+        Purpose::Init => ("", "New passphrase: "),
+        Purpose::Open => ("", "Passphrase: "),
     };
-    Ok(Given::Passphrase(passphrase))
+    let credential = |what| {
+        let file = env.credentials.as_ref()?.join(format!("nacrefs.{new}{what}"));
+        file.exists().then_some(file)
+    };
+    if let Some(file) = &env.passphrase_file {
+        read_passphrase(file).map(Given::Passphrase)
+    } else if let Some(command) = &env.passphrase_command {
+        run(command).map(Given::Passphrase)
+    } else if let Some(text) = in_env {
+        Ok(Given::Passphrase(text))
+    } else if let Some(file) = credential("passphrase") {
+        read_passphrase(&file).map(Given::Passphrase)
+    } else if let Some(file) = credential("key") {
+        read_key(&file).map(Given::KeyFile)
+    } else {
+        typed(question, purpose, ask).map(Given::Passphrase)
+    }
 }
 
-fn typed(question: &str, twice: bool, ask: Ask) -> Result<Zeroizing<String>> {
+fn typed(question: &str, purpose: Purpose, ask: Ask) -> Result<Zeroizing<String>> {
     let Some(answer) = ask(question)? else {
         return Err(Error::new(
             Kind::Secret,
-            "no passphrase or key, and no terminal to ask on: give --passphrase-file or --key-file, or set \
-             NACREFS_PASSPHRASE_COMMAND",
+            match purpose {
+                Purpose::Add => {
+                    "no new passphrase or key, and no terminal to ask on: give --new-passphrase-file, --new-key-file \
+                     or --new-recovery, or set NACREFS_NEW_PASSPHRASE_COMMAND"
+                }
+                _ => {
+                    "no passphrase or key, and no terminal to ask on: give --passphrase-file or --key-file, or set \
+                     NACREFS_PASSPHRASE_COMMAND"
+                }
+            },
         ));
     };
     if answer.is_empty() {
         return Err(Error::new(Kind::Secret, "nothing was typed"));
     }
-    if twice && ask("The same again: ")?.as_ref() != Some(&answer) {
+    if purpose != Purpose::Open && ask("The same again: ")?.as_ref() != Some(&answer) {
         return Err(Error::new(Kind::Secret, "the two passphrases differ"));
     }
     Ok(answer)
@@ -172,7 +275,7 @@ const LONGEST: u64 = 64 << 10;
 
 /// Reads a passphrase: all of it but one line end.
 fn passphrase_of(mut from: impl Read, what: &str) -> Result<Zeroizing<String>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 64));
     from.by_ref()
         .take(LONGEST + 1)
         .read_to_end(&mut bytes)
@@ -190,9 +293,22 @@ fn passphrase_of(mut from: impl Read, what: &str) -> Result<Zeroizing<String>> {
     }
 }
 
+/// Opens a file that holds a secret, and says so if others may read it.
 fn open(file: &Path) -> Result<File> {
-    File::open(file)
-        .map_err(|e| Error::new(Kind::Secret, format!("cannot open {}", file.display())).with_source(e))
+    let cannot = |e: std::io::Error| {
+        Error::new(Kind::Secret, format!("cannot open {}", file.display())).with_source(e)
+    };
+    let opened = File::open(file).map_err(cannot)?;
+    let meta = opened.metadata().map_err(cannot)?;
+    // As ssh has it: what belongs to somebody else, such as root, is that one's business. Systemd's credentials are.
+    if meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 != 0 {
+        let mode = meta.mode() & 0o7777;
+        let shown = file.display();
+        output::warn(&format!(
+            "{shown} opens the drive, and others may use it (mode {mode:04o}): chmod 600 it"
+        ));
+    }
+    Ok(opened)
 }
 
 fn read_passphrase(file: &Path) -> Result<Zeroizing<String>> {
@@ -216,7 +332,7 @@ fn run(command: &OsString) -> Result<Zeroizing<String>> {
 }
 
 /// Reads a key file: 64 hexadecimal digits and a line end.
-pub fn read_key(file: &Path) -> Result<Zeroizing<[u8; 32]>> {
+pub fn read_key(file: &Path) -> Result<Box<Key>> {
     let text = passphrase_of(open(file)?, &file.display().to_string())?;
     parse_key(text.trim()).ok_or_else(|| {
         Error::new(
@@ -226,12 +342,12 @@ pub fn read_key(file: &Path) -> Result<Zeroizing<[u8; 32]>> {
     })
 }
 
-fn parse_key(text: &str) -> Option<Zeroizing<[u8; 32]>> {
-    let mut key = Zeroizing::new([0; 32]);
+fn parse_key(text: &str) -> Option<Box<Key>> {
+    let mut key = Box::new(Key([0; 32]));
     if text.len() != 64 {
         return None;
     }
-    for (byte, digits) in key.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+    for (byte, digits) in key.0.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
         let [high, low] = digits else { return None };
         let (high, low) = (char::from(*high).to_digit(16)?, char::from(*low).to_digit(16)?);
         *byte = (high << 4 | low) as u8;
@@ -239,20 +355,32 @@ fn parse_key(text: &str) -> Option<Zeroizing<[u8; 32]>> {
     Some(key)
 }
 
+/// The text of a key file.
+fn key_text(key: &Key) -> Zeroizing<String> {
+    let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0');
+    let mut text = Zeroizing::new(String::with_capacity(65));
+    for byte in &key.0 {
+        text.push(digit(byte >> 4));
+        text.push(digit(byte & 15));
+    }
+    text.push('\n');
+    text
+}
+
 /// Makes a key file, readable by its owner only, in a directory that is made too; never over another file.
 /// It is on disk, whole, when this returns.
-pub fn make_key(file: &Path, source: &dyn Random) -> Result<Zeroizing<[u8; 32]>> {
+pub fn make_key(file: &Path, source: &dyn Random) -> Result<Box<Key>> {
     let dir = file.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = || format!("cannot make the key file {}", file.display());
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).context(failed)?;
-    let key = Zeroizing::new(random::<32>(source)?);
-    let text = Zeroizing::new(hex(&*key) + "\n");
+    make_dir(dir).context(failed)?;
+    let mut key = Box::new(Key([0; 32]));
+    source.fill(&mut key.0)?;
     let part = dir.join(format!(".nacrefs-key-{}", std::process::id()));
-    let made = write_key(&part, file, text.as_bytes());
+    let made = write_key(&part, file, key_text(&key).as_bytes());
     let removed = fs::remove_file(&part);
     made.context(failed)?;
     removed.context(failed)?;
-    File::open(dir).and_then(|d| d.sync_all()).context(failed)?;
+    sync_dir(dir).context(failed)?;
     Ok(key)
 }
 
@@ -268,6 +396,7 @@ fn write_key(part: &Path, file: &Path, text: &[u8]) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::sys::SystemRandom;
+    use crate::sys::dirs::witness::is_durable;
     use std::os::unix::fs::PermissionsExt;
 
     fn nobody(_: &str) -> Result<Option<Zeroizing<String>>> {
@@ -277,7 +406,7 @@ mod tests {
     fn says(given: Result<Given>) -> String {
         match given.unwrap() {
             Given::Passphrase(p) => p.to_string(),
-            Given::KeyFile(k) => format!("key {}", k[0]),
+            Given::KeyFile(k) => format!("key {}", k.0[0]),
             Given::Recovery(r) => format!("recovery {}", *r),
         }
     }
@@ -294,7 +423,7 @@ mod tests {
         let mut env = SecretEnv {
             passphrase_file: Some(put("e", "env file\r\n")),
             passphrase_command: Some("echo command".into()),
-            passphrase: Some(Zeroizing::new("env".into())),
+            passphrase: Cell::new(Some(Zeroizing::new("env".into()))),
             credentials: Some(dir.path().to_owned()),
         };
         put("nacrefs.passphrase", "credential");
@@ -312,15 +441,49 @@ mod tests {
         env.passphrase_file = None;
         assert_eq!(next(&flags, &env, None), "command");
         env.passphrase_command = None;
-        assert_eq!(next(&flags, &env, None), "env");
-        env.passphrase = None;
+        // Whoever looks for a secret takes it, needed or not.
         assert_eq!(next(&flags, &env, None), "credential");
+        env.passphrase.set(Some(Zeroizing::new("env".into())));
+        assert_eq!(next(&flags, &env, None), "env");
+        put("nacrefs.key", &format!("{}\n", "09".repeat(32)));
+        assert_eq!(next(&flags, &env, None), "credential");
+        fs::remove_file(dir.path().join("nacrefs.passphrase")).unwrap();
+        assert_eq!(next(&flags, &env, None), "key 9");
         env.credentials = None;
         assert_eq!(next(&flags, &env, None), "typed");
         flags.recovery = true;
         assert_eq!(next(&flags, &env, None), "recovery typed");
         flags.recovery = false;
         assert_eq!(find(&flags, None, &env, &mut nobody).unwrap_err().kind(), Kind::Secret);
+    }
+
+    #[test]
+    fn what_is_to_open_a_drive_from_now_on_has_ways_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("p"), "flag\n").unwrap();
+        fs::write(at("nacrefs.new-passphrase"), "credential").unwrap();
+        fs::write(at("nacrefs.passphrase"), "the old one").unwrap();
+        let env = SecretEnv { credentials: Some(dir.path().to_owned()), ..SecretEnv::default() };
+        let mut flags = NewSecretArgs { new_passphrase_file: Some(at("p")), ..NewSecretArgs::default() };
+        let find = |flags: &NewSecretArgs, env: &SecretEnv| {
+            let found = find_another(flags, env, &mut nobody, &SystemRandom)?;
+            Ok((found.made, says(Ok(found.given))))
+        };
+        let text = |found: Result<(Option<PathBuf>, String)>| found.unwrap().1;
+        assert_eq!(text(find(&flags, &env)), "flag");
+        flags.new_passphrase_file = None;
+        env.passphrase.set(Some(Zeroizing::new("env".into())));
+        assert_eq!(text(find(&flags, &env)), "env");
+        assert_eq!(text(find(&flags, &env)), "credential");
+        flags.new_key_file = Some(at("key"));
+        let (made, key) = find(&flags, &env).unwrap();
+        assert_eq!(made, Some(at("key")));
+        assert_eq!(find(&flags, &env).unwrap(), (None, key));
+        flags.new_recovery = true;
+        assert!(text(find(&flags, &env)).starts_with("recovery "));
+        let e = find(&NewSecretArgs::default(), &SecretEnv::default()).unwrap_err();
+        assert!(e.kind() == Kind::Secret && e.to_string().contains("--new-key-file"), "{e}");
     }
 
     #[test]
@@ -354,13 +517,15 @@ mod tests {
     #[test]
     fn a_key_file_is_private_and_never_replaces() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("etc/key");
+        let file = dir.path().canonicalize().unwrap().join("etc/key");
         let key = make_key(&file, &SystemRandom).unwrap();
-        assert_eq!(*read_key(&file).unwrap(), *key);
+        // A power cut must not take the only key of a store that is durable.
+        assert!(is_durable(&file) && is_durable(file.parent().unwrap()));
+        assert!(read_key(&file).unwrap() == key);
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_to_string(&file).unwrap().len(), 65);
         assert!(make_key(&file, &SystemRandom).is_err());
-        assert_eq!(*read_key(&file).unwrap(), *key);
+        assert!(read_key(&file).unwrap() == key);
         assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
     }
 }

@@ -24,7 +24,7 @@ pub fn run(args: &args::Umount) -> Result<()> {
     if mounts::is_dead(&mount.point) {
         return detach(&mount.point, true);
     }
-    let client = Client::connect(&mounts::control_socket(&mount.point)?)?;
+    let client = Client::connect(&mounts::control_socket(&mount.point)?)?.served_by(mount.owner())?;
     let daemon = client.pid().map_or(Ok(None), handle)?;
     let mut screen = Screen::new(false);
     let committed = client.ask(&Request::Umount { local: args.local }, &mut screen);

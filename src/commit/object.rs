@@ -60,8 +60,9 @@ pub struct Device {
     pub lsn: Lsn,
     /// The next counter of its inode numbers.
     pub next_ino: u64,
-    /// The newest version that it had seen when it last made one: a fork that was shown to two machines
-    /// comes out when they meet. None of the device that made the first version, until it makes another.
+    /// The newest version that it had seen when it last made one, which is that one's parent. It tells a copied
+    /// state directory; with merges it will also tell a fork. None of the device that made the first version,
+    /// until it makes another.
     pub seen: Option<Parent>,
 }
 

@@ -20,19 +20,26 @@ struct Inner {
     entries: LruCache<Address, (Opening, Bytes)>,
     bytes: usize,
     budget: usize,
+    hits: u64,
+    misses: u64,
 }
 
 impl ContentCache {
     /// A cache of at most so many bytes, what it needs for itself included.
     pub fn new(budget: usize) -> ContentCache {
-        ContentCache { inner: Mutex::new(Inner { entries: LruCache::unbounded(), bytes: 0, budget }) }
+        let entries = LruCache::unbounded();
+        ContentCache { inner: Mutex::new(Inner { entries, bytes: 0, budget, hits: 0, misses: 0 }) }
     }
 
     /// The content, if it is held and was opened in this very way: an address alone opens nothing.
     pub fn get(&self, chunk: &ChunkRef) -> Option<Bytes> {
-        let mut inner = self.inner.lock();
-        let (opening, content) = inner.entries.get(&chunk.address)?;
-        (*opening == chunk.opening).then(|| content.clone())
+        let inner = &mut *self.inner.lock();
+        let found = inner.entries.get(&chunk.address).filter(|(opening, _)| *opening == chunk.opening);
+        match found {
+            Some(_) => inner.hits += 1,
+            None => inner.misses += 1,
+        }
+        found.map(|(_, content)| content.clone())
     }
 
     /// Takes the content of a chunk, in place of what was held for its address.
@@ -50,6 +57,17 @@ impl ContentCache {
         let mut inner = self.inner.lock();
         inner.budget = budget;
         inner.shrink();
+    }
+
+    /// How often a chunk was found, and how often not. What has to wait for one looks twice.
+    pub fn hits_and_misses(&self) -> (u64, u64) {
+        let inner = self.inner.lock();
+        (inner.hits, inner.misses)
+    }
+
+    /// The most bytes that may be used.
+    pub fn budget(&self) -> usize {
+        self.inner.lock().budget
     }
 
     /// Bytes that are used now.

@@ -73,6 +73,10 @@ domains! {
     JOURNAL_FILES = "nacre 2026 journal: file keys";
     /// From the local key: the key of the disk cache.
     STATE_CACHE = "nacre 2026 state: cache key";
+    /// From the disk cache's key: the key that hashes addresses to names.
+    CACHE_NAMES = "nacre 2026 disk cache: names";
+    /// From the disk cache's key: the key that seals chunks.
+    CACHE_CHUNKS = "nacre 2026 disk cache: chunks";
     /// From the local key: the key of the local index.
     STATE_INDEX = "nacre 2026 state: index key";
     /// From the local index's key: the key that hashes addresses to names.

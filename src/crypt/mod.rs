@@ -14,6 +14,8 @@ pub mod sign;
 pub mod slot;
 #[cfg(test)]
 mod vectors;
+#[cfg(debug_assertions)]
+pub mod witness;
 
 pub use keys::RealmKeys;
 pub use local::{DeviceRecord, LocalKeys, Memory};

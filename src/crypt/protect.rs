@@ -3,6 +3,7 @@
 use crate::error::{Context, Result};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use std::ffi::c_void;
+use std::hint::black_box;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 
@@ -17,6 +18,13 @@ pub fn protect_process() -> Result<()> {
         .map_err(std::io::Error::from)
         .context(|| "cannot forbid core files");
     dumpable.and(core)
+}
+
+/// Overwrites the part of the stack that calls before this one have used, with what they have left of secrets: moves
+/// of values, buffers of ciphers and hashes.
+#[inline(never)]
+pub fn overwrite_stack() {
+    black_box(&mut [0u8; 256 << 10]);
 }
 
 /// A page of the processors that we run on; where pages are larger, locks of neighbours may share one.

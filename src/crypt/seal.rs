@@ -67,6 +67,8 @@ impl SealKey {
     ) -> Result<()> {
         let ad = associated(kind, realm, ad);
         let nonce = self.nonce_for(&ad, message);
+        #[cfg(debug_assertions)]
+        super::witness::tell(kind, &self.nonce.0, &nonce, &ad, message);
         let before = out.len();
         out.extend_from_slice(&nonce);
         let start = out.len();

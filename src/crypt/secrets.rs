@@ -3,6 +3,7 @@
 use super::domains;
 use super::keys::RealmKeys;
 use super::pad::{is_padding, padme};
+use super::protect::Locked;
 use super::sign::SigningKey;
 use crate::error::{Error, Result};
 use crate::sys::{Random, random};
@@ -17,9 +18,9 @@ pub struct DriveSecrets {
     /// The realm that is the drive itself: its secrets are the drive's.
     pub realm: RealmId,
     pub admin: SigningKey,
-    newest: Key,
+    newest: Locked<Key>,
     /// From the one before the newest down to the first.
-    earlier: Vec<Key>,
+    earlier: Vec<Locked<Key>>,
 }
 
 impl DriveSecrets {
@@ -29,7 +30,7 @@ impl DriveSecrets {
             drive: DriveId(random(source)?),
             realm: RealmId(random(source)?),
             admin: SigningKey::generate(source)?,
-            newest: Key(random(source)?),
+            newest: Locked::new(Key(random(source)?)),
             earlier: Vec::new(),
         })
     }
@@ -42,12 +43,8 @@ impl DriveSecrets {
     /// Begins a new epoch, with a secret that is not derived from the earlier ones. Slots, and the local
     /// keys of state directories, must then be sealed anew.
     pub fn next_epoch(&mut self, source: &dyn Random) -> Result<()> {
-        let next = Key(random(source)?);
-        // A list of its own, for one that grows leaves its old place unwiped.
-        let mut earlier = Vec::with_capacity(self.earlier.len() + 1);
-        earlier.push(std::mem::replace(&mut self.newest, next));
-        earlier.extend_from_slice(&self.earlier);
-        self.earlier = earlier;
+        let next = Locked::new(Key(random(source)?));
+        self.earlier.insert(0, std::mem::replace(&mut self.newest, next));
         Ok(())
     }
 
@@ -74,8 +71,8 @@ impl DriveSecrets {
 
     fn secret(&self, epoch: Epoch) -> Result<&Key> {
         let found = match self.epoch().checked_sub(epoch) {
-            Some(0) => Some(&self.newest),
-            Some(back) if epoch > 0 => self.earlier.get(back as usize - 1),
+            Some(0) => Some(&*self.newest),
+            Some(back) if epoch > 0 => self.earlier.get(back as usize - 1).map(|key| &**key),
             _ => None,
         };
         found.ok_or_else(|| {
@@ -108,10 +105,10 @@ impl DriveSecrets {
         if epochs == 0 || epochs > r.rest().len() / 32 {
             return Err(r.bad("epoch out of range"));
         }
-        let newest = Key(r.array()?);
+        let newest = Locked::new(Key(r.array()?));
         let mut earlier = Vec::with_capacity(epochs - 1);
         for _ in 1..epochs {
-            earlier.push(Key(r.array()?));
+            earlier.push(Locked::new(Key(r.array()?)));
         }
         let admin = SigningKey::from_bytes(&Key(r.array()?));
         if !is_padding(bytes.len() - r.rest().len(), r.rest()) {
@@ -167,7 +164,7 @@ mod tests {
     #[test]
     fn drives_have_nothing_in_common() {
         let (a, b) = (secrets(1), secrets(1));
-        assert!(a.drive != b.drive && a.realm != b.realm && a.newest != b.newest);
+        assert!(a.drive != b.drive && a.realm != b.realm && *a.newest != *b.newest);
         assert_ne!(a.admin.public(), b.admin.public());
     }
 

@@ -169,6 +169,19 @@ impl Slot {
         }
     }
 
+    /// How hard a passphrase is to try; None for key files and recovery codes, which nobody can guess.
+    pub fn kdf(&self) -> Option<KdfParams> {
+        match self.lock {
+            Lock::Passphrase(params) => Some(params),
+            Lock::KeyFile | Lock::Recovery => None,
+        }
+    }
+
+    /// Whether a slot that is made today would be harder to guess.
+    pub fn is_weak(&self) -> bool {
+        self.kdf().is_some_and(|params| params.is_weaker_than(&KdfParams::default()))
+    }
+
     /// As whoever made the slot wrote it: escape it before it meets a terminal. Until the slot is opened,
     /// this and all else that it shows may be the store's invention.
     pub fn label(&self) -> &str {

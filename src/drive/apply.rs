@@ -2,7 +2,7 @@
 //! come in and for the journal's at replay alike.
 
 use super::acl::{self, Acl};
-use super::inode::{Generation, Inode, Meta, Node};
+use super::inode::{Generation, Inode, Meta, Node, Weight};
 use super::layer::Run;
 use super::record::{At, Op};
 use super::table::Place;
@@ -72,7 +72,7 @@ impl Drive {
                     held,
                     at,
                     ino,
-                    Meta { attr, xattrs, names: Vec::new(), shell: false },
+                    Meta { attr, xattrs, names: Vec::new(), shell: false, weight: Weight::default() },
                     target,
                     time,
                 )
@@ -113,7 +113,13 @@ impl Drive {
                         held,
                         from,
                         ino,
-                        Meta { attr, xattrs: None, names: Vec::new(), shell: false },
+                        Meta {
+                            attr,
+                            xattrs: None,
+                            names: Vec::new(),
+                            shell: false,
+                            weight: Weight::default(),
+                        },
                         b"",
                         time,
                     )?;
@@ -171,25 +177,31 @@ impl Drive {
                 }
                 Ok(())
             }
-            Op::SetXattr { ino, name, value } => {
+            Op::SetXattr { ino, name, value, drop_sgid } => {
                 let meta = &mut held.node(ino)?.meta;
                 meta.attr.ctime = time;
+                if drop_sgid {
+                    meta.attr.perm &= !0o2000;
+                }
                 if name == acl::ACCESS
                     && let Some(list) = Acl::parse(value)
                 {
                     meta.attr.perm = meta.attr.perm & 0o7000 | list.mode();
                     if list.is_plain() {
                         remove_xattr(meta, name);
+                        meta.weigh(&self.xattr_bytes);
                         return Ok(());
                     }
                 }
                 Arc::make_mut(meta.xattrs.get_or_insert_default()).insert(name.to_vec(), value.to_vec());
+                meta.weigh(&self.xattr_bytes);
                 Ok(())
             }
             Op::RemoveXattr { ino, name } => {
                 let meta = &mut held.node(ino)?.meta;
                 meta.attr.ctime = time;
                 remove_xattr(meta, name);
+                meta.weigh(&self.xattr_bytes);
                 Ok(())
             }
         }
@@ -215,6 +227,7 @@ impl Drive {
         time: Time,
     ) -> Result<()> {
         meta.names.push(Name { parent: at.dir, name: at.name.into() });
+        meta.weigh(&self.xattr_bytes);
         let kind = meta.attr.kind;
         let inode = Inode::create(ino, meta, target, at.dir);
         let now = held.gens().now;

@@ -34,7 +34,9 @@ impl Drive {
         }
         let old = &node.meta.attr;
         let mut perm = how.perm.map(|p| p & 0o7777);
-        let chown = how.uid.is_some() || how.gid.is_some();
+        // A request that sets nothing is chown(-1, -1), or the kernel's wish that rights go (KILLPRIV_V2).
+        let nothing = how.perm.is_none() && how.size.is_none() && how.atime.is_none() && how.mtime.is_none();
+        let chown = how.uid.is_some() || how.gid.is_some() || nothing;
         if how.kill_suid || chown && !node.is_dir() {
             let now = perm.unwrap_or(old.perm);
             let without = without_suid(now);
@@ -124,10 +126,11 @@ impl Drive {
             return Err(Error::errno_of(libc::EACCES));
         }
         let has = node.meta.xattrs.as_ref().is_some_and(|x| x.contains_key(name));
-        match flags {
-            libc::XATTR_CREATE if has => return Err(Error::errno_of(libc::EEXIST)),
-            libc::XATTR_REPLACE if !has => return Err(Error::errno_of(libc::ENODATA)),
-            _ => {}
+        if flags & libc::XATTR_CREATE != 0 && has {
+            return Err(Error::errno_of(libc::EEXIST));
+        }
+        if flags & libc::XATTR_REPLACE != 0 && !has {
+            return Err(Error::errno_of(libc::ENODATA));
         }
         let others = node.meta.xattrs.iter().flat_map(|x| x.iter()).filter(|(n, _)| n.as_slice() != name);
         let used: usize = others.map(|(n, v)| n.len() + v.len() + 12).sum();
@@ -141,12 +144,7 @@ impl Drive {
             && caller.uid != 0
             && caller.gid != gid
             && perm & 0o2000 != 0;
-        self.perform(&mut held, &Op::SetXattr { ino, name, value }, &room)?;
-        if drop_sgid {
-            let perm = Some(held.node(ino)?.meta.attr.perm & !0o2000);
-            let op = Op::SetAttr { ino, perm, uid: None, gid: None, size: None, atime: None, mtime: None };
-            self.perform(&mut held, &op, &room)?;
-        }
+        self.perform(&mut held, &Op::SetXattr { ino, name, value, drop_sgid }, &room)?;
         Ok(())
     }
 
@@ -160,7 +158,9 @@ impl Drive {
         let mut held = self.lock(&[&inode]);
         let xattrs: Option<&Arc<Xattrs>> = held.node(ino)?.meta.xattrs.as_ref();
         if !xattrs.is_some_and(|x| x.contains_key(name)) {
-            return Err(Error::errno_of(libc::ENODATA));
+            // A list that is not there is the one that says what the mode says: to remove it changes nothing.
+            let is_acl = name == acl::ACCESS || name == acl::DEFAULT;
+            return if is_acl { Ok(()) } else { Err(Error::errno_of(libc::ENODATA)) };
         }
         self.perform(&mut held, &Op::RemoveXattr { ino, name }, &room)?;
         Ok(())

@@ -121,7 +121,7 @@ impl Drive {
             match piece {
                 Piece::Run { run: Run::Hole, .. } => {}
                 Piece::Run { at, len, run: Run::Data(w, skip) } => {
-                    let bytes = w.bytes(wait == Wait::Yes)?;
+                    let bytes = w.bytes(wait != Wait::No)?;
                     let part = bytes.get(*skip..*skip + *len as usize).ok_or_else(short)?;
                     let start = (at - from) as usize;
                     out.get_mut(start..start + part.len()).ok_or_else(short)?.copy_from_slice(part);
@@ -254,7 +254,7 @@ impl Drive {
         let mut done = 0;
         // Piece by piece: a copy of any length holds no more than one in memory.
         while done < len {
-            let patience = if done == 0 { wait } else { Wait::Yes };
+            let patience = if done == 0 { wait } else { Wait::yes() };
             let (_, bytes) =
                 self.bytes_of(&source, from_at + done, (len - done).min(COPY) as usize, patience)?;
             if bytes.is_empty() {

@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The counter's bits of an inode number.
 const COUNTER: u64 = (1 << 43) - 1;
@@ -66,8 +66,18 @@ pub struct Progress {
     /// The last record that is in the store.
     pub stored: Lsn,
     pub last_error: Option<String>,
+    pub last_error_time: Option<Time>,
     /// The store could not be reached by the last commit.
     pub away: bool,
+    /// Since when `away` is as it is: the first try that told so. None: since the drive was opened.
+    pub since: Option<Time>,
+    /// What the last commit failed with, as long as none has succeeded since.
+    pub failing: Option<Kind>,
+    /// Versions made, and tries that failed, since the drive was opened.
+    pub commits: u64,
+    pub failures: u64,
+    /// How long the commits took that made a version.
+    pub busy: Duration,
 }
 
 /// The progress, where everybody can look at it.
@@ -104,11 +114,51 @@ impl Drive {
         self.facts.lock().clone()
     }
 
-    /// Takes note of trouble, for `status`.
+    /// Takes note of trouble other than a commit's, for `status`.
     pub fn note_error(&self, e: &Error) {
         let mut facts = self.facts.lock();
         facts.last_error = Some(e.chain());
-        facts.away = e.kind() == Kind::Away;
+        facts.last_error_time = Some(self.clock.now());
+    }
+
+    /// Takes note of what became of a commit. The log is told when that changes, not at each try.
+    fn note_commit(&self, outcome: &Result<Option<Version>>, took: Duration) {
+        let now = self.clock.now();
+        let mut facts = self.facts.lock();
+        match outcome {
+            Ok(version) => {
+                if version.is_some() {
+                    facts.commits += 1;
+                    facts.busy += took;
+                } else if facts.failing.is_none() {
+                    // Nothing was tried, so nothing is known to be better.
+                    return;
+                }
+                facts.last_error = None;
+                facts.last_error_time = None;
+                if std::mem::take(&mut facts.away) {
+                    facts.since = Some(now);
+                }
+                if facts.failing.take().is_some() {
+                    tracing::info!("commits succeed again: the drive is at version {}", facts.version);
+                }
+            }
+            Err(e) => {
+                facts.failures += 1;
+                facts.last_error = Some(e.chain());
+                facts.last_error_time = Some(now);
+                let away = e.kind() == Kind::Away;
+                if facts.away != away {
+                    facts.away = away;
+                    facts.since = Some(now);
+                }
+                if facts.failing.replace(e.kind()) == Some(e.kind()) {
+                    tracing::debug!("still cannot commit: {}", e.chain());
+                } else {
+                    tracing::error!("cannot commit, and will try again: {}", e.chain());
+                }
+            }
+        }
     }
 
     /// Asks for a commit soon.
@@ -138,7 +188,7 @@ impl Drive {
         }
         let upto = self.journal.last();
         while self.facts.lock().stored < upto {
-            if self.commit().inspect_err(|e| self.note_error(e))?.is_none() {
+            if self.commit()?.is_none() {
                 break;
             }
         }
@@ -147,6 +197,13 @@ impl Drive {
 
     /// Commits what has changed; None where nothing has. After an error the next call tries again.
     pub fn commit(&self) -> Result<Option<Version>> {
+        let begun = Instant::now();
+        let outcome = self.try_commit();
+        self.note_commit(&outcome, begun.elapsed());
+        outcome
+    }
+
+    fn try_commit(&self) -> Result<Option<Version>> {
         let mut committing = self.committing.lock();
         let c = &mut *committing;
         let Some(mut closed) = c.closed.take().or_else(|| self.close_generation()) else { return Ok(None) };
@@ -200,13 +257,8 @@ impl Drive {
         self.adopt(closed, &opened, inodes);
         c.next = head.version + 1;
         *self.newest.write() = opened;
-        *self.facts.lock() = Progress {
-            version: head.version,
-            last_commit: closed.time,
-            stored: closed.mark,
-            last_error: None,
-            away: false,
-        };
+        let mut facts = self.facts.lock();
+        (facts.version, facts.last_commit, facts.stored) = (head.version, closed.time, closed.mark);
     }
 
     /// Lets go of what a published generation needed: inodes, memory, the journal's records.
@@ -228,7 +280,7 @@ impl Drive {
         inos.extend(closed.placed);
         for ino in inos {
             let unknown = self.table.with(ino, |s| s.lookups == 0).unwrap_or(false);
-            if unknown || self.table.loaded() > self.settings.loaded_inodes {
+            if unknown || self.too_many_loaded() {
                 self.release_if_idle(ino);
             }
         }

@@ -85,7 +85,7 @@ impl Drive {
             if stored.ino == ino {
                 let name = name_of_key(&key).into();
                 let record = stored.load(chunks)?;
-                return Ok(Some(Inode::load(record, vec![Name { parent, name }], false)));
+                return Ok(Some(Inode::load(record, vec![Name { parent, name }], false, &self.xattr_bytes)));
             }
         }
         Ok(None)
@@ -96,7 +96,7 @@ impl Drive {
         let chunks = self.chunks(wait);
         let Some(stored) = shells::get(&shells, ino, chunks)? else { return Ok(None) };
         let names = shells::names(&shells, ino, chunks)?;
-        Ok(Some(Inode::load(stored.load(chunks)?, names, true)))
+        Ok(Some(Inode::load(stored.load(chunks)?, names, true, &self.xattr_bytes)))
     }
 
     /// What the layers of a locked directory say of a name.
@@ -148,7 +148,7 @@ impl Drive {
                             let name = Name { parent: dir.ino, name: name.into() };
                             let record = stored.load(self.chunks(wait))?;
                             (
-                                Inode::load(record, vec![name], false),
+                                Inode::load(record, vec![name], false, &self.xattr_bytes),
                                 Place { parent: dir.ino, hash: key.hash },
                             )
                         }
@@ -274,10 +274,15 @@ impl Drive {
         gens.closed.unwrap_or(gens.now).saturating_sub(1)
     }
 
+    /// Whether more is loaded than what is changed and the clean inodes' share of the memory.
+    pub(super) fn too_many_loaded(&self) -> bool {
+        let changed = self.dirty.lock().len() + self.closing.load(std::sync::atomic::Ordering::Relaxed);
+        self.table.loaded() + self.heavy() > self.settings.loaded_inodes + changed
+    }
+
     /// Unloads clean inodes when there are too many. Those with changes cannot be unloaded, and do not count.
     pub(super) fn make_room(&self) {
-        let changed = self.dirty.lock().len() + self.closing.load(std::sync::atomic::Ordering::Relaxed);
-        if self.table.loaded() <= self.settings.loaded_inodes + changed {
+        if !self.too_many_loaded() {
             return;
         }
         let shard = self.clock.monotonic().subsec_nanos() as usize;

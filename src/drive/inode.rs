@@ -9,7 +9,7 @@ use crate::tree::Map;
 use crate::types::Ino;
 use parking_lot::RwLock;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 /// The number of a generation: what changes between two commits.
 pub type Generation = u32;
@@ -31,6 +31,39 @@ pub struct Meta {
     pub names: Vec<Name>,
     /// It has, or had, several names: it is kept in the Map of shells.
     pub shell: bool,
+    pub weight: Weight,
+}
+
+/// The bytes of extended attributes that an inode holds in memory, counted with all others' while they are held.
+#[derive(Default)]
+pub struct Weight {
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Clone for Weight {
+    fn clone(&self) -> Weight {
+        self.all.fetch_add(self.bytes, Relaxed);
+        Weight { bytes: self.bytes, all: self.all.clone() }
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+impl Meta {
+    /// Counts its attributes' bytes among all.
+    pub fn weigh(&mut self, all: &Arc<AtomicUsize>) {
+        let entries = self.xattrs.iter().flat_map(|x| x.iter());
+        let bytes = entries.map(|(name, value)| name.len() + value.len()).sum();
+        if bytes != self.weight.bytes {
+            all.fetch_add(bytes, Relaxed);
+            self.weight = Weight { bytes, all: all.clone() };
+        }
+    }
 }
 
 pub struct Node {
@@ -88,7 +121,12 @@ impl Inode {
     }
 
     /// A clean inode as a committed version has it.
-    pub fn load(record: InodeRecord, names: Vec<Name>, shell: bool) -> Arc<Inode> {
+    pub fn load(
+        record: InodeRecord,
+        names: Vec<Name>,
+        shell: bool,
+        xattr_bytes: &Arc<AtomicUsize>,
+    ) -> Arc<Inode> {
         let parent = names.first().map_or(ROOT, |n| n.parent);
         let body = match record.content {
             Content::File(base) => {
@@ -98,7 +136,9 @@ impl Inode {
             Content::Symlink(target) => Body::Symlink(target),
             Content::Special => Body::Special,
         };
-        let meta = Meta { attr: record.attr, xattrs: record.xattrs, names, shell };
+        let mut meta =
+            Meta { attr: record.attr, xattrs: record.xattrs, names, shell, weight: Weight::default() };
+        meta.weigh(xattr_bytes);
         Inode::new(
             record.ino,
             Node { meta, body, generation: 0, dirty: false, frozen: None, was_shell: shell },

@@ -48,12 +48,38 @@ impl Keeper {
         Ok(Keeper { drive, stopped, threads })
     }
 
+    /// Ends the threads, and waits for what they are doing; whoever waits for a store that does not answer is left to
+    /// end with the process.
+    pub fn stop_within(&mut self, patience: Duration) {
+        self.tell_to_stop();
+        let deadline = Instant::now() + patience;
+        while self.threads.iter().any(|thread| !thread.is_finished()) {
+            if Instant::now() >= deadline {
+                let left: Vec<_> = self.threads.iter().filter(|t| !t.is_finished()).collect();
+                let names: Vec<_> = left.iter().filter_map(|t| t.thread().name()).collect();
+                tracing::warn!("not waited for: {}", names.join(", "));
+                self.threads.retain(JoinHandle::is_finished);
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.join();
+    }
+
     /// Ends the threads, and waits for what they are doing.
     pub fn stop(&mut self) {
+        self.tell_to_stop();
+        self.join();
+    }
+
+    fn tell_to_stop(&self) {
         *self.stopped.0.lock() = true;
         self.stopped.1.notify_all();
         self.drive.stop_waiting();
         self.drive.stop_read_ahead();
+    }
+
+    fn join(&mut self) {
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the drive panicked");
@@ -71,27 +97,53 @@ fn pause(stopped: &(Mutex<bool>, Condvar), time: Duration) -> bool {
     *s
 }
 
+/// Tells the log of an error once, however often it comes, and of its end.
+struct Trouble {
+    what: &'static str,
+    last: Option<Kind>,
+}
+
+impl Trouble {
+    fn new(what: &'static str) -> Trouble {
+        Trouble { what, last: None }
+    }
+
+    /// Returns whether it went well.
+    fn note(&mut self, drive: &Drive, outcome: Result<()>) -> bool {
+        match outcome {
+            Ok(()) => {
+                if self.last.take().is_some() {
+                    tracing::info!("no longer: cannot {}", self.what);
+                }
+                true
+            }
+            Err(e) => {
+                if self.last.replace(e.kind()) != Some(e.kind()) {
+                    tracing::error!("cannot {}: {}", self.what, e.chain());
+                }
+                drive.note_error(&e);
+                false
+            }
+        }
+    }
+}
+
 fn flush(drive: &Drive, stopped: &(Mutex<bool>, Condvar), every: Duration) {
+    let mut trouble = Trouble::new("make changes durable");
     while !pause(stopped, every) {
         drive.balance_memory();
-        if drive.journal().durable() < drive.journal().last()
+        if drive.journal().durable() < drive.journal().last() {
             // Not `Drive::sync`, which with `sync=store` would wait for the store.
-            && let Err(e) = drive.journal().sync(drive.journal().last())
-        {
-            tracing::error!("cannot make changes durable: {}", e.chain());
-            drive.note_error(&e);
+            trouble.note(drive, drive.journal().sync(drive.journal().last()));
         }
     }
 }
 
 fn prepare(drive: &Drive, stopped: &(Mutex<bool>, Condvar)) {
+    let mut trouble = Trouble::new("prepare a journal file");
     while !pause(stopped, Duration::from_millis(200)) {
-        if let Err(e) = drive.journal().prepare() {
-            tracing::warn!("cannot prepare a journal file: {}", e.chain());
-            drive.note_error(&e);
-            if pause(stopped, Duration::from_secs(2)) {
-                return;
-            }
+        if !trouble.note(drive, drive.journal().prepare()) && pause(stopped, Duration::from_secs(2)) {
+            return;
         }
     }
 }
@@ -108,11 +160,8 @@ fn commit(drive: &Drive, every: Duration) {
                 wait = every.max(begun.elapsed());
                 rest = Duration::ZERO;
             }
-            Err(e) => {
-                if e.kind() != Kind::Interrupted {
-                    tracing::error!("cannot commit, and will try again: {}", e.chain());
-                }
-                drive.note_error(&e);
+            // The drive has told the log.
+            Err(_) => {
                 wait = (wait * 2).min(PATIENCE);
                 rest = wait.min(HASTE);
             }

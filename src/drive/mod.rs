@@ -15,6 +15,7 @@ mod apply;
 mod attrs;
 mod bytes;
 mod committer;
+pub mod figures;
 mod find;
 pub mod inode;
 pub mod keeper;
@@ -86,6 +87,8 @@ pub struct Drive {
     store: Arc<ChunkStore>,
     /// How many inodes the generation has that is being committed.
     closing: AtomicUsize,
+    /// The bytes of extended attributes that loaded inodes hold.
+    xattr_bytes: Arc<AtomicUsize>,
     /// Whose turn it is when the kernel is to forget inodes.
     next_shard: AtomicUsize,
     pressure: pressure::Pressure,
@@ -140,7 +143,7 @@ impl Drive {
 
     fn chunks(&self, wait: Wait) -> &dyn Chunks {
         match wait {
-            Wait::Yes => &*self.chunks,
+            Wait::Since(_) => &*self.chunks,
             Wait::No => &*self.quick,
         }
     }

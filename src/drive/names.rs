@@ -183,7 +183,7 @@ impl Drive {
             // Only one at a time may change what is above what.
             let renames = match (parent != new_parent, wait) {
                 (false, _) => None,
-                (true, Wait::Yes) => Some(self.renames.lock()),
+                (true, Wait::Since(_)) => Some(self.renames.lock()),
                 (true, Wait::No) => Some(self.renames.try_lock().ok_or(Error::new(Kind::Miss, "renaming"))?),
             };
             let child_is_dir = Self::is_dir(&child);
@@ -191,7 +191,7 @@ impl Drive {
                 match self.check_no_loop((&child, &to_dir), (other.as_ref(), &from_dir), how) {
                     Ok(()) => {}
                     // The store is waited for without the lock.
-                    Err(e) if e.kind() == Kind::Miss && wait == Wait::Yes => {
+                    Err(e) if e.kind() == Kind::Miss && wait != Wait::No => {
                         drop(renames);
                         pinned.extend(self.upwards(&from_dir, wait)?);
                         pinned.extend(self.upwards(&to_dir, wait)?);

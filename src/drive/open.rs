@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// What a loaded inode takes, about, with the changes of a file that was just made. Measured, in bytes.
-const INODE_BYTES: usize = 1600;
+pub(super) const INODE_BYTES: usize = 1600;
 
 /// How an open drive works.
 #[derive(Clone, Debug)]
@@ -176,7 +176,8 @@ impl Drive {
         let chunks: Arc<dyn Chunks> = Arc::new(opener);
         let root: InodeRecord = base.commit.root.clone().load(&*chunks)?;
         let name = Name { parent: ROOT, name: b""[..].into() };
-        let root = Inode::load(root, vec![name], false);
+        let xattr_bytes = Arc::<AtomicUsize>::default();
+        let root = Inode::load(root, vec![name], false, &xattr_bytes);
         let history = base.commit.history.clone();
         let table = Table::new();
         table.insert(root.clone(), Place { parent: ROOT, hash: 0 }, 1, || true);
@@ -216,6 +217,7 @@ impl Drive {
             newest: RwLock::new(base),
             store: parts.store,
             closing: AtomicUsize::new(0),
+            xattr_bytes,
             next_shard: AtomicUsize::new(0),
             pressure: Pressure::default(),
             ahead: Ahead::default(),
@@ -261,7 +263,7 @@ impl Drive {
                 // A file without a name, whose bytes died with the daemon.
                 return Ok(());
             }
-            let loaded = self.load(ino, Wait::Yes).map_err(|e| match (&others, e.kind()) {
+            let loaded = self.load(ino, Wait::yes()).map_err(|e| match (&others, e.kind()) {
                 // Where the base has it there is something else, or nothing.
                 (Some(others), Kind::Damage | Kind::Errno(_)) => {
                     others.conflict("what a file or directory stands in").with_source(e)

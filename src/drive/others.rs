@@ -72,8 +72,8 @@ impl Drive {
 
     /// The inode of a name, which must be this one.
     fn must_lead(&self, others: &Others, at: At, ino: Option<Ino>) -> Result<Option<Ino>> {
-        let dir = self.load(at.dir, Wait::Yes)?;
-        let (_, found) = self.child(&dir, at.name, Wait::Yes)?;
+        let dir = self.load(at.dir, Wait::yes())?;
+        let (_, found) = self.child(&dir, at.name, Wait::yes())?;
         let found = found.map(|inode| inode.ino);
         if found == ino { Ok(found) } else { Err(others.conflict("the names of a directory")) }
     }
@@ -81,7 +81,7 @@ impl Drive {
     /// What goes away must be an empty directory, or a file that nobody has changed.
     fn must_be_free(&self, others: &mut Others, ino: Option<Ino>) -> Result<()> {
         let Some(ino) = ino else { return Ok(()) };
-        let inode = self.load(ino, Wait::Yes)?;
+        let inode = self.load(ino, Wait::yes())?;
         if !Self::is_dir(&inode) {
             return self.must_be_untouched(others, ino);
         }
@@ -90,10 +90,11 @@ impl Drive {
     }
 
     fn must_be_untouched(&self, others: &mut Others, ino: Ino) -> Result<()> {
-        if others.untouched.contains(&ino) || Self::is_dir(&*self.load(ino, Wait::Yes)?) {
+        if others.untouched.contains(&ino) || Self::is_dir(&*self.load(ino, Wait::yes())?) {
             return Ok(());
         }
-        let newest = history::versions_of(&others.history, ino, self.chunks(Wait::Yes)).next().transpose()?;
+        let newest =
+            history::versions_of(&others.history, ino, self.chunks(Wait::yes())).next().transpose()?;
         if newest.is_some_and(|(version, _)| version > others.base) {
             return Err(others.conflict("a file"));
         }
@@ -108,7 +109,7 @@ impl Drive {
             if Some(at) == moved {
                 return Err(others.conflict("what is above a directory"));
             }
-            at = match &self.load(at, Wait::Yes)?.node.read().body {
+            at = match &self.load(at, Wait::yes())?.node.read().body {
                 Body::Dir(d) => d.parent,
                 _ => return Err(Error::errno_of(libc::ENOTDIR)),
             };

@@ -17,8 +17,9 @@
 use super::Drive;
 use super::types::Wait;
 use crate::error::{Error, Kind, Result};
+use crate::sys::Timer;
 use parking_lot::{Condvar, Mutex};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// The share of a limit from which on writers are slowed, and from which on they wait (percent).
@@ -44,6 +45,26 @@ pub struct Pressure {
     work: Condvar,
     /// Bytes of the journal that are promised to changes which are not appended yet.
     promised: AtomicU64,
+    /// Operations that wait for room now, and those that ever did.
+    waiting: AtomicUsize,
+    pub(super) held_back: Timer,
+}
+
+/// An operation that waits for room, counted.
+struct Waiter<'a>(&'a Pressure, Instant);
+
+impl<'a> Waiter<'a> {
+    fn of(pressure: &'a Pressure) -> Waiter<'a> {
+        pressure.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiter(pressure, Instant::now())
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.held_back.add(self.1.elapsed());
+    }
 }
 
 /// Room in the journal for one change, promised until this is dropped.
@@ -98,6 +119,11 @@ impl Pressure {
         !s.stop
     }
 
+    /// How many operations wait for room now.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// There is room again.
     pub fn made_room(&self) {
         let _s = self.state.lock();
@@ -126,10 +152,17 @@ impl Drive {
         (self.journal.usage().bytes + all <= self.journal_limit(frees)).then_some(room)
     }
 
+    /// How many inodes weigh as much as the extended attributes that are loaded.
+    pub(super) fn heavy(&self) -> usize {
+        self.xattr_bytes.load(Ordering::Relaxed) / super::open::INODE_BYTES
+    }
+
     /// How much of the memory for changes is taken, in percent.
     fn memory_fullness(&self) -> u64 {
         let changed = self.dirty.lock().len() + CLOSING * self.closing.load(Ordering::Relaxed);
         let changed = changed + self.resident.writes() / WRITES;
+        // What clean inodes have of it is unloaded when it is more than their share.
+        let changed = changed + self.heavy().saturating_sub(self.settings.loaded_inodes);
         changed as u64 * 100 / self.settings.dirty_inodes.max(1) as u64
     }
 
@@ -142,30 +175,48 @@ impl Drive {
         if full < SLOW
             && let Some(room) = self.promise(RECORD, true)
         {
+            self.ease(wait, RECORD)?;
             return Ok(room);
         }
         if wait == Wait::No {
             return Err(Error::new(Kind::Miss, "changes wait for room"));
         }
         self.slow_down(full);
-        let room = self.wait_for(|d| (d.memory_fullness() < FULL).then(|| d.promise(RECORD, true))?);
-        room.or_else(|| self.promise(RECORD, true)).ok_or(Error::errno_of(libc::ENOSPC))
+        let room = self.wait_for(wait, |d| (d.memory_fullness() < FULL).then(|| d.promise(RECORD, true))?);
+        let room = room.or_else(|| self.promise(RECORD, true)).ok_or(Error::errno_of(libc::ENOSPC))?;
+        self.ease(wait, RECORD)?;
+        Ok(room)
+    }
+
+    /// Lets the journal do its work with the disk here, where no lock is held.
+    fn ease(&self, wait: Wait, bytes: u64) -> Result<()> {
+        if self.journal.is_eased(bytes as usize) {
+            return Ok(());
+        }
+        match wait {
+            Wait::No => Err(Error::new(Kind::Miss, "the journal waits for the disk")),
+            Wait::Since(_) => self.journal.ease(bytes as usize),
+        }
     }
 
     fn slow_down(&self, full: u64) {
         if full < FULL {
+            let _waiter = Waiter::of(&self.pressure);
             std::thread::sleep(SLOWEST * full.saturating_sub(SLOW) as u32 / (FULL - SLOW) as u32);
         }
     }
 
     /// Waits until commits have made room; None where that takes too long.
-    fn wait_for<'a>(&'a self, room: impl Fn(&'a Drive) -> Option<Room<'a>>) -> Option<Room<'a>> {
-        let deadline = Instant::now() + self.settings.timeout;
+    fn wait_for<'a>(&'a self, wait: Wait, room: impl Fn(&'a Drive) -> Option<Room<'a>>) -> Option<Room<'a>> {
+        let Wait::Since(asked) = wait else { return None };
+        let deadline = asked + self.settings.timeout;
+        let mut waiter = None;
         let mut state = self.pressure.state.lock();
         loop {
             if let Some(room) = room(self) {
                 return Some(room);
             }
+            waiter.get_or_insert_with(|| Waiter::of(&self.pressure));
             let now = Instant::now();
             if now >= deadline {
                 return None;
@@ -187,14 +238,17 @@ impl Drive {
         if full < SLOW
             && let Some(room) = self.promise(bytes, false)
         {
+            self.ease(wait, bytes)?;
             return Ok(room);
         }
         if wait == Wait::No {
             return Err(Error::new(Kind::Miss, "writers are being slowed"));
         }
         self.slow_down(full);
-        let room = self.wait_for(|d| (d.memory_fullness() < FULL).then(|| d.promise(bytes, false))?);
-        room.ok_or(Error::errno_of(libc::ENOSPC))
+        let room = self.wait_for(wait, |d| (d.memory_fullness() < FULL).then(|| d.promise(bytes, false))?);
+        let room = room.ok_or(Error::errno_of(libc::ENOSPC))?;
+        self.ease(wait, bytes)?;
+        Ok(room)
     }
 
     /// Whether a mutating operation would have to wait.

@@ -76,6 +76,8 @@ pub enum Op<'a> {
         ino: Ino,
         name: &'a [u8],
         value: &'a [u8],
+        /// Who sets an access list may lose the right to keep sgid with it.
+        drop_sgid: bool,
     },
     RemoveXattr {
         ino: Ino,
@@ -216,8 +218,8 @@ impl<'a> Record<'a> {
                     t.put(&mut w);
                 }
             }
-            Op::SetXattr { ino, name, value } => {
-                w.u8(8).var(*ino).bytes(name).bytes(value);
+            Op::SetXattr { ino, name, value, drop_sgid } => {
+                w.u8(8).var(*ino).bytes(name).bytes(value).u8((*drop_sgid).into());
             }
             Op::RemoveXattr { ino, name } => {
                 w.u8(9).var(*ino).bytes(name);
@@ -288,7 +290,12 @@ impl<'a> Record<'a> {
                     mtime: if on(5) { Some(Time::get(&mut r)?) } else { None },
                 }
             }
-            8 => Op::SetXattr { ino: r.var()?, name: r.bytes()?, value: r.bytes()? },
+            8 => Op::SetXattr {
+                ino: r.var()?,
+                name: r.bytes()?,
+                value: r.bytes()?,
+                drop_sgid: get_bool(&mut r)?,
+            },
             9 => Op::RemoveXattr { ino: r.var()?, name: r.bytes()? },
             _ => return Err(r.bad("unknown operation")),
         };
@@ -340,7 +347,7 @@ mod tests {
                 atime: None,
                 mtime: Some(t),
             },
-            Op::SetXattr { ino: 3, name: b"user.x", value: b"" },
+            Op::SetXattr { ino: 3, name: b"user.x", value: b"", drop_sgid: true },
             Op::RemoveXattr { ino: 3, name: b"user.x" },
         ];
         for op in ops {

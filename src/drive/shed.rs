@@ -57,10 +57,10 @@ impl Drive {
 
     /// The name of a clean inode that is no directory, by its place in the committed version.
     fn name_at(&self, ino: Ino, place: Place) -> Result<Option<Vec<u8>>> {
-        let dir = self.load(place.parent, Wait::Yes)?;
+        let dir = self.load(place.parent, Wait::yes())?;
         let base = self.base_of(&dir)?;
         let hash = place.hash.to_be_bytes();
-        for item in base.range(self.chunks(Wait::Yes), Bound::Included(&hash)) {
+        for item in base.range(self.chunks(Wait::yes()), Bound::Included(&hash)) {
             let (key, value) = item?;
             if !key.starts_with(&hash) {
                 break;

@@ -2,6 +2,7 @@
 
 use crate::commit::inode::{Attr, FileKind};
 use crate::types::{Ino, Time};
+use std::time::Instant;
 
 /// Whether an operation may wait for the store or the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,8 +10,15 @@ pub enum Wait {
     /// Never: where something is not in memory, fail with `Kind::Miss`, having changed nothing.
     /// For event loops, which then run the operation again on a worker.
     No,
-    /// As long as the mount's time-out says.
-    Yes,
+    /// As long as the mount's time-out says, from when it was asked for.
+    Since(Instant),
+}
+
+impl Wait {
+    /// From now on.
+    pub fn yes() -> Wait {
+        Wait::Since(Instant::now())
+    }
 }
 
 /// Who asks.

@@ -5,6 +5,7 @@
 //! thread, and the event loop never stands still.
 
 use super::convert::{Shown, errno};
+use super::counts::{Call, Counts};
 use super::poll::Poller;
 use super::reply::Answer;
 use super::workers::{Lane, Workers};
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 /// An operation, as far as it matters for where it runs and what the log says of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Op {
-    name: &'static str,
+    call: Call,
     ino: Ino,
     lane: Lane,
     /// Whether it is tried on the event loop first.
@@ -29,23 +30,23 @@ pub(super) struct Op {
 
 impl Op {
     /// An operation that changes nothing.
-    pub(super) fn read(name: &'static str, ino: Ino) -> Op {
-        Op { name, ino, lane: Lane::Read, here: true }
+    pub(super) fn read(call: Call, ino: Ino) -> Op {
+        Op { call, ino, lane: Lane::Read, here: true }
     }
 
     /// An operation that appends to the journal.
-    pub(super) fn change(name: &'static str, ino: Ino) -> Op {
-        Op { name, ino, lane: Lane::Change, here: true }
+    pub(super) fn change(call: Call, ino: Ino) -> Op {
+        Op { call, ino, lane: Lane::Change, here: true }
     }
 
     /// An operation that appends to the journal, and makes room: it passes those that wait for some.
-    pub(super) fn free(name: &'static str, ino: Ino) -> Op {
-        Op { name, ino, lane: Lane::Free, here: true }
+    pub(super) fn free(call: Call, ino: Ino) -> Op {
+        Op { call, ino, lane: Lane::Free, here: true }
     }
 
     /// An operation that waits for the disk.
-    pub(super) fn sync(name: &'static str, ino: Ino) -> Op {
-        Op { name, ino, lane: Lane::Sync, here: false }
+    pub(super) fn sync(call: Call, ino: Ino) -> Op {
+        Op { call, ino, lane: Lane::Sync, here: false }
     }
 
     /// Straight to a worker when `long`: too much work for the event loop, or sure to wait.
@@ -67,6 +68,7 @@ struct Core<D> {
     throttled: fn(&D) -> bool,
     shown: Shown,
     lines: Mutex<Limiter>,
+    counts: Arc<Counts>,
 }
 
 impl<D: Send + Sync + 'static> Dispatcher<D> {
@@ -79,12 +81,18 @@ impl<D: Send + Sync + 'static> Dispatcher<D> {
         poller: Arc<Poller>,
         workers: usize,
     ) -> Result<Dispatcher<D>> {
-        let core = Core { drive, throttled, shown, lines: Mutex::new(Limiter::new(Instant::now())) };
+        let lines = Mutex::new(Limiter::new(Instant::now()));
+        let core = Core { drive, throttled, shown, lines, counts: Arc::default() };
         Ok(Dispatcher { core: Arc::new(core), poller, workers: Workers::start(workers)? })
     }
 
     pub(super) fn shown(&self) -> &Shown {
         &self.core.shown
+    }
+
+    /// What was answered so far.
+    pub(super) fn counts(&self) -> &Arc<Counts> {
+        &self.core.counts
     }
 
     /// Runs `work`, here or on a worker, and answers with what it returns. `bytes` are the borrowed
@@ -116,11 +124,13 @@ impl<D: Send + Sync + 'static> Dispatcher<D> {
                 return core.answer(op, reply, result);
             }
         }
+        // However long it stands in the queue.
+        let came = Wait::yes();
         let core = Arc::clone(core);
         let owned = bytes.map(<[u8]>::to_vec);
         let job = move || {
             let bytes = owned.each_ref().map(Vec::as_slice);
-            let result = core.guarded(|| work(&core.drive, Wait::Yes, bytes, &mut reply));
+            let result = core.guarded(|| work(&core.drive, came, bytes, &mut reply));
             core.answer(op, reply, result);
         };
         self.workers.hand(op.lane, Box::new(job));
@@ -128,6 +138,7 @@ impl<D: Send + Sync + 'static> Dispatcher<D> {
 
     /// Runs what the kernel expects no answer to.
     pub(super) fn tell(&self, op: Op, work: impl FnOnce(&D)) {
+        self.core.counts.answered(op.call);
         if let Err(e) = self.core.guarded(|| {
             work(&self.core.drive);
             Ok(())
@@ -149,11 +160,14 @@ impl<D> Core<D> {
     }
 
     fn answer<T>(&self, op: Op, reply: impl Answer<T>, result: Result<T>) {
+        self.counts.answered(op.call);
         match result {
             Ok(value) => reply.done(value, &self.shown),
             Err(e) => {
                 self.report(op, &e);
-                reply.fail(errno(&e));
+                let errno = errno(&e);
+                self.counts.refused(errno.code());
+                reply.fail(errno);
             }
         }
     }
@@ -164,7 +178,7 @@ impl<D> Core<D> {
             return;
         }
         if let Some(held_back) = self.lines.lock().admit(Instant::now()) {
-            tracing::error!(op = op.name, inode = op.ino, held_back, "{}", e.chain());
+            tracing::error!(op = op.call.name(), inode = op.ino, held_back, "{}", e.chain());
         }
     }
 }
@@ -257,7 +271,7 @@ mod tests {
     #[test]
     fn a_hit_is_answered_on_the_event_loop() {
         let (reply, answers) = probe();
-        dispatcher(false).serve(Op::read("read", 1), [], reply, |_, wait, []| {
+        dispatcher(false).serve(Op::read(Call::Read, 1), [], reply, |_, wait, []| {
             assert_eq!(wait, Wait::No);
             Ok(7)
         });
@@ -270,7 +284,7 @@ mod tests {
         let d = dispatcher(false);
         let name = b"name".to_vec();
         let mut runs = 0;
-        d.serve(Op::read("lookup", 1), [&name, b"x"], reply, move |_, wait, [name, x]| {
+        d.serve(Op::read(Call::Lookup, 1), [&name, b"x"], reply, move |_, wait, [name, x]| {
             runs += 1;
             assert_eq!((name, x), (&b"name"[..], &b"x"[..]));
             if wait == Wait::No { Err(miss()) } else { Ok(runs) }
@@ -283,10 +297,10 @@ mod tests {
     fn changes_wait_on_a_worker_while_the_drive_is_throttled_and_reads_do_not() {
         let d = dispatcher(true);
         for (op, here) in [
-            (Op::read("read", 1), true),
-            (Op::change("write", 1), false),
-            (Op::sync("fsync", 1), false),
-            (Op::read("read", 1).long_if(true), false),
+            (Op::read(Call::Read, 1), true),
+            (Op::change(Call::Write, 1), false),
+            (Op::sync(Call::Fsync, 1), false),
+            (Op::read(Call::Read, 1).long_if(true), false),
         ] {
             let (reply, answers) = probe();
             d.serve(op, [], reply, move |_, wait, []| {
@@ -302,14 +316,14 @@ mod tests {
         let d = dispatcher(false);
         for on_worker in [false, true] {
             let (reply, answers) = probe();
-            d.serve(Op::change("write", 1).long_if(on_worker), [], reply, |_, _, []| -> Result<u32> {
+            d.serve(Op::change(Call::Write, 1).long_if(on_worker), [], reply, |_, _, []| -> Result<u32> {
                 panic!("on purpose")
             });
             assert_eq!(told(&answers), (Err(libc::EIO), !on_worker));
         }
-        d.tell(Op::read("forget", 1), |_| panic!("on purpose"));
+        d.tell(Op::read(Call::Forget, 1), |_| panic!("on purpose"));
         let (reply, answers) = probe();
-        d.serve(Op::read("read", 1), [], reply, |_, _, []| Ok(3));
+        d.serve(Op::read(Call::Read, 1), [], reply, |_, _, []| Ok(3));
         assert_eq!(told(&answers).0, Ok(3));
     }
 
@@ -317,10 +331,12 @@ mod tests {
     fn a_refusal_is_answered_with_its_errno_and_a_miss_that_may_wait_is_a_fault() {
         let d = dispatcher(false);
         let (reply, answers) = probe();
-        d.serve(Op::read("lookup", 1), [], reply, |_, _, []| Err::<u32, _>(Error::errno_of(libc::ENOENT)));
+        d.serve(Op::read(Call::Lookup, 1), [], reply, |_, _, []| {
+            Err::<u32, _>(Error::errno_of(libc::ENOENT))
+        });
         assert_eq!(told(&answers), (Err(libc::ENOENT), true));
         let (reply, answers) = probe();
-        d.serve(Op::read("read", 1), [], reply, |_, _, []| Err::<u32, _>(miss()));
+        d.serve(Op::read(Call::Read, 1), [], reply, |_, _, []| Err::<u32, _>(miss()));
         assert_eq!(told(&answers), (Err(libc::EIO), false));
     }
 
@@ -332,7 +348,9 @@ mod tests {
                 s.spawn(move || {
                     for i in 0..200u32 {
                         let (reply, answers) = probe();
-                        let lane = [Op::read("r", 1), Op::change("c", 1), Op::sync("s", 1)][(i % 3) as usize];
+                        let lane =
+                            [Op::read(Call::Read, 1), Op::change(Call::Write, 1), Op::sync(Call::Fsync, 1)]
+                                [(i % 3) as usize];
                         d.serve(lane, [], reply, move |_, wait, []| match (i % 5, wait) {
                             (0, Wait::No) => Err(miss()),
                             (1, _) => panic!("on purpose"),

@@ -10,11 +10,13 @@
 //! poll       polls the device while requests keep coming, sleeps when they stop
 //! reply      the drive's results as the kernel's replies
 //! convert    attributes, times, modes and errors between the two
+//! counts     how much of what was asked for
 //! mountinfo  what is mounted where
 //! ```
 
 mod attach;
 mod convert;
+mod counts;
 mod dispatch;
 mod mount;
 mod mountinfo;
@@ -25,4 +27,5 @@ mod shed;
 mod workers;
 
 pub use attach::SUBTYPE;
+pub use counts::{Call, Counts};
 pub use mount::{Mount, MountConfig, Serving, Unmounter};

@@ -2,6 +2,7 @@
 
 use super::attach::{Attach, SUBTYPE, detach_by_helper};
 use super::convert::Shown;
+use super::counts::Counts;
 use super::mountinfo::devices_at;
 use super::ops::Ops;
 use super::poll::{Poller, Polling};
@@ -73,6 +74,7 @@ impl Default for MountConfig {
 /// Dropping it unmounts.
 pub struct Mount {
     session: Session<Ops>,
+    counts: Arc<Counts>,
     polling: Option<Polling>,
     shedding: Shedding,
     place: Place,
@@ -94,6 +96,7 @@ impl Mount {
         };
         let poller = Arc::new(Poller::default());
         let ops = Ops::new(drive.clone(), shown, Arc::clone(&poller), config.workers, config.writeback)?;
+        let counts = Arc::clone(ops.counts());
         let attach = Attach {
             source: config.source.clone(),
             read_only: config.read_only,
@@ -126,7 +129,12 @@ impl Mount {
         }
         let polling = if config.poll { Polling::start(&session, &poller)? } else { None };
         let shedding = Shedding::start(session.notifier(), &drive)?;
-        Ok(Mount { session, polling, shedding, place })
+        Ok(Mount { session, counts, polling, shedding, place })
+    }
+
+    /// What the kernel asked for, counted.
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     /// What unmounts this mount, from any thread.
@@ -140,7 +148,7 @@ impl Mount {
     /// `Failed` where the session broke down; it is then taken out of sight, so that nobody meets "Transport
     /// endpoint is not connected".
     pub fn run(self) -> Result<()> {
-        let Mount { session, polling, shedding, place } = self;
+        let Mount { session, polling, shedding, place, .. } = self;
         let result = session.run();
         drop((polling, shedding));
         if result.is_ok() {

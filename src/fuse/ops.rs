@@ -4,6 +4,7 @@
 //! not know. Locks (flock, fcntl) are the kernel's own business.
 
 use super::convert::{self, Shown};
+use super::counts::{Call, Counts};
 use super::dispatch::{Dispatcher, Op};
 use super::poll::Poller;
 use super::reply::{Listing, XattrReply};
@@ -67,6 +68,10 @@ impl Ops {
         Ok(Ops { desk, writeback, no_opendir: false })
     }
 
+    pub(super) fn counts(&self) -> &Arc<Counts> {
+        self.desk.counts()
+    }
+
     /// mknod, mkdir, symlink: makes what `kind` says. `bytes`: the name, and a symbolic link's target.
     fn make(
         &self,
@@ -122,19 +127,19 @@ impl Filesystem for Ops {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let op = Op::read("lookup", parent.0);
+        let op = Op::read(Call::Lookup, parent.0);
         self.desk.serve(op, [name.as_bytes()], reply, move |drive, wait, [name]| {
             drive.lookup(wait, parent.0, name)
         });
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, nlookup: u64) {
-        self.desk.tell(Op::read("forget", ino.0), |drive| drive.forget(ino.0, nlookup));
+        self.desk.tell(Op::read(Call::Forget, ino.0), |drive| drive.forget(ino.0, nlookup));
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         self.desk
-            .serve(Op::read("getattr", ino.0), [], reply, move |drive, wait, []| drive.stat(wait, ino.0));
+            .serve(Op::read(Call::Getattr, ino.0), [], reply, move |drive, wait, []| drive.stat(wait, ino.0));
     }
 
     fn setattr(
@@ -168,14 +173,14 @@ impl Filesystem for Ops {
             ctime: ctime.map(convert::from_request),
             kill_suid,
         };
-        self.desk.serve(Op::change("setattr", ino.0), [], reply, move |drive, wait, []| {
+        self.desk.serve(Op::change(Call::Setattr, ino.0), [], reply, move |drive, wait, []| {
             convert::in_range(0, change.size.unwrap_or(0))?;
             drive.set_attr(wait, &caller, ino.0, &change)
         });
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        let op = Op::read("readlink", ino.0);
+        let op = Op::read(Call::Readlink, ino.0);
         self.desk.serve(op, [], reply, move |drive, wait, []| drive.read_link(wait, ino.0));
     }
 
@@ -191,7 +196,7 @@ impl Filesystem for Ops {
     ) {
         match convert::mknod_kind(mode) {
             Ok(kind) => {
-                let (op, bytes) = (Op::change("mknod", parent.0), [name.as_bytes(), b""]);
+                let (op, bytes) = (Op::change(Call::Mknod, parent.0), [name.as_bytes(), b""]);
                 self.make(op, caller(req, umask), parent.0, bytes, new(kind, mode, rdev), reply);
             }
             Err(e) => reply.error(convert::errno(&e)),
@@ -199,24 +204,25 @@ impl Filesystem for Ops {
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let (op, bytes) = (Op::change("mkdir", parent.0), [name.as_bytes(), b""]);
+        let (op, bytes) = (Op::change(Call::Mkdir, parent.0), [name.as_bytes(), b""]);
         self.make(op, caller(req, umask), parent.0, bytes, new(FileKind::Directory, mode, 0), reply);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let (op, bytes) = (Op::change("symlink", parent.0), [name.as_bytes(), target.as_os_str().as_bytes()]);
+        let (op, bytes) =
+            (Op::change(Call::Symlink, parent.0), [name.as_bytes(), target.as_os_str().as_bytes()]);
         self.make(op, caller(req, 0), parent.0, bytes, new(FileKind::Symlink, 0o777, 0), reply);
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let op = Op::free("unlink", parent.0);
+        let op = Op::free(Call::Unlink, parent.0);
         self.desk.serve(op, [name.as_bytes()], reply, move |drive, wait, [name]| {
             drive.unlink(wait, parent.0, name)
         });
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let op = Op::free("rmdir", parent.0);
+        let op = Op::free(Call::Rmdir, parent.0);
         self.desk.serve(op, [name.as_bytes()], reply, move |drive, wait, [name]| {
             drive.rmdir(wait, parent.0, name)
         });
@@ -233,20 +239,25 @@ impl Filesystem for Ops {
         reply: ReplyEmpty,
     ) {
         let names = [name.as_bytes(), newname.as_bytes()];
-        self.desk.serve(Op::free("rename", parent.0), names, reply, move |drive, wait, [name, newname]| {
-            drive.rename(wait, parent.0, name, newparent.0, newname, convert::rename_how(flags)?)
-        });
+        self.desk.serve(
+            Op::free(Call::Rename, parent.0),
+            names,
+            reply,
+            move |drive, wait, [name, newname]| {
+                drive.rename(wait, parent.0, name, newparent.0, newname, convert::rename_how(flags)?)
+            },
+        );
     }
 
     fn link(&self, _: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        let (op, bytes) = (Op::change("link", ino.0), [newname.as_bytes()]);
+        let (op, bytes) = (Op::change(Call::Link, ino.0), [newname.as_bytes()]);
         self.desk
             .serve(op, bytes, reply, move |drive, wait, [name]| drive.link(wait, ino.0, newparent.0, name));
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let truncate = (flags.0 & libc::O_TRUNC != 0).then(|| caller(req, 0));
-        let op = if truncate.is_some() { Op::change("open", ino.0) } else { Op::read("open", ino.0) };
+        let op = if truncate.is_some() { Op::change(Call::Open, ino.0) } else { Op::read(Call::Open, ino.0) };
         self.desk.serve(op, [], reply, move |drive, wait, []| drive.open(wait, ino.0, truncate.as_ref()));
     }
 
@@ -265,7 +276,7 @@ impl Filesystem for Ops {
         // Kept over a miss of `open`, so that the file is not made twice.
         let mut made = None;
         self.desk.serve(
-            Op::change("create", parent.0),
+            Op::change(Call::Create, parent.0),
             [name.as_bytes()],
             reply,
             move |drive, wait, [name]| {
@@ -309,8 +320,13 @@ impl Filesystem for Ops {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let op = Op::read("read", ino.0).long_if(size >= LONG_READ);
-        self.desk.serve(op, [], reply, move |drive, wait, []| drive.read(wait, ino.0, offset, size as usize));
+        let op = Op::read(Call::Read, ino.0).long_if(size >= LONG_READ);
+        let counts = Arc::clone(self.desk.counts());
+        self.desk.serve(op, [], reply, move |drive, wait, []| {
+            drive
+                .read(wait, ino.0, offset, size as usize)
+                .inspect(|bytes| counts.read.add(bytes.len() as u64))
+        });
     }
 
     fn write(
@@ -330,13 +346,15 @@ impl Filesystem for Ops {
         let append = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let durable = flags.0 & libc::O_DSYNC != 0;
         let kill_suid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let op = Op::change("write", ino.0).long_if(durable);
+        let op = Op::change(Call::Write, ino.0).long_if(durable);
+        let counts = Arc::clone(self.desk.counts());
         self.desk.serve(op, [data], reply, move |drive, wait, [data]| {
             convert::in_range(offset, data.len() as u64)?;
             drive.write(wait, ino.0, offset, data, append, kill_suid)?;
             if durable {
                 drive.sync()?;
             }
+            counts.written.add(data.len() as u64);
             Ok(data.len() as u32)
         });
     }
@@ -356,7 +374,7 @@ impl Filesystem for Ops {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.desk.serve(Op::read("release", ino.0), [], reply, move |drive, _, []| {
+        self.desk.serve(Op::read(Call::Release, ino.0), [], reply, move |drive, _, []| {
             drive.release(ino.0);
             Ok(())
         });
@@ -364,11 +382,11 @@ impl Filesystem for Ops {
 
     /// fsync and fdatasync alike: the journal is one, and a sync of it makes everything durable.
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.desk.serve(Op::sync("fsync", ino.0), [], reply, |drive, _, []| drive.sync());
+        self.desk.serve(Op::sync(Call::Fsync, ino.0), [], reply, |drive, _, []| drive.sync());
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.desk.serve(Op::sync("fsyncdir", ino.0), [], reply, |drive, _, []| drive.sync());
+        self.desk.serve(Op::sync(Call::Fsyncdir, ino.0), [], reply, |drive, _, []| drive.sync());
     }
 
     /// An open directory has no state: ENOSYS tells the kernel to ask no more, where it offers that, and to keep
@@ -381,16 +399,16 @@ impl Filesystem for Ops {
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectory) {
-        self.list(Op::read("readdir", ino.0), ino.0, offset, reply);
+        self.list(Op::read(Call::Readdir, ino.0), ino.0, offset, reply);
     }
 
     fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
-        self.list(Op::read("readdirplus", ino.0), ino.0, offset, reply);
+        self.list(Op::read(Call::Readdirplus, ino.0), ino.0, offset, reply);
     }
 
     fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
         // The true figures may have to be asked of the disk.
-        let op = Op::read("statfs", ino.0).long_if(true);
+        let op = Op::read(Call::Statfs, ino.0).long_if(true);
         self.desk.serve(op, [], reply, |drive, _, []| drive.space());
     }
 
@@ -406,13 +424,16 @@ impl Filesystem for Ops {
     ) {
         let caller = caller(req, 0);
         let bytes = [name.as_bytes(), value];
-        self.desk.serve(Op::change("setxattr", ino.0), bytes, reply, move |drive, wait, [name, value]| {
-            drive.set_xattr(wait, &caller, ino.0, name, value, flags)
-        });
+        self.desk.serve(
+            Op::change(Call::Setxattr, ino.0),
+            bytes,
+            reply,
+            move |drive, wait, [name, value]| drive.set_xattr(wait, &caller, ino.0, name, value, flags),
+        );
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let (op, reply) = (Op::read("getxattr", ino.0), XattrReply { reply, room: size });
+        let (op, reply) = (Op::read(Call::Getxattr, ino.0), XattrReply { reply, room: size });
         self.desk.serve(op, [name.as_bytes()], reply, move |drive, wait, [name]| {
             drive.get_xattr(wait, ino.0, name)
         });
@@ -420,7 +441,7 @@ impl Filesystem for Ops {
 
     /// trusted.* are shown to root alone: the kernel leaves that to us (listxattr(2)).
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let (op, reply) = (Op::read("listxattr", ino.0), XattrReply { reply, room: size });
+        let (op, reply) = (Op::read(Call::Listxattr, ino.0), XattrReply { reply, room: size });
         let trusted = req.uid() == 0;
         self.desk.serve(op, [], reply, move |drive, wait, []| {
             let names = drive.list_xattr(wait, ino.0)?;
@@ -429,7 +450,7 @@ impl Filesystem for Ops {
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let op = Op::free("removexattr", ino.0);
+        let op = Op::free(Call::Removexattr, ino.0);
         self.desk.serve(op, [name.as_bytes()], reply, move |drive, wait, [name]| {
             drive.remove_xattr(wait, ino.0, name)
         });
@@ -445,14 +466,14 @@ impl Filesystem for Ops {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.desk.serve(Op::change("fallocate", ino.0), [], reply, move |drive, wait, []| {
+        self.desk.serve(Op::change(Call::Fallocate, ino.0), [], reply, move |drive, wait, []| {
             convert::in_range(offset, length)?;
             drive.fallocate(wait, ino.0, offset, length, convert::allocate(mode)?)
         });
     }
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.desk.serve(Op::read("lseek", ino.0), [], reply, move |drive, wait, []| {
+        self.desk.serve(Op::read(Call::Lseek, ino.0), [], reply, move |drive, wait, []| {
             let (at, seek) = convert::seek(offset, whence)?;
             drive.seek(wait, ino.0, at, seek)
         });
@@ -472,7 +493,7 @@ impl Filesystem for Ops {
         reply: ReplyWrite,
     ) {
         let len = len.min(MAX_COPY);
-        let op = Op::change("copy_file_range", ino_out.0).long_if(len > LONG_COPY);
+        let op = Op::change(Call::CopyFileRange, ino_out.0).long_if(len > LONG_COPY);
         self.desk.serve(op, [], reply, move |drive, wait, []| {
             if !flags.is_empty() {
                 return Err(Error::errno_of(libc::EINVAL));

@@ -14,6 +14,7 @@
 //!
 //! Bytes: docs/FORMAT.md, "The journal". Which frames count after a crash: `scan.rs`.
 
+mod counts;
 mod files;
 mod format;
 mod log;
@@ -22,6 +23,7 @@ mod scan;
 mod tests;
 mod write;
 
+pub use counts::Counts;
 pub use scan::Replay;
 
 use crate::error::{Error, Kind, Result};
@@ -110,6 +112,7 @@ pub struct Journal {
     last: AtomicU64,
     written: AtomicU64,
     durable: AtomicU64,
+    counts: Counts,
 }
 
 impl Journal {
@@ -151,6 +154,7 @@ impl Journal {
             last: AtomicU64::new(scan.last),
             written: AtomicU64::new(scan.last),
             durable: AtomicU64::new(scan.last),
+            counts: Counts::default(),
         };
         if !journal.read_only {
             journal.begin_run(&scan.spares)?;
@@ -185,6 +189,31 @@ impl Journal {
         Ok(())
     }
 
+    /// Whether a record of so many bytes can be appended without waiting for the disk.
+    pub fn is_eased(&self, bytes: usize) -> bool {
+        let log = self.log.lock();
+        self.read_only || log.unsynced <= UNSYNCED && (log.next.is_some() || log.room() >= self.ample(bytes))
+    }
+
+    /// Makes durable what is too much for one fsync, and the next file when it will be needed. For those who are
+    /// going to append, before they take a lock; otherwise appending does it.
+    pub fn ease(&self, bytes: usize) -> Result<()> {
+        let (unsynced, closed, next) = {
+            let log = self.log.lock();
+            (log.unsynced, log.closed, log.next.is_none() && log.room() < self.ample(bytes))
+        };
+        if next && let Err(e) = self.make_next() {
+            // Whoever finds no room for a record says so.
+            tracing::debug!("no further journal file yet: {}", e.chain());
+        }
+        if unsynced > UNSYNCED { self.sync(closed) } else { Ok(()) }
+    }
+
+    /// Room for a record, and for the frame that it does not fit into.
+    fn ample(&self, bytes: usize) -> u64 {
+        space(self.frame_bytes) + space(bytes)
+    }
+
     /// Appends a record, the concatenation of `parts`, and returns its number. Does no I/O unless a frame is
     /// full. `Kind::NoSpace` where the limit or the disk leaves no room: no number is given out then, and
     /// a later call may succeed.
@@ -211,7 +240,7 @@ impl Journal {
             let grown = log.open.len() + RECORD_HEADER + len;
             if !log.open.is_empty() && grown > self.frame_bytes {
                 self.write_open(&mut log);
-                if log.unsynced > UNSYNCED {
+                if log.unsynced > 2 * UNSYNCED {
                     let closed = log.closed;
                     MutexGuard::unlocked(&mut log, || self.sync(closed))?;
                 }
@@ -231,6 +260,8 @@ impl Journal {
             log.open.push(parts, len);
             log.last += 1;
             self.last.store(log.last, Ordering::Release);
+            self.counts.records.one();
+            self.counts.bytes.add(len as u64);
             return Ok(log.last);
         }
     }
@@ -378,6 +409,10 @@ impl Journal {
         }
         let due = self.log.lock().half_full();
         if due { self.make_next() } else { Ok(()) }
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// How many bytes of frames [`Journal::append`] may fill it to, and [`Journal::append_reserve`].

@@ -1,6 +1,7 @@
 //! From memory to the disk: writing frames, making them durable, and starting over where that fails.
 
 use super::*;
+use std::time::Instant;
 
 /// Writeback begins each time that so many bytes more have been written to a file.
 const WRITE_BACK: u64 = 4 << 20;
@@ -93,8 +94,10 @@ impl Journal {
         }
         if log.failed.is_none() {
             let files = distinct(log.frames.range(log.first_unsynced()..).map(|f| &f.place));
+            let begun = Instant::now();
             let outcome =
                 MutexGuard::unlocked(log, || files.iter().try_for_each(|file| file.file.sync_data()));
+            self.counts.syncs.add(begun.elapsed());
             match outcome {
                 Ok(()) => self.set_durable(log, upto),
                 Err(e) => log.fail(e),
@@ -117,6 +120,7 @@ impl Journal {
             self.changed.wait(log);
         }
         let Some(cause) = log.failed.take() else { return };
+        self.counts.failures.one();
         tracing::warn!("journal: {}; writing again to another file", cause.chain());
         if let Err(e) = self.write_again(log) {
             let poison = e.context(format!(

@@ -97,7 +97,7 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     let local = LocalPlace { dir: state.path().join("index"), key: keys.index_key().clone() };
     let disk_cache = match (&store_dir, cache) {
         (Some(_), _) | (None, 0) => None,
-        (None, limit) => Some(DiskCache::open(&state.path().join("cache"), limit)?),
+        (None, limit) => Some(DiskCache::open(&state.path().join("cache"), &keys, limit)?),
     };
     let journal_disk = Arc::new(state.journal()?);
     let journal_key = keys.journal_key().clone();

@@ -1,11 +1,13 @@
 //! A drive, opened: its store, its keys and this machine's state directory brought together.
 
+mod accept;
 mod assemble;
 mod begin;
 mod site;
 pub mod slots;
 pub mod state;
 
+pub use accept::{Dispute, Unstored};
 pub use assemble::{Machine, assemble};
 pub use begin::{Opening, open};
 pub use site::{Made, Site, drive_of, init, init_in};

@@ -7,6 +7,7 @@ use crate::commit::{
     build,
 };
 use crate::content::{ContentCache, Opener};
+use crate::crypt::protect::overwrite_stack;
 use crate::crypt::{DriveSecrets, KdfParams, RealmKeys, RecoveryCode, Secret, SigningKey, Slot};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::{self, ChunkStore, HeadLink, IndexKeys, LocalPlace, Objects, OpenOptions, RunSet, layout};
@@ -33,6 +34,10 @@ pub struct Site {
     pub secrets: Arc<DriveSecrets>,
     pub keys: Arc<RealmKeys>,
     pub versions: Arc<Versions>,
+    /// The key slot that was opened, where one was.
+    pub slot: Option<Slot>,
+    /// What was asked of the store since it was unlocked.
+    pub requests: Arc<store::Counts>,
     index_keys: IndexKeys,
 }
 
@@ -48,7 +53,7 @@ impl Site {
     pub fn unlock(url: &str, secret: &Secret) -> Result<Site> {
         let objects = store::open(url, OpenOptions::default())?;
         let drive = drive_of(&*objects, url)?;
-        let secrets =
+        let (secrets, slot) =
             slots::unlock(&*objects, secret).context(|| format!("cannot open the drive in {url}"))?;
         if secrets.drive != drive {
             return Err(Error::damage(format!(
@@ -56,11 +61,15 @@ impl Site {
                 secrets.drive
             )));
         }
-        Site::new(objects, Arc::new(secrets))
+        // What is left of the secret below here: nobody knows what the compiler has spilled.
+        overwrite_stack();
+        Ok(Site { slot: Some(slot), ..Site::new(objects, Arc::new(secrets))? })
     }
 
     /// A store whose secrets are known.
     pub fn new(objects: Arc<dyn Objects>, secrets: Arc<DriveSecrets>) -> Result<Site> {
+        let (objects, requests) = store::Counted::new(objects);
+        let objects: Arc<dyn Objects> = Arc::new(objects);
         let keys = Arc::new(secrets.realm_keys());
         let mut index_keys = IndexKeys::new(keys.realm(), keys.epoch(), keys.index_key().clone());
         for epoch in 1..keys.epoch() {
@@ -68,7 +77,7 @@ impl Site {
             index_keys = index_keys.with_earlier(epoch, earlier.index_key().clone());
         }
         let versions = Arc::new(Versions::new(objects.clone(), secrets.clone(), index_keys.clone()));
-        Ok(Site { objects, secrets, keys, versions, index_keys })
+        Ok(Site { objects, secrets, keys, versions, slot: None, requests, index_keys })
     }
 
     /// The chunks, as the index runs of a version have them.
@@ -92,8 +101,8 @@ impl Site {
     pub fn newest_after(&self, known: Option<HeadLink>, state_dir: &Path) -> Result<Newest> {
         self.newest(known).map_err(|e| match e.kind() {
             Kind::Conflict => e.context(format!(
-                "cannot go on: bring the store's newest state back; or, to go on from what it shows now, move the \
-                 state directory {} away, with whatever of its journal was not yet stored",
+                "cannot go on: bring the store's newest state back; or compare both, and go on from what it shows now, \
+                 with 'nacrefs accept STORE' (what this machine has seen is in its state directory {})",
                 state_dir.display()
             )),
             _ => e,
@@ -116,8 +125,8 @@ impl Site {
     pub(super) fn lost(&self, newest: &Newest) -> Option<Error> {
         let (lost, opened) = (newest.lost?, newest.opened.as_ref()?);
         Some(Error::damage(format!(
-            "the head of version {lost} is damaged: restore heads/{lost:020} from a backup of the store; the newest \
-             version before it is {}, which -o ro shows",
+            "the head of version {lost} is damaged: restore heads/{lost:020} from a backup of the store, or give \
+             it up with 'nacrefs accept'; the newest version before it is {}, which -o ro shows",
             opened.version()
         )))
     }

@@ -1,4 +1,7 @@
 //! The key slots of a store: each opens the drive's secrets for one passphrase, key file or recovery code.
+//!
+//! Adding, changing and removing slots only wraps the same secrets anew: nothing else in the store is touched, and
+//! whoever had the secrets before keeps them.
 
 use crate::crypt::DriveSecrets;
 use crate::crypt::slot::{Secret, Slot};
@@ -8,13 +11,23 @@ use crate::store::objects::{Objects, Race, create_verified};
 
 /// The largest slot that is looked at, in bytes.
 const MAX_SLOT: u64 = 64 << 10;
+/// The least number of digits that a slot is named by.
+const MIN_PREFIX: usize = 4;
 
-/// Puts a new slot in the store.
+/// Puts a new slot in the store. It is there, durably and as it must be, when this returns.
 pub fn add(objects: &dyn Objects, slot: &Slot) -> Result<()> {
-    match create_verified(objects, &layout::slot(&slot.id().0), &slot.encode().into())? {
-        Race::Won => Ok(()),
+    let (name, bytes) = (layout::slot(&slot.id().0), slot.encode());
+    match create_verified(objects, &name, &bytes.clone().into())? {
         Race::Lost => Err(Error::new(Kind::Conflict, format!("there is a key slot {} already", slot.id()))),
+        // Another slot may be removed for this one's sake.
+        Race::Won if objects.get(&name)? == bytes => Ok(()),
+        Race::Won => Err(Error::damage(format!("the store does not give {name} back as it was written"))),
     }
+}
+
+/// Removes the object of a slot, durably.
+pub fn remove(objects: &dyn Objects, name: &str) -> Result<()> {
+    objects.delete(name).and_then(|()| objects.settle(name)).context(|| format!("cannot remove {name}"))
 }
 
 /// The key slots of a store, and the objects in their place that are none.
@@ -22,6 +35,29 @@ pub struct Slots {
     pub slots: Vec<Slot>,
     /// Names of objects, and what is wrong with them.
     pub bent: Vec<(String, Error)>,
+}
+
+impl Slots {
+    /// The object of the one slot whose id begins with these digits; it may be a damaged one.
+    pub fn find(&self, id: &str) -> Result<String> {
+        let usage = |why: String| Err(Error::new(Kind::Usage, why));
+        let id = id.to_ascii_lowercase();
+        if id.len() < MIN_PREFIX || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return usage(format!(
+                "{id:?} is not the id of a key slot: it is {MIN_PREFIX} or more of the digits that 'nacrefs key list' \
+                 shows"
+            ));
+        }
+        let sound = self.slots.iter().map(|s| layout::slot(&s.id().0));
+        let all = sound.chain(self.bent.iter().map(|(name, _)| name.clone()));
+        let prefix = format!("{}/{id}", layout::SLOTS);
+        let mut found = all.filter(|name| name.starts_with(&prefix));
+        match (found.next(), found.next()) {
+            (Some(name), None) => Ok(name),
+            (Some(_), Some(_)) => usage(format!("several key slots begin with {id}: give more digits")),
+            (None, _) => usage(format!("there is no key slot {id}: see 'nacrefs key list'")),
+        }
+    }
 }
 
 /// All slots. What is no slot is told in the log and passed over, so that one bent slot does not lock out the
@@ -52,13 +88,16 @@ pub fn list(objects: &dyn Objects) -> Result<Slots> {
     Ok(Slots { slots, bent })
 }
 
-/// The drive's secrets, by the first slot that the secret opens.
-pub fn unlock(objects: &dyn Objects, secret: &Secret) -> Result<DriveSecrets> {
+/// The drive's secrets, and the first slot that the secret opens.
+pub fn unlock(objects: &dyn Objects, secret: &Secret) -> Result<(DriveSecrets, Slot)> {
     let Slots { slots, bent } = list(objects)?;
     let mut refused = None;
-    for slot in slots.iter().filter(|s| s.kind() == secret.kind()) {
+    let mut kinds: Vec<String> = slots.iter().map(|s| format!("a {}", s.kind())).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    for slot in slots.into_iter().filter(|s| s.kind() == secret.kind()) {
         match slot.open(secret) {
-            Ok(secrets) => return Ok(secrets),
+            Ok(secrets) => return Ok((secrets, slot)),
             Err(e) if e.kind() == Kind::Secret => refused = Some(slot.id()),
             Err(e) => return Err(e),
         }
@@ -74,14 +113,62 @@ pub fn unlock(objects: &dyn Objects, secret: &Secret) -> Result<DriveSecrets> {
         // What is sealed in a slot, when damaged, cannot be told from a wrong secret.
         Some(slot) => Error::new(
             Kind::Secret,
-            format!("the {what} is wrong: it opens none of the drive's key slots (tried: slots/{slot})"),
+            format!("the {what} is wrong, or its slot is damaged: it opens none of the drive's key slots (tried: slots/{slot})"),
         ),
-        None if slots.is_empty() => {
+        None if kinds.is_empty() => {
             Error::damage("the drive has no key slot left: restore slots/ from a backup")
         }
         None => Error::new(
             Kind::Secret,
-            format!("the drive has no key slot for a {what}: see 'nacrefs key list'"),
+            format!("the drive has no key slot for a {what}: it is opened by {}", kinds.join(" or ")),
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypt::KdfParams;
+    use crate::store::memory::Memory;
+    use crate::sys::SystemRandom;
+    use crate::types::{Key, Time};
+
+    fn slot(secrets: &DriveSecrets, key: u8) -> Slot {
+        let secret = Secret::KeyFile(Key([key; 32]));
+        let now = Time { sec: key.into(), nsec: 0 };
+        Slot::create(secrets, &secret, KdfParams::default(), "", now, &SystemRandom).unwrap()
+    }
+
+    #[test]
+    fn a_slot_is_found_by_its_first_digits_and_can_be_removed_even_if_damaged() {
+        let store = Memory::new();
+        let secrets = DriveSecrets::generate(&SystemRandom).unwrap();
+        let (one, two) = (slot(&secrets, 1), slot(&secrets, 2));
+        add(&store, &one).unwrap();
+        add(&store, &two).unwrap();
+        assert_eq!(add(&store, &one).map_err(|e| e.kind()), Ok(()));
+        store.put("slots/ffff0000bent", "x".into()).unwrap();
+        store.put("slots/ffff0001bent", "x".into()).unwrap();
+        let all = list(&store).unwrap();
+        assert_eq!((all.slots.len(), all.bent.len()), (2, 2));
+        let id = two.id().to_string();
+        assert_eq!(all.find(&id).unwrap(), layout::slot(&two.id().0));
+        assert_eq!(all.find(&id[..12].to_uppercase()).unwrap(), layout::slot(&two.id().0));
+        assert_eq!(all.find("ffff0001").unwrap(), "slots/ffff0001bent");
+        for (bad, why) in [
+            ("ffff000", "several"),
+            ("abc", "not the id"),
+            ("../x", "not the id"),
+            ("0123456789abcdef0", "no key slot"),
+        ] {
+            let e = all.find(bad).unwrap_err();
+            assert!(e.kind() == Kind::Usage && e.to_string().contains(why), "{e}");
+        }
+        remove(&store, &all.find("ffff0001").unwrap()).unwrap();
+        remove(&store, &all.find(&id).unwrap()).unwrap();
+        let left = list(&store).unwrap();
+        assert_eq!((left.slots.len(), left.bent.len()), (1, 1));
+        let opened = unlock(&store, &Secret::KeyFile(Key([1; 32]))).unwrap();
+        assert_eq!((opened.0.drive, opened.1.id()), (secrets.drive, one.id()));
+    }
 }

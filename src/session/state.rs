@@ -5,10 +5,12 @@ use crate::crypt::local::{DeviceRecord, LocalKeys, Memory};
 use crate::crypt::{DriveSecrets, SigningKey};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::HeadLink;
+use crate::sys::dirs::sync_dir;
 use crate::sys::{Disk, HostDisk, Random, random};
-use crate::types::{DeviceId, Incarnation};
+use crate::types::{DeviceId, Incarnation, Time};
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// A state directory, locked by this process.
@@ -18,7 +20,7 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Makes the directory (mode 0700) where there is none, and locks it. Another process that holds it is a
+    /// Makes the directory (mode 0700) durably where there is none, and locks it. Another process that holds it is a
     /// `Conflict`.
     pub fn open(path: &Path) -> Result<StateDir> {
         HostDisk::open(path)?;
@@ -55,6 +57,37 @@ impl StateDir {
         disk.sync_names()
     }
 
+    /// Moves the journal into a new state directory inside this one, with what else is needed to mount it: the keys, the
+    /// device and its memory.
+    pub fn set_aside(&self, now: i64) -> Result<PathBuf> {
+        let aside = self.path.join(format!("before-accept-{now}"));
+        let copy = || -> std::io::Result<()> {
+            fs::DirBuilder::new().mode(0o700).create(&aside)?;
+            for name in ["key", "device", "memory"] {
+                match fs::copy(self.path.join(name), aside.join(name)) {
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    copied => copied.and_then(|_| File::open(aside.join(name))?.sync_all())?,
+                }
+            }
+            fs::rename(self.path.join("journal"), aside.join("journal"))?;
+            File::open(&aside)?.sync_all()?;
+            File::open(&self.path)?.sync_all()
+        };
+        copy().context(|| format!("cannot move the journal to {}", aside.display()))?;
+        Ok(aside)
+    }
+
+    /// Removes the local index, which the next start makes anew.
+    pub fn clear_index(&self) -> Result<()> {
+        let index = self.path.join("index");
+        match fs::remove_dir_all(&index) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(e).context(|| format!("cannot remove {}", index.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.path.join(name);
         match fs::read(&path) {
@@ -73,7 +106,7 @@ impl StateDir {
             file.write_all(bytes)?;
             file.sync_data()?;
             fs::rename(&new, &path)?;
-            File::open(&self.path)?.sync_all()
+            sync_dir(&self.path)
         };
         write().context(|| format!("cannot write {}", path.display()))
     }
@@ -136,6 +169,13 @@ impl StateDir {
         self.read("memory")?.map(|bytes| Memory::open(keys, &bytes)).transpose()
     }
 
+    /// When the memory was last written.
+    pub fn remembered_at(&self) -> Option<Time> {
+        use std::os::unix::fs::MetadataExt;
+        let at = fs::metadata(self.path.join("memory")).ok()?;
+        Some(Time { sec: at.mtime(), nsec: 0 })
+    }
+
     pub fn put_memory(&self, keys: &LocalKeys, memory: &Memory) -> Result<()> {
         self.write("memory", &memory.seal(keys)?)
     }
@@ -145,6 +185,18 @@ impl StateDir {
 mod tests {
     use super::*;
     use crate::sys::SystemRandom;
+    use crate::sys::dirs::witness::is_durable;
+
+    /// The journal used to be synced, and not that there is one: after a power cut at the first mount all of it was gone.
+    #[test]
+    fn a_new_state_directory_and_its_journal_are_durable_before_anything_is_written_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("drives/state");
+        let state = StateDir::open(&path).unwrap();
+        assert!(is_durable(path.parent().unwrap()) && is_durable(&path));
+        state.journal().unwrap();
+        assert!(is_durable(&path.join("journal")));
+    }
 
     #[test]
     fn one_process_holds_a_state_directory_and_finds_its_identity_again() {

@@ -96,7 +96,8 @@ impl Heads {
         {
             let name = self.layout.head(known.version);
             return Err(Error::damage(format!(
-                "{name} is damaged: it is no longer the head that this machine has seen; restore it from a backup"
+                "{name} is damaged: it is no longer the head that this machine has seen; restore it from a backup, or \
+                 give it up with 'nacrefs accept'"
             )));
         }
         let mut next = head.as_ref().map_or(0, |h| h.version) + 1;

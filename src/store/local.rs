@@ -9,6 +9,7 @@ use super::memory::too_short;
 use super::objects::{Created, MAX_OBJECT, Objects, check_name};
 use super::remote::{Remote, kind_of_io};
 use crate::error::{Error, Kind, Result};
+use crate::sys::dirs::{make_dir, sync_dir};
 use bytes::Bytes;
 use lru::LruCache;
 use object_store::local::LocalFileSystem;
@@ -51,8 +52,7 @@ impl Local {
         let cannot = |e: io::Error| io_error("open the store in", &dir.display().to_string(), e);
         let wanted = std::path::absolute(dir).map_err(cannot)?;
         if create {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(&wanted);
-            made.map_err(|e| io_error("make the directory", &dir.display().to_string(), e))?;
+            make_dir(&wanted).map_err(|e| io_error("make the directory", &dir.display().to_string(), e))?;
         }
         let root = fs::canonicalize(&wanted).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
@@ -67,20 +67,7 @@ impl Local {
         if !allow_shared {
             refuse_shared(&root, &meta)?;
         }
-        let mut durable = HashSet::new();
-        if create {
-            // Which of the directories above are new is not known: all of them are made durable.
-            for above in root.ancestors().skip(1) {
-                match sync_dir(above) {
-                    // One that we may not read, or that cannot be synced, is not one that we have made.
-                    Err(e) if matches!(e.raw_os_error(), Some(libc::EACCES | libc::EINVAL | libc::EROFS)) => {
-                        break;
-                    }
-                    synced => synced.map_err(cannot)?,
-                }
-            }
-        }
-        durable.insert(root.clone());
+        let durable = HashSet::from([root.clone()]);
         let store = LocalFileSystem::new_with_prefix(&root)
             .map_err(|e| Error::failed(format!("cannot open the store in {}", dir.display())).with_source(e))?
             .with_fsync(true);
@@ -220,8 +207,14 @@ impl Objects for Local {
     }
 
     fn settle(&self, name: &str) -> Result<()> {
+        check_name(name)?;
         let path = self.root.join(name);
-        let synced = self.open_file(name)?.sync_all().and_then(|()| path.parent().map_or(Ok(()), sync_dir));
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.present().map(|()| None)?,
+            opened => Some(opened.map_err(|e| self.read_error(name, e))?),
+        };
+        let synced = file.map_or(Ok(()), |f| f.sync_all());
+        let synced = synced.and_then(|()| path.parent().map_or(Ok(()), sync_dir));
         synced.map_err(|e| io_error("make durable", &path.display().to_string(), e))
     }
 }
@@ -253,10 +246,6 @@ fn drive_file(root: &Path) -> Option<Vec<u8>> {
 fn open_regular(path: &Path) -> io::Result<File> {
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::IsADirectory.into()) }
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 fn io_error(doing: &str, what: &str, e: io::Error) -> Error {

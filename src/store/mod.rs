@@ -6,6 +6,7 @@
 pub mod chunks;
 #[cfg(test)]
 mod contract;
+mod counted;
 pub mod faulty;
 mod head;
 pub mod heads;
@@ -31,6 +32,7 @@ mod scratch;
 mod tests;
 
 pub use chunks::{Batch, ChunkStore, Settings, Written};
+pub use counted::{Counted, Counts, Request};
 pub use heads::{Head, HeadLink, Heads, NewHead, Newest};
 pub use index::{Entry, Index, PartId, Place};
 pub use keys::IndexKeys;

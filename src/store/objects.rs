@@ -42,7 +42,8 @@ pub trait Objects: Send + Sync {
     fn delete(&self, name: &str) -> Result<()>;
     /// The object's size in bytes.
     fn size(&self, name: &str) -> Result<u64>;
-    /// Makes an object durable that was found to be there after `create` or `put` had failed.
+    /// Makes durable what is true of a name now: that an object is there, found after `create` or `put` had failed,
+    /// or that it is deleted.
     fn settle(&self, _name: &str) -> Result<()> {
         Ok(())
     }

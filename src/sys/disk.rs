@@ -1,5 +1,6 @@
 //! A directory of files, as the journal uses it: positioned reads and writes, and explicit durability.
 
+use super::dirs::{make_dir, sync_dir};
 use crate::error::{Context, Result};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -37,15 +38,10 @@ pub struct HostDisk {
 }
 
 impl HostDisk {
-    /// Makes the directory (mode 0700) where there is none.
+    /// Makes the directory durably ([`make_dir`]) where there is none.
     pub fn open(dir: impl Into<PathBuf>) -> Result<HostDisk> {
-        use std::os::unix::fs::DirBuilderExt;
         let dir = dir.into();
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .context(|| format!("cannot make the directory {}", dir.display()))?;
+        make_dir(&dir).context(|| format!("cannot make the directory {}", dir.display()))?;
         Ok(HostDisk { dir })
     }
 }
@@ -89,9 +85,7 @@ impl Disk for HostDisk {
     }
 
     fn sync_names(&self) -> Result<()> {
-        File::open(&self.dir)
-            .and_then(|d| d.sync_all())
-            .context(|| format!("cannot sync {}", self.dir.display()))
+        sync_dir(&self.dir).context(|| format!("cannot sync {}", self.dir.display()))
     }
 }
 

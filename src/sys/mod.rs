@@ -2,11 +2,14 @@
 //! the clock, randomness, and the disk that the journal lives on.
 
 mod clock;
+mod count;
+pub mod dirs;
 pub mod disk;
 pub mod memory;
 pub mod simdisk;
 
 pub use clock::{Clock, SystemClock};
+pub use count::{Counter, Timer};
 pub use disk::{Disk, DiskFile, HostDisk};
 pub use simdisk::SimDisk;
 

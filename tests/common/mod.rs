@@ -2,6 +2,7 @@
 //! directory, mounted for real with the built binary.
 #![allow(dead_code)]
 
+pub mod terminal;
 pub mod tree;
 
 use std::path::{Path, PathBuf};
@@ -48,7 +49,7 @@ impl TestDrive {
             dir,
         };
         std::fs::create_dir(&d.mnt).unwrap();
-        std::fs::write(&d.key, "0123456789abcdef".repeat(4) + "\n").unwrap();
+        private_file(&d.key, &("0123456789abcdef".repeat(4) + "\n"));
         ok(d.nacrefs(&["init"]).arg(&d.store).output());
         d
     }
@@ -260,6 +261,13 @@ impl Drop for TestDrive {
 fn zombie(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|s| s.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
+}
+
+/// Writes a file that only its owner may read, as a secret should be.
+pub fn private_file(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// The output of a command that must succeed.

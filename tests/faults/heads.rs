@@ -2,7 +2,12 @@
 
 use crate::common::{NACREFS, TestDrive, ok};
 use crate::lab::*;
-use nacrefs::store::Head;
+use nacrefs::commit::versions::Payload;
+use nacrefs::crypt::{Secret, Signed, SigningKey};
+use nacrefs::session::Site;
+use nacrefs::store::{Head, HeadLink};
+use nacrefs::sys::SystemRandom;
+use nacrefs::types::{DeviceId, Key};
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -145,6 +150,58 @@ fn a_forged_head_counts_as_absent_and_its_number_is_not_used() {
     fs::write(d.store.join(forged_at(10)), forged(&good, 10, 1)).unwrap();
     let found = run(d.nacrefs(&["check"]).arg(&d.store));
     assert!(found.exit == 5 && found.out.contains("head 10"), "{found:?}");
+}
+
+/// TRUST 3: whoever has all secrets of the drive but the admin's key cannot make a version. (A former device, or a holder
+/// of the realm's keys alone, has as much.)
+#[test]
+fn a_head_of_a_device_that_the_drive_has_not_certified_counts_as_absent() {
+    let mut d = versions(2);
+    d.umount();
+    let key = Secret::KeyFile(Key(std::array::from_fn(|at| b"\x01\x23\x45\x67\x89\xab\xcd\xef"[at % 8])));
+    let site = Site::unlock(&format!("file://{}", d.store.display()), &key).unwrap();
+    let newest = site.newest(None).unwrap().opened.unwrap();
+    // As good as a head can be: the next number, the right links, a payload under the right key, and a signature that
+    // is the device's own. Only who certifies the device differs.
+    let forge = |admin: &SigningKey| {
+        let (device, signing) = (DeviceId([0xde; 16]), SigningKey::generate(&SystemRandom).unwrap());
+        let public = signing.public().to_bytes();
+        let certified = [&newest.head.drive.0[..], &newest.head.realm.0, &device.0, &public].concat();
+        let mut head = newest.head.clone();
+        head.device = device;
+        head.before = newest.head.link();
+        head.version += 1;
+        // The newest version before it that it may skip to: 2 from 3, as the number asks.
+        head.skip = HeadLink::default();
+        let payload = Payload {
+            device_key: public,
+            certificate: admin.sign(Signed::Device, &certified),
+            ..Payload::open(&newest.head, &site.keys).unwrap()
+        };
+        head.payload = payload.seal(&head, &site.keys).unwrap().into();
+        head.signature = signing.sign(Signed::Head, &head.signed_bytes());
+        head
+    };
+    let name = heads_of(&d).last().unwrap().replace("0003", "0004");
+    let forged = forge(&SigningKey::generate(&SystemRandom).unwrap());
+    fs::write(d.store.join(&name), forged.encode()).unwrap();
+    assert!(site.versions.open(4).unwrap_err().chain().contains("is not a head of this drive"));
+    assert_eq!(site.newest(None).unwrap().opened.unwrap().version(), 3);
+    let log = LogTail::of(&d);
+    d.mount();
+    assert!(log.text().contains("0004 counts as absent: its signature is not valid"), "{}", log.text());
+    assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "version 1");
+    fs::write(d.mnt.join("file"), "gone on").unwrap();
+    d.sync();
+    assert_eq!(status(&d)["version"], 5);
+    d.umount();
+    assert_eq!(seen_by_another_machine(&d).out, "gone on");
+
+    // With the drive's own admin key the same head is valid: it is refused for the certificate and for nothing else.
+    let valid = forge(&site.secrets.admin);
+    fs::write(d.store.join(&name), valid.encode()).unwrap();
+    let e = site.versions.open(4).unwrap_err().chain();
+    assert!(e.contains("version 4 cannot be opened: commit 4 cannot be read"), "{e}");
 }
 
 /// A second drive handle over the same store, with a state directory of its own.

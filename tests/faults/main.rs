@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::undocumented_unsafe_blocks)]
 
+mod accept;
 #[path = "../common/mod.rs"]
 mod common;
 mod daemon;

@@ -193,3 +193,27 @@ fn cat_tells_what_is_not_committed_while_the_store_is_away() {
     let out = Command::new(NACREFS).args(["cat", "--at", "2"]).arg(d.mnt.join("f")).output().unwrap();
     assert!(out.stdout == noise(1, 100_000), "nothing was committed for the asking");
 }
+
+/// However many wait, none waits for longer than it was told: not for the others' time either.
+#[test]
+fn many_writers_at_a_full_journal_are_refused_together() {
+    let (d, away) = full_journal();
+    let waits: Vec<Duration> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..FILES)
+            .map(|n| {
+                let d = &d;
+                scope.spawn(move || {
+                    let f = File::options().write(true).open(file(d, n)).unwrap();
+                    let begun = Instant::now();
+                    let refused = f.write_all_at(&noise(n as u64, 200_000), 0).unwrap_err();
+                    assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC));
+                    begun.elapsed()
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    let longest = waits.iter().max().unwrap();
+    assert!(*longest < TIMEOUT * 2, "{longest:?} of {TIMEOUT:?}");
+    fs::rename(away, &d.store).unwrap();
+}

@@ -141,6 +141,16 @@ fn suid_and_sgid_go_when_they_must() {
     let p = fresh("h", 0o6755);
     std::os::unix::fs::chown(&p, Some(1002), None).unwrap();
     assert_eq!(perm(&p), 0o755);
+    // Also where it changes neither user nor group, as on the host.
+    let host = &d.dir().join("host");
+    for (mode, left) in [(0o6755, 0o755), (0o2745, 0o2745)] {
+        fs::write(host, "").unwrap();
+        for p in [fresh("k", mode), host.clone()] {
+            chmod(&p, mode);
+            std::os::unix::fs::chown(&p, None, None).unwrap();
+            assert_eq!(perm(&p), left, "{mode:o} of {}", p.display());
+        }
+    }
     d.sh("mkdir -m 2775 w/team; chgrp 2001 w/team; chown 1001 w/team");
     assert_eq!(perm(w.join("team")), 0o2775, "a directory keeps its sgid when its group changes");
     // What is made in such a directory has its group; a directory is sgid itself.

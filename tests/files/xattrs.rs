@@ -36,10 +36,17 @@ fn attributes_are_made_replaced_removed_and_listed() {
     assert_eq!(lsetxattr(f, "user.a", b"2", XattrFlags::CREATE), Err(Errno::EXIST));
     lsetxattr(f, "user.a", b"22", XattrFlags::REPLACE).unwrap();
     assert_eq!(lsetxattr(f, "user.b", b"2", XattrFlags::REPLACE), Err(Errno::NODATA));
+    let both = XattrFlags::CREATE | XattrFlags::REPLACE;
+    assert_eq!(lsetxattr(f, "user.a", b"3", both), Err(Errno::EXIST));
+    assert_eq!(lsetxattr(f, "user.b", b"3", both), Err(Errno::NODATA));
     set(f, "user.empty", b"").unwrap();
     set(f, "user.gone", b"x").unwrap();
     lremovexattr(f, "user.gone").unwrap();
     assert_eq!(lremovexattr(f, "user.gone"), Err(Errno::NODATA));
+    // An access list that is not there is the mode's own: ext4 removes it.
+    for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+        assert_eq!(lremovexattr(d.mnt.join("dir"), name), Ok(()), "{name}");
+    }
     set(f, "security.nacre-test", b"s").unwrap();
     set(f, "trusted.t", b"t").unwrap();
     set(&d.mnt.join("dir"), "user.on.dir", &noise(1, 3000)).unwrap();

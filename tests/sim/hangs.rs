@@ -70,7 +70,7 @@ fn soon<T: Send + 'static>(what: &str, run: impl FnOnce() -> T + Send + 'static)
 
 fn mkdir(drive: &Drive, parent: Ino, name: &str) -> Ino {
     let new = New { kind: FileKind::Directory, perm: 0o755, rdev: 0, target: b"" };
-    drive.make(Wait::Yes, &CALLER, parent, name.as_bytes(), &new).unwrap().ino
+    drive.make(Wait::yes(), &CALLER, parent, name.as_bytes(), &new).unwrap().ino
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_rename_that_waits_for_the_store_holds_up_no_other() {
 
     let drive = world.open().unwrap();
     let root = drive.root();
-    let find = |dir, name: &str| drive.lookup(Wait::Yes, dir, name.as_bytes()).unwrap().unwrap().ino;
+    let find = |dir, name: &str| drive.lookup(Wait::yes(), dir, name.as_bytes()).unwrap().unwrap().ino;
     let y = find(find(root, "x"), "y");
     // What is new is in memory: these, and y, but not x above it.
     let (p, q) = (mkdir(&drive, root, "p"), mkdir(&drive, root, "q"));
@@ -96,7 +96,7 @@ fn a_rename_that_waits_for_the_store_holds_up_no_other() {
     mkdir(&drive, y, "there");
     for n in 0..100 {
         world.clock.advance(1);
-        drive.stat(Wait::Yes, find(root, &format!("z{n}"))).unwrap();
+        drive.stat(Wait::yes(), find(root, &format!("z{n}"))).unwrap();
     }
     let slow =
         move |drive: &Drive, wait| drive.rename(wait, root, b"slow", y, b"moved", RenameHow::default());
@@ -105,18 +105,20 @@ fn a_rename_that_waits_for_the_store_holds_up_no_other() {
     let hanging = Hanging::at(&world, Op::Range);
     let waiting: JoinHandle<_> = {
         let drive = drive.clone();
-        std::thread::spawn(move || slow(&drive, Wait::Yes))
+        std::thread::spawn(move || slow(&drive, Wait::yes()))
     };
     hanging.reached();
     let other = drive.clone();
-    soon("another rename", move || other.rename(Wait::Yes, p, b"moving", q, b"moved", RenameHow::default()))
-        .unwrap();
+    soon("another rename", move || {
+        other.rename(Wait::yes(), p, b"moving", q, b"moved", RenameHow::default())
+    })
+    .unwrap();
     assert!(!waiting.is_finished());
     hanging.release();
     waiting.join().unwrap().unwrap();
     find(y, "moved");
     find(q, "moved");
-    assert!(drive.lookup(Wait::Yes, root, b"slow").unwrap().is_none());
+    assert!(drive.lookup(Wait::yes(), root, b"slow").unwrap().is_none());
 }
 
 #[test]
@@ -147,7 +149,7 @@ fn the_committed_version_is_told_while_a_commit_waits_for_the_store() {
     assert_eq!((version, bytes), (before, pattern(1, 9000)));
     let ino = kernel.ino(kernel.id("f"));
     let live = drive.clone();
-    let now = soon("a reader", move || live.read(Wait::Yes, ino, 0, 10_000)).unwrap();
+    let now = soon("a reader", move || live.read(Wait::yes(), ino, 0, 10_000)).unwrap();
     assert_eq!(now, pattern(2, 9000));
     hanging.release();
     assert_eq!(commit.join().unwrap().unwrap(), Some(before + 1));
@@ -174,10 +176,10 @@ fn a_commit_keeps_the_nodes_of_directories_and_nothing_else() {
             Op::Range if away => Fault::FailBefore(Kind::Away),
             _ => Fault::Pass,
         });
-        let d = drive.lookup(Wait::Yes, drive.root(), b"d").unwrap().unwrap().ino;
+        let d = drive.lookup(Wait::yes(), drive.root(), b"d").unwrap().unwrap().ino;
         let mut names = 0;
         drive
-            .read_dir(Wait::Yes, d, 0, false, &mut |_| {
+            .read_dir(Wait::yes(), d, 0, false, &mut |_| {
                 names += 1;
                 true
             })

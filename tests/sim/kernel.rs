@@ -76,21 +76,21 @@ impl Kernel {
     /// A kernel of an empty drive.
     pub fn fresh(drive: Arc<Drive>, clock: Arc<SimClock>, seed: u64) -> Kernel {
         let root = drive.root();
-        let attr = drive.stat(Wait::Yes, root).unwrap().attr;
+        let attr = drive.stat(Wait::yes(), root).unwrap().attr;
         let node = observe(&drive, root, &attr).unwrap();
         Kernel::new(drive, Model::new(node), clock, seed)
     }
 
     /// One that sees only a directory of the drive, which nobody else changes.
     pub fn below(drive: Arc<Drive>, dir: Ino, clock: Arc<SimClock>, seed: u64) -> Kernel {
-        let attr = drive.stat(Wait::Yes, dir).unwrap().attr;
+        let attr = drive.stat(Wait::yes(), dir).unwrap().attr;
         let node = observe(&drive, dir, &attr).unwrap();
         Kernel { root: dir, ..Kernel::new(drive, Model::new(node), clock, seed) }
     }
 
     /// Asks the drive: at times without waiting first, which must change nothing where it says Miss.
     fn ask<T>(&mut self, f: impl Fn(&Drive, Wait) -> Result<T>) -> Result<T> {
-        let mut wait = if self.dice.below(3) == 0 { Wait::No } else { Wait::Yes };
+        let mut wait = if self.dice.below(3) == 0 { Wait::No } else { Wait::yes() };
         let mut tries = 0;
         loop {
             let before = self.drive.journal().last();
@@ -101,7 +101,7 @@ impl Kernel {
                         !self.alone || self.drive.journal().last() == before,
                         "a Miss has changed something"
                     );
-                    wait = Wait::Yes;
+                    wait = Wait::yes();
                 }
                 Err(e) if self.retry && !matches!(e.kind(), Kind::Errno(_)) && tries < 3 => {
                     self.troubles += 1;
@@ -253,7 +253,7 @@ impl Kernel {
         let ino = self.ino(id);
         let (attr, node) = self
             .ask(|d, _| {
-                let attr = d.stat(Wait::Yes, ino)?.attr;
+                let attr = d.stat(Wait::yes(), ino)?.attr;
                 Ok((attr.clone(), observe(d, ino, &attr)?))
             })
             .unwrap();

@@ -16,7 +16,7 @@ const CALLER: Caller = Caller { uid: 1000, gid: 1000, umask: 0 };
 
 fn mkdir(drive: &Drive, parent: Ino, name: &[u8]) -> Ino {
     let new = New { kind: FileKind::Directory, perm: 0o755, rdev: 0, target: b"" };
-    drive.make(Wait::Yes, &CALLER, parent, name, &new).unwrap().ino
+    drive.make(Wait::yes(), &CALLER, parent, name, &new).unwrap().ino
 }
 
 /// A refusal is as good as success; anything else is a fault.
@@ -41,31 +41,31 @@ fn chaos(drive: &Drive, dirs: &[Ino], dice: &mut Dice) {
         0 | 1 => {
             let kind = if dice.below(3) == 0 { FileKind::Directory } else { FileKind::File };
             let new = New { kind, perm: 0o755, rdev: 0, target: b"" };
-            if let Some(s) = refused(drive.make(Wait::Yes, &CALLER, dir, &a, &new)) {
+            if let Some(s) = refused(drive.make(Wait::yes(), &CALLER, dir, &a, &new)) {
                 drive.forget(s.ino, 1);
             }
         }
-        2 => _ = refused(drive.unlink(Wait::Yes, dir, &a)),
-        3 => _ = refused(drive.rmdir(Wait::Yes, dir, &a)),
+        2 => _ = refused(drive.unlink(Wait::yes(), dir, &a)),
+        3 => _ = refused(drive.rmdir(Wait::yes(), dir, &a)),
         4 | 5 => {
             let how = RenameHow { exchange: dice.below(3) == 0, ..RenameHow::default() };
-            _ = refused(drive.rename(Wait::Yes, dir, &a, to, &b, how));
+            _ = refused(drive.rename(Wait::yes(), dir, &a, to, &b, how));
         }
         6 => {
-            if let Some(Some(s)) = refused(drive.lookup(Wait::Yes, dir, &a)) {
+            if let Some(Some(s)) = refused(drive.lookup(Wait::yes(), dir, &a)) {
                 if s.attr.kind == FileKind::File {
-                    if let Some(l) = refused(drive.link(Wait::Yes, s.ino, to, &b)) {
+                    if let Some(l) = refused(drive.link(Wait::yes(), s.ino, to, &b)) {
                         drive.forget(l.ino, 1);
                     }
-                    refused(drive.write(Wait::Yes, s.ino, dice.below(9000), &[7; 700], false, false));
-                    refused(drive.read(Wait::Yes, s.ino, 0, 5000));
+                    refused(drive.write(Wait::yes(), s.ino, dice.below(9000), &[7; 700], false, false));
+                    refused(drive.read(Wait::yes(), s.ino, 0, 5000));
                 }
                 drive.forget(s.ino, 1);
             }
         }
         7 => {
             let mut seen = Vec::new();
-            refused(drive.read_dir(Wait::Yes, dir, 2, true, &mut |item| {
+            refused(drive.read_dir(Wait::yes(), dir, 2, true, &mut |item| {
                 let stat = item.stat.as_ref().unwrap();
                 assert_eq!(stat.ino, item.ino, "an item with another's attributes");
                 seen.push(item.ino);
@@ -75,7 +75,7 @@ fn chaos(drive: &Drive, dirs: &[Ino], dice: &mut Dice) {
             seen.truncate(19);
             seen.iter().for_each(|ino| drive.forget(*ino, 1));
         }
-        _ => drop(refused(drive.stat(Wait::Yes, dir))),
+        _ => drop(refused(drive.stat(Wait::yes(), dir))),
     }
 }
 

@@ -169,7 +169,7 @@ impl World {
     /// A machine, by its seed, at a store that has a drive.
     pub fn on(store: Memory, key: [u8; 32], disk: SimDisk, seed: u64, settings: Settings) -> World {
         let source = SimRandom::new(seed);
-        let secrets = Arc::new(slots::unlock(&store, &secret(key)).unwrap());
+        let secrets = Arc::new(slots::unlock(&store, &secret(key)).unwrap().0);
         let watched = Arc::new(Watched { memory: store, watcher: RwLock::default() });
         let plan: Arc<RwLock<Option<Plan>>> = Arc::default();
         let ask = plan.clone();
@@ -263,6 +263,14 @@ impl World {
         world.clock = Arc::new(SimClock(AtomicU64::new(now)));
         world.known = Arc::new(Mutex::new(snapshot.known));
         world
+    }
+
+    /// The same machine with random bytes by a seed: the same ones for each machine that has this, as in a virtual machine
+    /// that is restored twice.
+    #[cfg(debug_assertions)]
+    pub fn with_random(mut self, seed: u64) -> World {
+        self.random = Arc::new(SimRandom::new(seed));
+        self
     }
 
     /// Another machine that has nothing but the store and the key.

@@ -6,11 +6,14 @@ use crate::error::{Context, Error, Kind, Result};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 /// A connection to a daemon, for one request. Waiting for answers ends when the daemon does, or by Ctrl-C.
 pub struct Client {
     stream: BufReader<UnixStream>,
     pid: Option<rustix::process::Pid>,
+    /// Who serves it.
+    uid: rustix::process::Uid,
 }
 
 impl Client {
@@ -32,12 +35,32 @@ impl Client {
         if !me.is_root() && !peer.uid.is_root() && peer.uid != me {
             return Err(Error::failed(format!("{} is served by another user", socket.display())));
         }
-        Ok(Client { stream: BufReader::new(stream), pid: Some(peer.pid) })
+        Ok(Client { stream: BufReader::new(stream), pid: Some(peer.pid), uid: peer.uid })
+    }
+
+    /// Refuses a daemon that is not the mount owner's. A mount says itself where its socket is: what a user has mounted
+    /// could send root to somebody else's drive.
+    pub fn served_by(self, owner: Option<(u32, u32)>) -> Result<Client> {
+        match owner {
+            Some((owner, _)) if owner != self.uid.as_raw() => Err(Error::failed(format!(
+                "the mount is user {owner}'s, and its control socket is served by user {}: not asking that one",
+                self.uid.as_raw()
+            ))),
+            _ => Ok(self),
+        }
     }
 
     /// The daemon's process, where it can be told.
     pub fn pid(&self) -> Option<rustix::process::Pid> {
         self.pid
+    }
+
+    /// From now on an answer that takes longer is an error: for what a daemon answers at once.
+    pub fn within(self, patience: Duration) -> Result<Client> {
+        let stream = self.stream.get_ref();
+        let set = stream.set_read_timeout(Some(patience)).and(stream.set_write_timeout(Some(patience)));
+        set.context(|| "control socket")?;
+        Ok(self)
     }
 
     /// Sends the request, hands on what it is answered with, and returns its outcome.
@@ -63,6 +86,7 @@ impl Client {
                 Answer::Status(status) => out.status(&status)?,
                 Answer::Entry(entry) => out.entry(&entry)?,
                 Answer::Version(version) => out.version(version)?,
+                Answer::LogLevel(level) => out.log_level(&level)?,
                 Answer::Data { len } if len <= MAX_DATA => {
                     data.resize(len, 0);
                     self.stream.read_exact(&mut data).context(|| "the drive's daemon ended in the middle")?;
@@ -83,6 +107,12 @@ impl Client {
         match read {
             Ok(0) => return Ok(None),
             Err(e) if e.kind() == ErrorKind::ConnectionReset => return Ok(None),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                let pid = self.pid.map_or("unknown".to_owned(), |pid| pid.to_string());
+                return Err(Error::failed(format!(
+                    "the drive's daemon (process {pid}) does not answer: it is stopped, or waits for a disk"
+                )));
+            }
             Err(e) => return Err(e).context(|| "cannot hear the drive's daemon"),
             Ok(_) if line.last() != Some(&b'\n') => {
                 return Err(Error::failed("the drive's daemon ended in the middle of an answer"));

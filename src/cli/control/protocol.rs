@@ -5,6 +5,7 @@ use crate::commit::When;
 use crate::error::{Error, Kind, Result};
 use crate::types::Version;
 use serde::{Deserialize, Serialize};
+use std::os::fd::OwnedFd;
 
 /// What a command asks of a drive, mounted or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ pub enum Request {
     Log { path: DrivePath },
     /// Answered with the bytes of a file, as it was at a moment, or as it is.
     Cat { path: DrivePath, at: Option<At> },
+    /// Changes how much the daemon's log tells, or only asks. Answered with the level as it is then.
+    LogLevel { level: Option<String> },
 }
 
 /// A moment of the past.
@@ -52,7 +55,7 @@ impl From<At> for When {
 }
 
 /// The state of a drive. The JSON fields are a contract.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The drive's id, in hexadecimal.
     pub drive: String,
@@ -69,6 +72,41 @@ pub struct Status {
     /// Whether the store could be reached when it was last needed.
     pub online: bool,
     pub last_error: Option<String>,
+    // Daemons of earlier versions do not tell what follows.
+    #[serde(default)]
+    pub last_error_time: Option<Moment>,
+    /// Since when `online` is as it is; `None`: since the drive was mounted.
+    #[serde(default)]
+    pub online_since: Option<Moment>,
+    /// Since when it is mounted.
+    #[serde(default)]
+    pub mounted_since: Option<Moment>,
+    /// Why nothing can be changed; `None` where that can be done.
+    #[serde(default)]
+    pub read_only: Option<String>,
+    #[serde(default)]
+    pub journal_limit: u64,
+    #[serde(default)]
+    pub cache_limit: u64,
+    /// File operations that wait for room in the journal or in memory now.
+    #[serde(default)]
+    pub waiting: u64,
+    /// Why a thief of this machine's disk could open the drive, or parts of it.
+    #[serde(default)]
+    pub unprotected: Option<String>,
+    /// Bytes a second that went to the store, on the average since it was mounted, while something went.
+    #[serde(default)]
+    pub store_speed: Option<u64>,
+    /// What the daemon has in memory.
+    #[serde(default)]
+    pub memory_bytes: u64,
+    #[serde(default)]
+    pub state_dir: Option<String>,
+    /// The daemon's process and version.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    #[serde(default)]
+    pub build: Option<String>,
 }
 
 /// A version of a drive, a file or a directory. The JSON fields are a contract.
@@ -101,9 +139,10 @@ pub struct Progress {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     Progress(Progress),
-    Status(Status),
+    Status(Box<Status>),
     Entry(LogEntry),
     Version(Version),
+    LogLevel(String),
     /// So many bytes follow the line, at most [`MAX_DATA`].
     Data {
         len: usize,
@@ -124,6 +163,11 @@ pub trait Reply {
     fn entry(&mut self, entry: &LogEntry) -> Result<()>;
     fn version(&mut self, version: Version) -> Result<()>;
     fn data(&mut self, bytes: &[u8]) -> Result<()>;
+    fn log_level(&mut self, level: &str) -> Result<()>;
+    /// A pidfd of the process that asked, where it is another one and can be known again.
+    fn caller(&self) -> Option<OwnedFd> {
+        None
+    }
 }
 
 /// An error on its way to another process.

@@ -6,6 +6,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::types::Version;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -177,7 +178,7 @@ impl Reply for Lines<'_> {
     }
 
     fn status(&mut self, status: &Status) -> Result<()> {
-        self.line(&Answer::Status(status.clone()))
+        self.line(&Answer::Status(Box::new(status.clone())))
     }
 
     fn entry(&mut self, entry: &LogEntry) -> Result<()> {
@@ -186,6 +187,15 @@ impl Reply for Lines<'_> {
 
     fn version(&mut self, version: Version) -> Result<()> {
         self.line(&Answer::Version(version))
+    }
+
+    fn log_level(&mut self, level: &str) -> Result<()> {
+        self.line(&Answer::LogLevel(level.to_owned()))
+    }
+
+    fn caller(&self) -> Option<OwnedFd> {
+        let peer = rustix::net::sockopt::socket_peercred(*self.out.get_ref()).ok()?;
+        rustix::process::pidfd_open(peer.pid, rustix::process::PidfdFlags::empty()).ok()
     }
 
     fn data(&mut self, bytes: &[u8]) -> Result<()> {

@@ -23,6 +23,7 @@ pub(crate) fn status() -> Status {
         cache_bytes: 3,
         online: true,
         last_error: None,
+        ..Status::default()
     }
 }
 
@@ -52,6 +53,7 @@ impl Handler for Fake {
                 Err(Error::new(Kind::Away, "no route to host").context("the store is away: try --local"))
             }
             Request::Umount { local: true } => Ok(()),
+            Request::LogLevel { level } => out.log_level(&level.unwrap_or("info".into())),
             Request::Log { path } => {
                 assert_eq!(path.as_bytes(), b"a/b");
                 (0..3).rev().try_for_each(|v| out.entry(&entry(v)))
@@ -73,6 +75,7 @@ struct Heard {
     entries: Vec<LogEntry>,
     versions: Vec<Version>,
     data: Vec<u8>,
+    level: String,
 }
 
 impl Reply for Heard {
@@ -92,6 +95,10 @@ impl Reply for Heard {
         self.versions.push(version);
         Ok(())
     }
+    fn log_level(&mut self, level: &str) -> Result<()> {
+        self.level = level.into();
+        Ok(())
+    }
     fn data(&mut self, bytes: &[u8]) -> Result<()> {
         self.data.extend_from_slice(bytes);
         Ok(())
@@ -106,6 +113,18 @@ fn ask(socket: &Path, request: Request) -> (Result<()>, Heard) {
     let mut heard = Heard::default();
     let outcome = Client::connect(socket).and_then(|c| c.ask(&request, &mut heard));
     (outcome, heard)
+}
+
+/// Root used to ask whomever a mount named.
+#[test]
+fn a_socket_that_is_not_the_mount_owners_is_not_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join(SOCKET);
+    let _server = Server::start(&socket, me(), Arc::new(Fake)).unwrap();
+    let connect = |owner| Client::connect(&socket).unwrap().served_by(owner);
+    assert!(connect(Some((me(), 0))).is_ok() && connect(None).is_ok());
+    let e = connect(Some((me() + 1, 0))).err().unwrap().to_string();
+    assert!(e.contains(&format!("user {}'s", me() + 1)), "{e}");
 }
 
 #[test]
@@ -134,6 +153,9 @@ fn every_request_is_answered_over_a_socket() {
         outcome.unwrap();
         assert_eq!(heard.data.len(), MAX_DATA + 5 + 13);
         assert!(heard.data.ends_with(b"\n{\"done\":{}}\n"));
+        let (outcome, heard) = ask(&socket, Request::LogLevel { level: Some("debug".into()) });
+        outcome.unwrap();
+        assert_eq!(heard.level, "debug");
         ask(&socket, Request::Umount { local: true }).0.unwrap();
         let e = ask(&socket, Request::Umount { local: false }).0.unwrap_err();
         assert_eq!((e.kind(), e.exit_status()), (Kind::Away, 4));

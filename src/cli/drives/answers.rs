@@ -47,6 +47,7 @@ impl<'a> Past<'a> {
             cache_bytes: 0,
             online: true,
             last_error: None,
+            ..Status::default()
         }
     }
 

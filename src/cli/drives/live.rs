@@ -26,9 +26,9 @@ impl Drop for Way<'_> {
 
 impl Way<'_> {
     fn walk(&mut self, path: &[u8]) -> Result<Stat> {
-        let mut at = self.drive.stat(Wait::Yes, self.drive.root())?;
+        let mut at = self.drive.stat(Wait::yes(), self.drive.root())?;
         for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
-            let found = self.drive.lookup(Wait::Yes, at.ino, name)?;
+            let found = self.drive.lookup(Wait::yes(), at.ino, name)?;
             at = found.ok_or(Error::errno_of(libc::ENOENT))?;
             self.inos.push(at.ino);
         }
@@ -43,13 +43,13 @@ pub(super) fn cat(drive: &Drive, path: &DrivePath, out: &mut dyn Reply) -> Resul
     let file = way.walk(path.as_bytes()).map_err(|e| named(path, e))?;
     match file.attr.kind {
         FileKind::File => {}
-        FileKind::Symlink => return out.data(&drive.read_link(Wait::Yes, file.ino)?),
+        FileKind::Symlink => return out.data(&drive.read_link(Wait::yes(), file.ino)?),
         FileKind::Directory => return Err(Error::new(Kind::Usage, format!("{path} is a directory"))),
         _ => return Err(Error::new(Kind::Usage, format!("{path} is no regular file"))),
     }
     let mut done = 0;
     loop {
-        let bytes = drive.read(Wait::Yes, file.ino, done, MAX_DATA).map_err(|e| named(path, e))?;
+        let bytes = drive.read(Wait::yes(), file.ino, done, MAX_DATA).map_err(|e| named(path, e))?;
         if bytes.is_empty() {
             return Ok(());
         }

@@ -1,15 +1,19 @@
 //! A mounted drive, and what it answers on its control socket.
 
 use super::answers::Past;
+use super::ending::commit_patiently;
+use super::leave::Leave;
 use super::live;
 use super::{pace_of, settings_of, store_dir};
 use crate::cli::backend::{MountRequest, Running};
 use crate::cli::control::{Handler, Progress, Reply, Request, Status};
+use crate::cli::logging;
+use crate::cli::metrics::Page;
 use crate::cli::values::{Moment, escape};
 use crate::drive::Drive;
 use crate::drive::keeper::Keeper;
 use crate::error::{Error, Kind, Result};
-use crate::fuse::{Mount, MountConfig, Serving, Unmounter};
+use crate::fuse::{Counts, Mount, MountConfig, Serving, Unmounter};
 use crate::session::{self, Opening, Site, StateDir};
 use parking_lot::Mutex;
 use std::os::unix::ffi::OsStrExt;
@@ -20,6 +24,8 @@ use std::time::{Duration, Instant};
 
 /// How long a mount that is told to end waits for open files to be closed.
 const CLOSE: Duration = Duration::from_secs(1);
+/// How long the drive's threads may take to end.
+const END: Duration = Duration::from_secs(10);
 /// How often a waiting command is told how far its commit is.
 const TELL: Duration = Duration::from_millis(200);
 
@@ -29,21 +35,30 @@ pub struct Mounted {
     keeper: Mutex<Keeper>,
 }
 
-struct Inner {
-    drive: Arc<Drive>,
-    site: Site,
+pub(super) struct Inner {
+    pub drive: Arc<Drive>,
+    pub site: Site,
+    pub calls: Arc<Counts>,
+    /// The budget of memory, in bytes.
+    pub memory: u64,
+    pub mounted: Moment,
     store: String,
     dir: PathBuf,
+    state_dir: PathBuf,
+    unprotected: Option<String>,
     unmounter: Unmounter,
     read_only: bool,
-    /// The rest stays in the journal when the mount ends.
-    local: AtomicBool,
+    leave: Leave,
+    /// Nobody waits for the store any more.
+    hurry: AtomicBool,
+    /// Why the commit that came before unmounting has failed: the one after it need not be tried.
+    left: Mutex<Option<Error>>,
 }
 
 impl Mounted {
     /// Opens the drive, replays its journal, and mounts it.
     pub fn start(request: MountRequest, site: Site, state: StateDir) -> Result<Arc<Mounted>> {
-        let MountRequest { store, dir, options, control, .. } = request;
+        let MountRequest { store, dir, options, control, state_dir, unprotected, .. } = request;
         let opening = Opening {
             site: site.clone(),
             state,
@@ -71,16 +86,23 @@ impl Mounted {
         };
         let keeper = Keeper::start(drive.clone(), pace_of(&options, &store))?;
         let mount = Mount::new(drive.clone(), &dir, &config)?;
-        let unmounter = mount.unmounter();
+        let (unmounter, calls) = (mount.unmounter(), mount.counts().clone());
         let serving = mount.spawn()?;
         let inner = Inner {
             drive,
             site,
+            calls,
+            memory: options.memory,
+            mounted: Moment::now(),
             store,
             dir,
+            state_dir,
+            unprotected,
             unmounter,
             read_only: options.ro,
-            local: AtomicBool::new(false),
+            leave: Leave::default(),
+            hurry: AtomicBool::new(false),
+            left: Mutex::default(),
         };
         Ok(Arc::new(Mounted {
             inner: Arc::new(inner),
@@ -98,30 +120,34 @@ impl Running for Mounted {
     fn wait(&self) -> Result<()> {
         let serving = self.serving.lock().take();
         let served = serving.map_or(Ok(()), Serving::wait);
-        self.keeper.lock().stop();
         let inner = &self.inner;
         if inner.read_only {
+            self.keeper.lock().stop_within(END);
             return served;
         }
         let kept = inner.drive.sync_journal();
-        if inner.local.load(Ordering::SeqCst) {
-            return kept.and(served);
-        }
+        let (left, leaves) = (inner.left.lock().take(), inner.leave.holds());
+        let stored = match left {
+            Some(e) => Err(e),
+            None if leaves => Ok(()),
+            None => inner.commit_patiently(),
+        };
+        self.keeper.lock().stop_within(END);
         // What the store has needs no journal, even one that has failed.
-        match inner.drive.commit_all() {
-            Ok(_) => served,
-            Err(e) => {
-                tracing::error!(
-                    "what is not in the store stays in the journal until the next mount: {}",
-                    e.chain()
-                );
-                kept.and(served)
-            }
+        match stored {
+            Ok(()) if leaves => kept.and(served),
+            Ok(()) => served,
+            Err(e) => kept.and(served).and(Err(e)),
         }
     }
 
     fn stop(&self) {
-        self.inner.local.store(true, Ordering::SeqCst);
+        // Most of it while the drive can still be used; what is written meanwhile is committed by `wait`.
+        if !self.inner.read_only
+            && let Err(e) = self.inner.commit_patiently()
+        {
+            *self.inner.left.lock() = Some(e);
+        }
         let unmounter = &self.inner.unmounter;
         let patience = Instant::now() + CLOSE;
         let mut ended = unmounter.unmount();
@@ -138,9 +164,27 @@ impl Running for Mounted {
             tracing::error!("cannot unmount {}: {}", self.inner.dir.display(), e.chain());
         }
     }
+
+    fn hurry(&self) {
+        self.inner.hurry.store(true, Ordering::SeqCst);
+    }
+
+    fn measure(&self, page: &mut Page) {
+        super::measures::measure(&self.inner, page);
+    }
 }
 
 impl Inner {
+    fn commit_patiently(&self) -> Result<()> {
+        commit_patiently(&self.drive, &self.site.requests, &self.hurry).map(drop).map_err(|e| {
+            e.context(format!(
+                "not all of {} is in the store: the rest is in the journal, in {}, and is stored after the next mount",
+                self.dir.display(),
+                self.state_dir.display()
+            ))
+        })
+    }
+
     /// Commits everything, telling how far that is.
     fn commit_all(&self, out: &mut dyn Reply) -> Result<u64> {
         let drive = &self.drive;
@@ -163,6 +207,7 @@ impl Inner {
 
     fn status(&self) -> Status {
         let (progress, usage) = (self.drive.progress(), self.drive.journal().usage());
+        let figures = self.drive.figures();
         Status {
             drive: self.site.secrets.drive.to_string(),
             store: self.store.clone(),
@@ -171,9 +216,22 @@ impl Inner {
             last_commit: Some(Moment(progress.last_commit)),
             dirty_bytes: if self.drive.is_stored() { 0 } else { usage.bytes },
             journal_bytes: usage.bytes,
-            cache_bytes: self.drive.cached_bytes(),
+            cache_bytes: figures.cache_bytes as u64,
             online: !progress.away,
             last_error: progress.last_error,
+            last_error_time: progress.last_error_time.map(Moment),
+            online_since: progress.since.map(Moment),
+            mounted_since: Some(self.mounted),
+            read_only: self.read_only.then(|| "mounted with -o ro".to_owned()),
+            journal_limit: usage.limit,
+            cache_limit: figures.cache_limit as u64,
+            waiting: figures.waiting as u64,
+            unprotected: self.unprotected.clone(),
+            store_speed: super::measures::store_speed(&self.site.requests),
+            memory_bytes: super::measures::resident_bytes(),
+            state_dir: Some(escape(self.state_dir.as_os_str().as_bytes())),
+            pid: Some(std::process::id()),
+            build: Some(env!("CARGO_PKG_VERSION").to_owned()),
         }
     }
 }
@@ -195,10 +253,18 @@ impl Handler for Inner {
                     return Ok(());
                 }
                 if local {
-                    self.local.store(true, Ordering::SeqCst);
+                    self.leave.asked_by(out.caller());
                     return self.drive.sync_journal();
                 }
+                self.leave.not();
                 self.commit_all(out).map(drop)
+            }
+            Request::LogLevel { level } => {
+                if let Some(level) = level {
+                    logging::set_level(&level)?;
+                    tracing::info!("the log level is now {level}");
+                }
+                out.log_level(&logging::level())
             }
             Request::Log { path } => self.past().log(&path, out),
             Request::Cat { path, at: None } => live::cat(&self.drive, &path, out),

@@ -5,6 +5,11 @@ use chacha20poly1305::aead::{AeadInPlace, KeyInit};
 use chacha20poly1305::{ChaCha20Poly1305, Tag};
 use zeroize::Zeroizing;
 
+/// What the witness calls it.
+#[cfg(debug_assertions)]
+#[derive(Debug)]
+struct Member;
+
 const KEY: usize = 32;
 const NONCE: usize = 12;
 const PAD: usize = 52;
@@ -40,6 +45,8 @@ pub fn seal_member(index: u32, hashes: &[[u8; 32]; 3], encoded: &[u8]) -> Result
     let secrets = secrets(index, hashes);
     let (pad, rest) = secrets.split_at(PAD);
     let (key, nonce) = rest.split_at(KEY);
+    #[cfg(debug_assertions)]
+    crate::crypt::witness::tell(Member, key, nonce, &[], encoded);
     let mut out = Vec::with_capacity(encoded.len() + TAG);
     out.extend_from_slice(encoded);
     let tag = ChaCha20Poly1305::new(key.into())

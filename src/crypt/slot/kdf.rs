@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::types::Key;
 use argon2::{Algorithm, Argon2, Block, Params, Version};
+use std::fmt;
 use std::hint::black_box;
 
 const MAX_MEMORY_KIB: u32 = 1 << 20;
@@ -20,14 +21,32 @@ pub struct KdfParams {
     pub lanes: u32,
 }
 
+impl fmt::Display for KdfParams {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let KdfParams { memory_kib, passes, lanes } = self;
+        match memory_kib % 1024 {
+            0 => write!(f, "argon2id {} MiB", memory_kib / 1024)?,
+            _ => write!(f, "argon2id {memory_kib} KiB")?,
+        }
+        write!(f, ", passes {passes}, lanes {lanes}")
+    }
+}
+
 impl Default for KdfParams {
-    /// 256 MiB, 3 passes, 4 lanes.
+    /// What new slots are made with: 256 MiB, 3 passes, 4 lanes. To be raised as machines grow; slots that were
+    /// made with less still open.
     fn default() -> KdfParams {
         KdfParams { memory_kib: 256 << 10, passes: 3, lanes: 4 }
     }
 }
 
 impl KdfParams {
+    /// Whether a guess costs less memory, or less memory times passes, than under `other`.
+    pub fn is_weaker_than(&self, other: &KdfParams) -> bool {
+        let work = |p: &KdfParams| u64::from(p.memory_kib) * u64::from(p.passes);
+        self.memory_kib < other.memory_kib || work(self) < work(other)
+    }
+
     /// Says what is out of range, if anything is.
     pub(super) fn check(&self) -> Result<(), String> {
         let KdfParams { memory_kib, passes, lanes } = *self;
@@ -90,6 +109,19 @@ mod tests {
         assert!(!ok(0, 1, 1) && !ok(31, 1, 4));
         let greedy = KdfParams { memory_kib: u32::MAX, passes: u32::MAX, lanes: u32::MAX };
         assert!(greedy.stretch(b"p", &[0; 32]).is_err());
+    }
+
+    #[test]
+    fn weaker_is_less_memory_or_less_work() {
+        let of = |mib: u32, passes, lanes| KdfParams { memory_kib: mib << 10, passes, lanes };
+        let today = of(256, 3, 4);
+        for weaker in [of(255, 10, 4), of(256, 2, 4), of(300, 2, 4), of(1, 1, 1)] {
+            assert!(weaker.is_weaker_than(&today), "{weaker}");
+        }
+        for not in [today, of(256, 3, 1), of(256, 4, 4), of(384, 2, 4), of(1024, 10, 4)] {
+            assert!(!not.is_weaker_than(&today), "{not}");
+        }
+        assert_eq!(today.to_string(), "argon2id 256 MiB, passes 3, lanes 4");
     }
 
     #[test]

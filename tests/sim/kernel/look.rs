@@ -17,17 +17,17 @@ pub fn observe(drive: &Drive, ino: Ino, attr: &Attr) -> Result<Node> {
         FileKind::File => {
             let mut bytes = Vec::new();
             while bytes.len() < attr.size as usize {
-                let part = drive.read(Wait::Yes, ino, bytes.len() as u64, 60_000)?;
+                let part = drive.read(Wait::yes(), ino, bytes.len() as u64, 60_000)?;
                 assert!(!part.is_empty(), "inode {ino} ends at {} of {}", bytes.len(), attr.size);
                 bytes.extend(part);
             }
             n.bytes = Arc::new(bytes);
         }
-        FileKind::Symlink => n.target = drive.read_link(Wait::Yes, ino)?.to_vec(),
+        FileKind::Symlink => n.target = drive.read_link(Wait::yes(), ino)?.to_vec(),
         _ => {}
     }
-    for name in drive.list_xattr(Wait::Yes, ino)?.split(|b| *b == 0).filter(|n| !n.is_empty()) {
-        n.xattrs.insert(name.to_vec(), drive.get_xattr(Wait::Yes, ino, name)?);
+    for name in drive.list_xattr(Wait::yes(), ino)?.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        n.xattrs.insert(name.to_vec(), drive.get_xattr(Wait::yes(), ino, name)?);
     }
     Ok(n)
 }
@@ -36,16 +36,16 @@ pub fn observe(drive: &Drive, ino: Ino, attr: &Attr) -> Result<Node> {
 pub fn look(drive: &Drive, root: Ino) -> Result<Seen> {
     let mut all: BTreeMap<String, (Ino, Attr)> = BTreeMap::new();
     let mut todo = vec![(String::new(), root)];
-    all.insert(String::new(), (root, drive.stat(Wait::Yes, root)?.attr));
+    all.insert(String::new(), (root, drive.stat(Wait::yes(), root)?.attr));
     while let Some((path, dir)) = todo.pop() {
         let mut names = Vec::new();
-        drive.read_dir(Wait::Yes, dir, 2, false, &mut |item| {
+        drive.read_dir(Wait::yes(), dir, 2, false, &mut |item| {
             names.push((item.name.to_vec(), item.ino, item.kind));
             true
         })?;
         for (name, ino, kind) in names {
             let path = format!("{path}/{}", name.escape_ascii());
-            let stat = drive.lookup(Wait::Yes, dir, &name)?.expect("a listed name leads somewhere");
+            let stat = drive.lookup(Wait::yes(), dir, &name)?.expect("a listed name leads somewhere");
             assert_eq!((stat.ino, stat.attr.kind), (ino, kind), "{path}: lookup and listing differ");
             assert!(all.insert(path.clone(), (ino, stat.attr)).is_none(), "{path} is listed twice");
             if kind == FileKind::Directory {

@@ -1,0 +1,268 @@
+//! `nacrefs doctor`: the likeliest troubles, each looked for by a small function that says what it found and what to do.
+//!
+//! ```text
+//! machine    FUSE, the kernel, swap, limits, the clock
+//! local      the state directory, its lock, its disk; the key file
+//! mounted    what the daemon says, or that it says nothing
+//! stored     whether the store can be reached, written to and opened
+//! ```
+//!
+//! It changes nothing and waits for nobody: no prompt, and no store or mount that does not answer.
+
+mod local;
+mod machine;
+mod mounted;
+mod stored;
+
+use super::App;
+use super::args;
+use super::control::Status;
+use super::mounts::{self, Mount, shown};
+use super::output::Screen;
+use super::paths::{file_url, resolve, store_url, url_path};
+use super::status::{may_see, of_mount};
+use super::values::escape_message;
+use crate::error::{Error, Kind, Result};
+use serde::{Serialize, Serializer};
+use std::path::{Path, PathBuf};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Ok,
+    /// Works, but not as it should, or not for long.
+    Warn,
+    /// Does not work, or loses something.
+    Fail,
+    /// Was not looked at.
+    Skip,
+}
+
+/// What one check found. The JSON fields are a contract.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub check: &'static str,
+    #[serde(rename = "state")]
+    pub verdict: Verdict,
+    pub what: String,
+    /// What to do about it.
+    #[serde(rename = "do")]
+    pub todo: Option<String>,
+}
+
+impl Finding {
+    fn ok(check: &'static str, what: impl Into<String>) -> Finding {
+        Finding { check, verdict: Verdict::Ok, what: what.into(), todo: None }
+    }
+
+    fn skip(check: &'static str, why: impl Into<String>) -> Finding {
+        Finding { check, verdict: Verdict::Skip, what: why.into(), todo: None }
+    }
+
+    fn warn(check: &'static str, what: impl Into<String>, todo: impl Into<String>) -> Finding {
+        Finding { check, verdict: Verdict::Warn, what: what.into(), todo: Some(todo.into()) }
+    }
+
+    fn fail(check: &'static str, what: impl Into<String>, todo: impl Into<String>) -> Finding {
+        Finding { check, verdict: Verdict::Fail, what: what.into(), todo: Some(todo.into()) }
+    }
+
+    fn line(&self) -> String {
+        let verdict = match self.verdict {
+            Verdict::Ok => "ok",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "FAIL",
+            Verdict::Skip => "-",
+        };
+        let todo = self.todo.as_deref().map_or(String::new(), |todo| format!(": {todo}"));
+        format!("{verdict:<5} {:<12} {}", self.check, escape_message(&format!("{}{todo}", self.what)))
+    }
+}
+
+/// What was found about one drive, or about the machine.
+#[derive(Serialize)]
+struct Part {
+    /// The mount or the store; null for the machine.
+    #[serde(serialize_with = "null_if_empty")]
+    drive: String,
+    findings: Vec<Finding>,
+}
+
+fn null_if_empty<S: Serializer>(text: &str, s: S) -> Result<S::Ok, S::Error> {
+    if text.is_empty() { s.serialize_none() } else { s.serialize_str(text) }
+}
+
+/// A drive that is looked at.
+struct Patient {
+    mount: Option<Mount>,
+    /// The store's URL.
+    store: String,
+    /// What the daemon says, if there is a mount.
+    status: Option<Result<Status>>,
+}
+
+impl Patient {
+    fn of_mount(mount: Mount) -> Patient {
+        let status = of_mount(&mount.point);
+        Patient { store: mount.source.clone(), mount: Some(mount), status: Some(status) }
+    }
+
+    fn name(&self) -> String {
+        self.mount.as_ref().map_or_else(|| self.store.clone(), |m| shown(&m.point))
+    }
+
+    /// The store's directory on this machine.
+    fn store_dir(&self) -> Option<PathBuf> {
+        url_path(&self.store)
+    }
+
+    fn told(&self) -> Option<&Status> {
+        self.status.as_ref().and_then(|s| s.as_ref().ok())
+    }
+}
+
+pub fn run(app: &App, args: &args::Doctor) -> Result<()> {
+    let patients = patients(app, args.target.as_deref())?;
+    let mut parts = vec![Part { drive: String::new(), findings: machine::checks(&patients) }];
+    for patient in &patients {
+        parts.push(Part { drive: patient.name(), findings: examine(app, args, patient) });
+    }
+    let all = || parts.iter().flat_map(|p| &p.findings);
+    let wrong = all().filter(|f| f.verdict == Verdict::Fail).count();
+    let mut screen = Screen::new(args.json);
+    if args.json {
+        screen.object(&serde_json::json!({ "ok": wrong == 0, "parts": parts }))?;
+    } else {
+        for part in &parts {
+            if !part.drive.is_empty() {
+                screen.line(&escape_message(&part.drive))?;
+            }
+            for finding in &part.findings {
+                screen.line(&finding.line())?;
+            }
+        }
+    }
+    screen.finish()?;
+    match wrong {
+        0 => Ok(()),
+        1 => Err(Error::failed("1 check failed")),
+        n => Err(Error::failed(format!("{n} checks failed"))),
+    }
+}
+
+/// Whom to look at.
+fn patients(app: &App, target: Option<&Path>) -> Result<Vec<Patient>> {
+    let closed = |store: String| Patient { mount: None, store, status: None };
+    let Some(target) = target else {
+        let found: Vec<_> = mounts::ours()?.into_iter().filter(may_see).map(Patient::of_mount).collect();
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        // Nothing is mounted: the default drive, if there is one.
+        let default = app.places().ok().filter(|p| p.store.exists()).map(|p| file_url(&p.store));
+        return Ok(default.map(closed).into_iter().collect());
+    };
+    if let Some(mount) = mounts::at(target)?.filter(Mount::is_ours) {
+        return Ok(vec![Patient::of_mount(mount)]);
+    }
+    match mounts::locate(target) {
+        Ok((mount, _)) => Ok(vec![Patient::of_mount(mount)]),
+        Err(e) if e.kind() == Kind::NotADrive => Ok(vec![closed(store_url(target)?)]),
+        Err(e) => Err(e),
+    }
+}
+
+fn examine(app: &App, args: &args::Doctor, patient: &Patient) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let (Some(mount), Some(status)) = (&patient.mount, &patient.status) {
+        findings.extend(mounted::checks(mount, status));
+    }
+    let me = rustix::process::geteuid().as_raw();
+    let owner =
+        patient.mount.as_ref().and_then(Mount::owner).map(|(user, _)| user).filter(|user| *user != me);
+    let reach = stored::reach(patient.store_dir().as_deref());
+    let reached = reach.verdict != Verdict::Fail;
+    let id = if reached { stored::drive_id(app, &patient.store) } else { Err(reach.clone()) };
+    let drive = id.as_ref().ok().map(|(drive, _)| *drive);
+    let state_dir = state_dir(app, args, patient, drive);
+    findings.extend(local::checks(patient, state_dir.as_deref()));
+    let key = key_file(app, args, &patient.store);
+    if let Some(key) = &key {
+        findings.push(local::key_file(key, state_dir.as_deref()));
+    }
+    if reached {
+        findings.push(reach);
+    }
+    if let Some(user) = owner {
+        let why = format!("the drive is another user's: run this as user {user} to look into it");
+        findings.push(Finding::skip("store", why));
+        return findings;
+    }
+    match id {
+        Err(finding) => findings.push(finding),
+        Ok((_, finding)) => {
+            findings.push(finding);
+            findings.extend(stored::checks(app, args, patient, key.as_deref(), state_dir.as_deref()));
+        }
+    }
+    findings
+}
+
+/// Where the drive's state is on this machine: said, told by the daemon, or where it would be.
+fn state_dir(
+    app: &App,
+    args: &args::Doctor,
+    patient: &Patient,
+    drive: Option<crate::types::DriveId>,
+) -> Option<PathBuf> {
+    if let Some(dir) = args.state.state_dir.as_ref() {
+        return resolve(dir).ok();
+    }
+    if let Some(mount) = patient.mount.as_ref().filter(|_| patient.told().is_some())
+        && let Ok(socket) = mounts::control_socket(&mount.point)
+    {
+        return socket.parent().map(Path::to_owned);
+    }
+    if let Some(dir) = &app.state_dir_env {
+        return resolve(dir).ok();
+    }
+    Some(app.places().ok()?.state_dir(drive?))
+}
+
+/// The key file that would open the drive, if one is named or is the default drive's.
+fn key_file(app: &App, args: &args::Doctor, store: &str) -> Option<PathBuf> {
+    if let Some(key) = &args.secrets.key_file {
+        return resolve(key).ok();
+    }
+    let places = app.places().ok().filter(|p| file_url(&p.store) == store && p.key.exists());
+    places.map(|p| p.key)
+}
+
+/// Why what is on this machine is open to whoever steals its disk: the key is there as well, or swap in the clear.
+pub fn unprotected(key: Option<&Path>, state_dir: &Path) -> Option<String> {
+    let key = key.filter(|key| local::is_stolen_with(key, state_dir)).map(|key| local::stolen(&shown(key)));
+    key.or_else(|| {
+        let swaps = std::fs::read_to_string("/proc/swaps").ok()?;
+        let found = machine::swap(&swaps, machine::is_encrypted_file);
+        (found.verdict == Verdict::Warn).then(|| format!("{STOLEN}: {}", found.what))
+    })
+}
+
+/// How every word on that begins.
+const STOLEN: &str = "not protected if this disk is stolen";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_one_line_that_is_harmless_on_the_screen() {
+        let finding = Finding::fail("store", "gone\n\x1b[2J", "bring it back");
+        let line = finding.line();
+        assert!(line.starts_with("FAIL  store ") && line.ends_with(": bring it back"), "{line}");
+        assert!(!line.chars().any(char::is_control));
+        let json = serde_json::to_value(&finding).unwrap();
+        assert_eq!((&json["state"], &json["do"]), (&"fail".into(), &"bring it back".into()));
+    }
+}

@@ -1,0 +1,180 @@
+//! What the daemon of a mount says, or that it says nothing.
+
+use super::Finding;
+use crate::cli::control::Status;
+use crate::cli::mounts::{Mount, shown};
+use crate::cli::values::{Moment, human_size, human_span};
+use crate::error::Result;
+use std::fs;
+
+/// From so many percent on writers are slowed, and from so many on they wait (`drive/pressure.rs`).
+const SLOW: u64 = 60;
+const FULL: u64 = 92;
+/// After so many seconds without a commit, changes should have been stored.
+const LATE: i64 = 15 * 60;
+
+pub fn checks(mount: &Mount, status: &Result<Status>) -> Vec<Finding> {
+    let status = match status {
+        Ok(status) => status,
+        Err(e) => {
+            let point = shown(&mount.point);
+            return vec![Finding::fail(
+                "mount",
+                e.to_string(),
+                format!("look into the log; `nacrefs umount {point}`, then mount again"),
+            )];
+        }
+    };
+    let exe = status.pid.and_then(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
+    let replaced = exe.is_some_and(|exe| exe.to_string_lossy().ends_with(" (deleted)"));
+    vec![
+        Finding::ok("mount", format!("{} answers", shown(&mount.point))),
+        online(status, Moment::now()),
+        journal(status),
+        held_back(status),
+        commits(status, Moment::now()),
+        errors(status),
+        writable(status),
+        binary(status, replaced),
+    ]
+}
+
+fn online(s: &Status, now: Moment) -> Finding {
+    match (s.online, s.online_since) {
+        (true, _) => Finding::ok("online", "the store could be reached when it was last needed"),
+        (false, since) => {
+            let since = since.map_or(String::new(), |at| {
+                format!(" since {}, for {}", at.human(), human_span(now.0.sec.saturating_sub(at.0.sec)))
+            });
+            let what = format!(
+                "the store is out of reach{since}; {} wait in the journal",
+                human_size(s.dirty_bytes)
+            );
+            Finding::fail("online", what, "bring the store back; the drive goes on by itself")
+        }
+    }
+}
+
+fn journal(s: &Status) -> Finding {
+    let percent = s.journal_bytes.saturating_mul(100) / s.journal_limit.max(1);
+    let what = format!("{} of {} ({percent} %)", human_size(s.journal_bytes), human_size(s.journal_limit));
+    let todo = "see to it that commits succeed, or mount with a larger journal=";
+    match percent {
+        _ if s.journal_limit == 0 => Finding::skip("journal", "the daemon does not tell its limit"),
+        FULL.. => Finding::fail("journal", format!("full: {what}; writers wait"), todo),
+        SLOW.. => Finding::warn("journal", format!("nearly full: {what}; writers are slowed"), todo),
+        _ => Finding::ok("journal", what),
+    }
+}
+
+fn held_back(s: &Status) -> Finding {
+    match s.waiting {
+        0 => Finding::ok("writers", "nobody is held back"),
+        n => Finding::warn(
+            "writers",
+            format!("{n} operations wait for room"),
+            "see what keeps commits from succeeding",
+        ),
+    }
+}
+
+fn commits(s: &Status, now: Moment) -> Finding {
+    let age = s.last_commit.map(|at| now.0.sec.saturating_sub(at.0.sec));
+    match age {
+        _ if s.dirty_bytes == 0 => Finding::ok("commits", "everything is in the store"),
+        // A drive that was quiet for long has an old version, and new changes.
+        Some(age) if age > LATE && s.last_error.is_some() => Finding::fail(
+            "commits",
+            format!("the last was {} ago, and {} are not stored", human_span(age), human_size(s.dirty_bytes)),
+            "see the last error",
+        ),
+        _ => Finding::ok("commits", format!("{} will be stored by the next", human_size(s.dirty_bytes))),
+    }
+}
+
+fn errors(s: &Status) -> Finding {
+    match &s.last_error {
+        None => Finding::ok("last error", "none"),
+        Some(e) => Finding::fail(
+            "last error",
+            e.clone(),
+            "it is over once a commit succeeds: `nacrefs sync` tries one",
+        ),
+    }
+}
+
+fn writable(s: &Status) -> Finding {
+    match &s.read_only {
+        None => Finding::ok("writing", "the drive can be changed"),
+        Some(why) => Finding::ok("writing", format!("nothing can be changed: {why}")),
+    }
+}
+
+/// Whether the daemon is of the version that this command is of, and its file still there.
+fn binary(s: &Status, replaced: bool) -> Finding {
+    let mine = env!("CARGO_PKG_VERSION");
+    let todo = "unmount and mount again, to run what is installed";
+    match &s.build {
+        Some(theirs) if theirs != mine => {
+            Finding::warn("version", format!("the daemon is nacrefs {theirs}, this is {mine}"), todo)
+        }
+        None => Finding::warn("version", "the daemon is of an earlier version", todo),
+        Some(_) if replaced => {
+            Finding::warn("version", "the daemon's binary was replaced since it was started", todo)
+        }
+        Some(_) => Finding::ok("version", format!("nacrefs {mine}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict::{self, Fail, Ok, Skip, Warn};
+    use super::*;
+    use crate::types::Time;
+
+    #[track_caller]
+    fn says(finding: Finding, verdict: Verdict, word: &str) {
+        assert_eq!(finding.verdict, verdict, "{finding:?}");
+        assert!(finding.line().contains(word), "{finding:?}");
+    }
+
+    fn at(sec: i64) -> Moment {
+        Moment(Time { sec, nsec: 0 })
+    }
+
+    fn well() -> Status {
+        Status { online: true, journal_limit: 100, last_commit: Some(at(1000)), ..Status::default() }
+    }
+
+    #[test]
+    fn each_trouble_of_a_daemon_is_told_and_health_is_too() {
+        let s = well();
+        says(online(&s, at(1000)), Ok, "reached");
+        let away = Status { online: false, online_since: Some(at(940)), ..well() };
+        says(online(&away, at(1000)), Fail, "for 1 min 0 s");
+        for (bytes, verdict, word) in [(59, Ok, "59 %"), (60, Warn, "slowed"), (92, Fail, "wait")] {
+            says(journal(&Status { journal_bytes: bytes, ..well() }), verdict, word);
+        }
+        says(journal(&Status { journal_limit: 0, ..well() }), Skip, "limit");
+        says(held_back(&s), Ok, "nobody");
+        says(held_back(&Status { waiting: 3, ..well() }), Warn, "3 operations");
+        says(errors(&s), Ok, "none");
+        let failing = Status { last_error: Some("disk full".into()), dirty_bytes: 5, ..well() };
+        says(errors(&failing), Fail, "disk full");
+        says(commits(&s, at(9000)), Ok, "everything");
+        says(commits(&failing, at(1000)), Ok, "5 B");
+        says(commits(&failing, at(1000 + LATE + 1)), Fail, "15 min");
+        says(commits(&Status { last_error: None, ..failing }, at(9000)), Ok, "next");
+        says(writable(&s), Ok, "can be changed");
+        says(writable(&Status { read_only: Some("mounted so".into()), ..well() }), Ok, "mounted so");
+    }
+
+    #[test]
+    fn a_daemon_of_another_version_is_told() {
+        let of = |build: Option<&str>| Status { build: build.map(str::to_owned), ..well() };
+        says(binary(&of(Some(env!("CARGO_PKG_VERSION"))), false), Ok, "nacrefs");
+        says(binary(&of(Some(env!("CARGO_PKG_VERSION"))), true), Warn, "replaced");
+        says(binary(&of(Some("0.0.1")), false), Warn, "0.0.1");
+        says(binary(&of(None), false), Warn, "earlier");
+    }
+}

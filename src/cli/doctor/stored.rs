@@ -1,0 +1,231 @@
+//! The store: whether it can be reached, written to, and opened with the key at hand.
+
+use super::local::room;
+use super::{Finding, Patient};
+use crate::cli::App;
+use crate::cli::args;
+use crate::cli::backend::Closed;
+use crate::cli::control::Request;
+use crate::cli::mounts::shown;
+use crate::cli::secrets::{self, Given};
+use crate::cli::status::Told;
+use crate::cli::values::{Moment, human_span};
+use crate::error::{Error, Kind, Result};
+use crate::types::{DriveId, Time};
+use rustix::fs::{Access, StatVfsMountFlags};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+/// How long a directory may take to be looked at.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Clocks that are apart by no more than so many seconds are the same.
+const APART: i64 = 60;
+/// The first day of the year in which this was written: no clock that is right shows less. Unix time.
+const YEAR: i64 = 1_767_225_600;
+
+/// Whether a store's directory is there. Others than `file://` are reached by opening them.
+pub fn reach(dir: Option<&Path>) -> Finding {
+    let Some(dir) = dir.map(Path::to_owned) else {
+        return Finding::skip("reach", "the store is no directory");
+    };
+    let name = shown(&dir);
+    let (tell, told) = channel();
+    // A network file system that is gone may hold whoever looks for ever.
+    let look = move || {
+        // Whoever has given up hears nothing.
+        let _ = tell.send(fs::metadata(&dir));
+    };
+    if let Err(e) = std::thread::Builder::new().name("look".into()).spawn(look) {
+        return Finding::skip("reach", format!("cannot start a thread: {e}"));
+    }
+    match told.recv_timeout(PATIENCE) {
+        Ok(Ok(meta)) if meta.is_dir() => Finding::ok("reach", name),
+        Ok(Ok(_)) => {
+            Finding::fail("reach", format!("{name} is not a directory"), "give the store's directory")
+        }
+        Ok(Err(e)) => Finding::fail(
+            "reach",
+            format!("{name} is out of reach ({e})"),
+            "mount what holds it, or bring it back",
+        ),
+        Err(_) => Finding::fail(
+            "reach",
+            format!("{name} does not answer within {} s", PATIENCE.as_secs()),
+            "see to the disk or the network that it is on",
+        ),
+    }
+}
+
+/// Which drive the store holds; the error is what to say instead.
+pub fn drive_id(app: &App, store: &str) -> Result<(DriveId, Finding), Finding> {
+    match app.backend.drive_id(store) {
+        Ok(drive) => Ok((drive, Finding::ok("store", format!("holds drive {drive}")))),
+        Err(e) => Err(unopened(&e)),
+    }
+}
+
+/// A store that does not open, and what can be done.
+fn unopened(e: &Error) -> Finding {
+    let todo = match e.kind() {
+        Kind::NotADrive => "give the right STORE, or make a drive with `nacrefs init`",
+        Kind::Away => "bring the store back, and try again",
+        Kind::Damage => "restore it from a copy; if a later nacrefs made it, use that version",
+        Kind::Conflict => "see what `nacrefs help exit-status` says of conflicts, and the message",
+        _ => "see to what the message names",
+    };
+    Finding::fail("store", e.chain(), todo)
+}
+
+pub fn checks(
+    app: &App,
+    args: &args::Doctor,
+    patient: &Patient,
+    key: Option<&Path>,
+    state_dir: Option<&Path>,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let dir = patient.store_dir();
+    let mut store_time = None;
+    if let Some(dir) = &dir {
+        findings.push(writable(dir));
+        if let Ok(found) = rustix::fs::statfs(dir) {
+            let block = found.f_bsize as u64;
+            findings.push(room("store disk", dir, found.f_bavail * block, found.f_blocks * block, 0));
+        }
+        store_time = fs::metadata(dir).ok().map(|m| m.mtime());
+    }
+    let mut last = patient.told().and_then(|s| s.last_commit);
+    match secret(app, args, key) {
+        None => findings
+            .push(Finding::skip("key", "no passphrase or key at hand: give --key-file or --passphrase-file")),
+        Some(Err(e)) => findings.push(refused(&e)),
+        Some(Ok(secret)) => {
+            let drive = Closed {
+                store: patient.store.clone(),
+                secret,
+                // One that is not there remembers nothing.
+                state_dir: state_dir.map_or_else(|| "/nonexistent".into(), Path::to_owned),
+            };
+            let mut told = Told::default();
+            match app
+                .backend
+                .answer(&drive, Request::Status {}, &mut told)
+                .and_then(|()| told.status("the store"))
+            {
+                Ok(status) => {
+                    last = last.max(status.last_commit);
+                    findings
+                        .push(Finding::ok("key", format!("opens the drive, at version {}", status.version)));
+                }
+                Err(e) if e.kind() == Kind::Secret => findings.push(refused(&e)),
+                Err(e) => findings.push(unopened(&e)),
+            }
+        }
+    }
+    findings.push(clock(Moment::now(), last, store_time.map(|sec| Moment(Time { sec, nsec: 0 }))));
+    findings
+}
+
+/// The secret that a mount would find without asking; None where there is none.
+fn secret(app: &App, args: &args::Doctor, key: Option<&Path>) -> Option<Result<Given>> {
+    let (flags, env) = (&args.secrets, &app.env.open);
+    let named = flags.passphrase_file.is_some() || flags.key_file.is_some() || key.is_some();
+    let credential = env.credentials.as_ref().is_some_and(|d| d.join("nacrefs.passphrase").exists());
+    let passphrase = env.passphrase.take();
+    let given = passphrase.is_some();
+    env.passphrase.set(passphrase);
+    let set = given || env.passphrase_file.is_some() || env.passphrase_command.is_some();
+    (named || credential || set).then(|| secrets::find(flags, key, env, &mut |_| Ok(None)))
+}
+
+fn refused(e: &Error) -> Finding {
+    Finding::fail(
+        "key",
+        e.chain(),
+        "give the right passphrase or key file; a recovery code opens it too (--recovery)",
+    )
+}
+
+fn writable(dir: &Path) -> Finding {
+    let name = shown(dir);
+    if rustix::fs::statvfs(dir).is_ok_and(|s| s.f_flag.contains(StatVfsMountFlags::RDONLY)) {
+        return Finding::fail(
+            "store write",
+            format!("{name} is on a file system that is mounted read-only"),
+            "after an error of its disk the kernel does that: look into its log; else mount it with rw",
+        );
+    }
+    match rustix::fs::access(dir, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) => Finding::ok("store write", "can be written to"),
+        Err(e) => Finding::fail(
+            "store write",
+            format!("{name} cannot be written to ({})", std::io::Error::from(e)),
+            "run as its owner, or change its owner",
+        ),
+    }
+}
+
+/// This machine's clock beside the newest version's time, and the time of the store's directory.
+fn clock(now: Moment, last: Option<Moment>, store: Option<Moment>) -> Finding {
+    let todo = "set the clock (timedatectl set-ntp true)";
+    if now.0.sec < YEAR {
+        return Finding::fail("clock", format!("shows {}", now.human()), todo);
+    }
+    for (what, time) in [("the newest version", last), ("the store's directory", store)] {
+        let ahead = time.map_or(0, |t| t.0.sec.saturating_sub(now.0.sec));
+        if ahead > APART {
+            let what = format!("{what} is {} later than this machine's clock", human_span(ahead));
+            return Finding::warn("clock", what, todo);
+        }
+    }
+    Finding::ok("clock", now.human())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict::{self, Fail, Ok, Skip, Warn};
+    use super::*;
+
+    #[track_caller]
+    fn says(finding: Finding, verdict: Verdict, word: &str) {
+        assert_eq!(finding.verdict, verdict, "{finding:?}");
+        assert!(finding.line().contains(word), "{finding:?}");
+    }
+
+    #[test]
+    fn a_store_is_a_directory_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        says(reach(Some(dir.path())), Ok, "");
+        says(reach(Some(&dir.path().join("gone"))), Fail, "out of reach");
+        says(reach(None), Skip, "no directory");
+        fs::write(dir.path().join("file"), "").unwrap();
+        says(reach(Some(&dir.path().join("file"))), Fail, "not a directory");
+        says(writable(dir.path()), Ok, "can be written");
+        says(writable(Path::new("/proc/self/fd/none")), Fail, "cannot be written");
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_is_told() {
+        let at = |sec| Moment(Time { sec, nsec: 0 });
+        let now = YEAR + 1_000_000;
+        says(clock(at(now), Some(at(now - 9)), Some(at(now + 9))), Ok, "");
+        says(clock(at(now), Some(at(now + 3600)), None), Warn, "the newest version is 1 h 0 min later");
+        says(clock(at(now), None, Some(at(now + 3600))), Warn, "the store's directory");
+        says(clock(at(0), None, None), Fail, "set the clock");
+    }
+
+    #[test]
+    fn what_does_not_open_says_what_to_do() {
+        says(unopened(&Error::new(Kind::NotADrive, "x")), Fail, "nacrefs init");
+        says(unopened(&Error::new(Kind::Away, "x")), Fail, "bring the store back");
+        says(
+            unopened(&Error::damage("of a format that this version does not know")),
+            Fail,
+            "a later nacrefs",
+        );
+        says(refused(&Error::new(Kind::Secret, "no slot opens")), Fail, "no slot opens");
+    }
+}
