@@ -137,6 +137,7 @@ impl Handler for FakeHandler {
             Request::Umount { .. } => {
                 out.progress(&Progress { what: "uploading".into(), done: 1, total: None })
             }
+            Request::Remount { .. } => Ok(()),
             Request::Log { path } => out.entry(&LogEntry {
                 version: 5,
                 time: Moment(Time { sec: 0, nsec: 0 }),

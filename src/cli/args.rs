@@ -196,15 +196,27 @@ pub struct Mount {
     pub secrets: SecretArgs,
     #[command(flatten)]
     pub state: StateArgs,
+    /// Called by mount(8): silent where all is well, and no more choosy about the directory than others
+    #[arg(skip)]
+    pub as_helper: bool,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub struct Umount {
     /// The mounted directory
     pub dir: PathBuf,
     /// Do not wait for the store: what is not there yet stays in the journal
-    #[arg(long)]
+    #[arg(long, conflicts_with = "lazy")]
     pub local: bool,
+    /// Take it out of sight at once; it ends when the last open file is closed, and stores what is left then
+    #[arg(short, long)]
+    pub lazy: bool,
+    /// Wait neither for the store nor for who has files open: they are cut off; the rest stays in the journal
+    #[arg(short, long)]
+    pub force: bool,
+    /// Where it is in use, make it read-only instead
+    #[arg(short, long)]
+    pub read_only: bool,
 }
 
 #[derive(Args, Debug)]

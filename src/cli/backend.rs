@@ -68,8 +68,10 @@ pub struct Created {
 #[derive(Debug)]
 pub struct MountRequest {
     pub store: String,
+    /// What the mount shows as its source: the store as it was given, which fstab compares with.
+    pub source: String,
     pub secret: Given,
-    /// The directory to mount on: absolute, existing, not a mount.
+    /// The directory to mount on: absolute, existing.
     pub dir: PathBuf,
     /// Exists (0700); the drive takes its lock, or fails with `Kind::Conflict`.
     pub state_dir: PathBuf,

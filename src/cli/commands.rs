@@ -3,11 +3,12 @@
 use super::App;
 use super::args::{self, ClosedArgs, SecretArgs, StateArgs, TargetArgs};
 use super::backend::{CheckOptions, Closed, InitOptions};
-use super::control::{At, Client, LogEntry, Progress, Reply, Request, Status};
+use super::control::{At, LogEntry, Progress, Reply, Request, Status};
 use super::daemon;
+use super::helper_page;
 use super::logging;
 use super::mounts::{self, Mount, shown};
-use super::output::Screen;
+use super::output::{self, Screen};
 use super::paths::{file_url, resolve, store_url, url_path};
 use super::secrets::{self, Given};
 use super::values::DrivePath;
@@ -15,7 +16,7 @@ use crate::commit::When;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::SystemRandom;
 use crate::types::Version;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Makes a drive, and says once what opens it if the passphrase or key is lost.
 pub fn init(app: &App, args: &args::Init) -> Result<()> {
@@ -43,8 +44,7 @@ pub fn init(app: &App, args: &args::Init) -> Result<()> {
 
 /// Asks the daemon of a mount.
 fn ask(mount: &Mount, request: &Request, screen: &mut Screen) -> Result<()> {
-    let daemon = Client::connect(&mounts::control_socket(&mount.point)?)?;
-    daemon.served_by(mount.owner())?.ask(request, screen)
+    mounts::daemon(mount)?.ask(request, screen)
 }
 
 pub fn sync(args: &args::Sync) -> Result<()> {
@@ -140,25 +140,25 @@ pub(super) fn closed(
 /// The same for a drive that may be named by its mount.
 pub fn target(app: &App, target: &TargetArgs) -> Result<Closed> {
     let TargetArgs { target, store, secrets, state } = target;
-    let Some(point) = target.as_deref().map(mount_point).transpose()?.flatten() else {
+    let Some(mount) = target.as_deref().map(mount_of).transpose()?.flatten() else {
         return closed(app, store.as_deref().or(target.as_deref()), secrets, state);
     };
-    let control = mounts::control_socket(&point)?;
+    let control = mounts::control_socket(&mount)?;
     let mut heard = Heard::default();
-    Client::connect(&control)?.ask(&Request::Status {}, &mut heard)?;
+    mounts::daemon(&mount)?.ask(&Request::Status {}, &mut heard)?;
     let status = heard.status.ok_or_else(|| Error::failed("the drive's daemon does not tell its store"))?;
     let state = StateArgs { state_dir: control.parent().map(Path::to_path_buf) };
     closed(app, Some(Path::new(&status.store)), secrets, &state)
 }
 
 /// The mount that a path lies in, unless it is a store.
-fn mount_point(path: &Path) -> Result<Option<PathBuf>> {
+fn mount_of(path: &Path) -> Result<Option<Mount>> {
     let is_url = path.to_str().is_some_and(|text| text.contains("://"));
     if is_url || mounts::at(path)?.is_none() && path.join("nacre.json").exists() {
         return Ok(None);
     }
     match mounts::locate(path) {
-        Ok((mount, _)) => Ok(Some(mount.point)),
+        Ok((mount, _)) => Ok(Some(mount)),
         Err(e) if e.kind() == Kind::NotADrive => Ok(None),
         Err(e) => Err(e),
     }
@@ -210,7 +210,13 @@ pub fn completions(shell: clap_complete::Shell) -> Result<()> {
 pub fn man(args: &args::Man) -> Result<()> {
     let root = args::definition();
     if let Some(dir) = &args.dir {
-        return write_pages(&root, dir);
+        write_pages(&root, dir)?;
+        return helper_page::write(dir);
+    }
+    if let [name] = args.command.as_slice()
+        && let Some(text) = helper_page::page(name)
+    {
+        return output::print(&text);
     }
     let mut command = &root;
     for name in &args.command {

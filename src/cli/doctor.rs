@@ -104,7 +104,7 @@ struct Patient {
 
 impl Patient {
     fn of_mount(mount: Mount) -> Patient {
-        let status = of_mount(&mount.point);
+        let status = of_mount(&mount);
         Patient { store: mount.source.clone(), mount: Some(mount), status: Some(status) }
     }
 
@@ -220,7 +220,7 @@ fn state_dir(
         return resolve(dir).ok();
     }
     if let Some(mount) = patient.mount.as_ref().filter(|_| patient.told().is_some())
-        && let Ok(socket) = mounts::control_socket(&mount.point)
+        && let Ok(socket) = mounts::control_socket(mount)
     {
         return socket.parent().map(Path::to_owned);
     }

@@ -11,7 +11,7 @@ use super::backend::{
     Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, MountRequest, Problem, Running,
 };
 use super::control::{Progress, Reply, Request};
-use super::options::MountOptions;
+use super::options::{Atime, MountOptions};
 use super::output::Spinner;
 use super::paths::url_path;
 use super::secrets::Given;
@@ -53,6 +53,7 @@ fn settings_of(options: &MountOptions) -> Settings {
     settings.timeout = options.timeout;
     settings.journal.limit = options.journal;
     settings.read_only = options.ro;
+    settings.noatime = options.atime == Atime::Never;
     settings.sync_store = options.sync_store;
     settings
 }
@@ -108,7 +109,11 @@ impl Backend for Drives {
             Request::Status {} => out.status(&past.status(&drive.store)),
             Request::Log { path } => past.log(&path, out),
             Request::Cat { path, at } => past.cat(&path, at, out),
-            Request::Sync {} | Request::Commit {} | Request::Umount { .. } | Request::LogLevel { .. } => {
+            Request::Sync {}
+            | Request::Commit {}
+            | Request::Umount { .. }
+            | Request::Remount { .. }
+            | Request::LogLevel { .. } => {
                 Err(Error::new(Kind::NotADrive, format!("{} is not mounted here", drive.store)))
             }
         }

@@ -12,6 +12,9 @@ mod daemon;
 mod doctor;
 mod drives;
 pub mod exit;
+mod helper;
+mod helper_page;
+mod holders;
 mod keys;
 mod logging;
 pub mod metrics;
@@ -22,10 +25,12 @@ mod output;
 pub mod paths;
 mod probe;
 mod prompt;
+mod remount;
 pub mod secrets;
 mod signals;
 mod status;
 mod umount;
+mod utab;
 pub mod values;
 
 pub use drives::Drives;
@@ -74,13 +79,25 @@ pub fn run(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>) -> u
 fn start(backend: &dyn Backend, line: impl IntoIterator<Item = OsString>, verbose: &mut bool) -> Result<u8> {
     // SAFETY: this is called before any thread is made (see `run`).
     let env = unsafe { Environment::take() };
-    let cli = match args::parse(line)? {
-        Parsed::Run(cli) => cli,
-        Parsed::Print(text) => return output::print(&text).map(|()| exit::DONE),
-        Parsed::Bare(help) => {
-            eprint!("{help}");
-            return Ok(exit::USAGE);
+    let line: Vec<OsString> = line.into_iter().collect();
+    let cli = match helper::call(&line)? {
+        Some(call) => {
+            if let Some(namespace) = &call.namespace {
+                helper::enter(namespace)?;
+            }
+            if call.fake {
+                return Ok(exit::DONE);
+            }
+            call.cli
         }
+        None => match args::parse(line)? {
+            Parsed::Run(cli) => cli,
+            Parsed::Print(text) => return output::print(&text).map(|()| exit::DONE),
+            Parsed::Bare(help) => {
+                eprint!("{help}");
+                return Ok(exit::USAGE);
+            }
+        },
     };
     *verbose = cli.verbose;
     protect_process()?;

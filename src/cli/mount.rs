@@ -11,17 +11,24 @@ use super::metrics::{self, Listener};
 use super::mounts::{self, shown};
 use super::options::MountOptions;
 use super::paths::{file_url, resolve, url_path};
+use super::remount;
 use super::secrets::{self, Given};
 use super::signals::Signals;
 use super::umount::detach;
+use super::utab;
+use super::values::escape;
 use crate::error::{Context, Error, Kind, Result};
+use crate::fuse::fusermount;
 use crate::sys::SystemRandom;
+use rustix::mount::UnmountFlags;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 /// What is known before the daemon is started.
 struct Plan {
     store: String,
+    /// The store as it was given.
+    source: String,
     dir: PathBuf,
     secret: Secret,
     /// The key file that the secret comes from.
@@ -41,15 +48,30 @@ enum Secret {
 /// Mounts, in the background or not. In the background it returns twice: in the command once the mount can be
 /// used, and in the daemon once it has ended.
 pub fn run(app: &App, args: &args::Mount) -> Result<()> {
-    let plan = plan(app, args)?;
+    let options = MountOptions::parse(&args.options)?;
+    for option in MountOptions::without_effect(&args.options) {
+        eprintln!("nacrefs: mount option {option:?} has no effect on a drive");
+    }
+    if options.remount {
+        return remount::run(&args.dir, &options);
+    }
+    let plan = plan(app, args, options)?;
     app.env.forget();
+    let dir = plan.dir.clone();
     if plan.options.foreground {
         return serve(app, plan, &mut Report::foreground());
     }
     match daemon::fork()? {
         Side::Command(daemon) => {
             let lines = daemon.wait()?;
-            super::output::print(&lines.iter().map(|l| format!("{l}\n")).collect::<String>())
+            let mut text = lines.iter().map(|l| format!("{l}\n")).collect::<String>();
+            if args.as_helper {
+                // mount(8) says nothing where all is well; what must be said goes where its errors go.
+                text = text.replace(&format!("{}\n", mounted_on(&dir)), "");
+                eprint!("{text}");
+                return Ok(());
+            }
+            super::output::print(&text)
         }
         Side::Daemon(mut report) => match serve(app, plan, &mut report) {
             Ok(()) => Ok(()),
@@ -60,8 +82,7 @@ pub fn run(app: &App, args: &args::Mount) -> Result<()> {
 
 /// Checks everything that can be checked without opening the drive, and asks for what must be asked for while
 /// there is a terminal.
-fn plan(app: &App, args: &args::Mount) -> Result<Plan> {
-    let mut options = MountOptions::parse(&args.options)?;
+fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan> {
     options.foreground |= args.foreground;
     let mut flags = args.secrets.clone();
     if flags.key_file.is_none() && flags.passphrase_file.is_none() && !flags.recovery {
@@ -72,12 +93,9 @@ fn plan(app: &App, args: &args::Mount) -> Result<Plan> {
         }
     }
     let store = app.store(args.store.as_deref())?;
-    let dir = mount_point(&args.dir, &options)?;
-    fuse_usable(
-        Path::new("/dev/fuse"),
-        rustix::process::geteuid().is_root(),
-        std::env::var_os("PATH").as_deref(),
-    )?;
+    let source = source_of(args.store.as_deref(), &store);
+    let dir = mount_point(&args.dir, &source, options.nonempty, args.as_helper)?;
+    fuse_usable(Path::new("/dev/fuse"), rustix::process::geteuid().is_root(), &fusermount())?;
     let places = app.places();
     let is_default = places.as_ref().is_ok_and(|p| file_url(&p.store) == store);
     let make = args.store.is_none() && url_path(&store).is_some_and(|path| is_missing_or_empty(&path));
@@ -95,7 +113,7 @@ fn plan(app: &App, args: &args::Mount) -> Result<Plan> {
     let given = args.state.state_dir.as_ref().or(options.state_dir.as_ref()).or(app.state_dir_env.as_ref());
     // Here, because the daemon is in another directory.
     let state_dir = given.map(|d| resolve(d)).transpose()?;
-    Ok(Plan { store, dir, secret, key_file, make, state_dir, options })
+    Ok(Plan { store, source, dir, secret, key_file, make, state_dir, options })
 }
 
 /// The life of a mount, from opening the drive to its end.
@@ -135,6 +153,7 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     let control = state_dir.join(SOCKET);
     let request = MountRequest {
         store: plan.store,
+        source: plan.source,
         secret,
         dir: plan.dir.clone(),
         state_dir,
@@ -143,6 +162,7 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
         options: plan.options,
     };
     let running = app.backend.mount(request).map_err(|e| made_all_the_same(e, &first))?;
+    let _found_by_umount = utab::Entry::of(&plan.dir);
     signals.stop_on_signal(running.clone());
     let owner = rustix::process::geteuid().as_raw();
     let ready = Server::start(&control, owner, running.handler()).and_then(|server| {
@@ -150,7 +170,7 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
             Some(listener) => Some(metrics::Server::start(listener, running.clone())?),
             None => None,
         };
-        lines.push(format!("mounted on {}", shown(&plan.dir)));
+        lines.push(mounted_on(&plan.dir));
         report.ready(std::mem::take(&mut lines)).map(|()| (server, metrics))
     });
     let servers = match ready {
@@ -198,17 +218,45 @@ fn made_all_the_same(e: Error, first_lines: &[String]) -> Error {
     e.context(format!("{said} but it cannot be mounted"))
 }
 
+fn mounted_on(dir: &Path) -> String {
+    format!("mounted on {}", shown(dir))
+}
+
+/// What the mount shows as its source. `mount -a`, and whoever else wants to know whether a line of fstab is mounted,
+/// compares it with the line, after following the links of a path.
+fn source_of(given: Option<&Path>, url: &str) -> String {
+    let is_url = |s: &Path| s.to_str().is_some_and(|s| s.contains("://"));
+    let source = match given {
+        Some(given) if is_url(given) => Some(given.to_owned()),
+        _ => url_path(url),
+    };
+    source.and_then(|s| s.into_os_string().into_string().ok()).unwrap_or_else(|| url.to_owned())
+}
+
 /// The directory to mount on, made absolute; whatever a dead daemon left there is cleared.
-fn mount_point(dir: &Path, options: &MountOptions) -> Result<PathBuf> {
+///
+/// What other file systems do and `nacrefs mount` refuses, to be kind (mounting over another mount, or over files),
+/// mount(8) may do (`as_helper`): a boot does not fail for a file that was left in the directory.
+fn mount_point(dir: &Path, source: &str, nonempty: bool, as_helper: bool) -> Result<PathBuf> {
     let usage = |why: &str| Err(Error::new(Kind::Usage, format!("{}: {why}", shown(dir))));
-    if let Some(mount) = mounts::at(dir)? {
-        if !mount.is_ours() || !mounts::is_dead(&mount.point) {
-            return Err(Error::new(
-                Kind::Conflict,
-                format!("{} is already a mount ({})", shown(dir), mount.fs_type),
-            ));
+    while let Some(mount) = mounts::at(dir)? {
+        if mount.is_ours() && mount.is_dead() {
+            detach(&mount.point, UnmountFlags::DETACH)?;
+            continue;
         }
-        detach(&mount.point, true)?;
+        if mount.is_ours() && mount.source == source {
+            let said = format!("{} is mounted on {} already", escape(source.as_bytes()), shown(dir));
+            return Err(Error::new(Kind::Conflict, said));
+        }
+        // An automount waits to be covered, and to be left alone: whoever looks into it waits for this very mount.
+        if mount.fs_type == "autofs" {
+            return Ok(mount.point);
+        }
+        if !as_helper || mount.is_ours() {
+            let said = format!("{} is already a mount ({})", shown(dir), mount.fs_type);
+            return Err(Error::new(Kind::Conflict, said));
+        }
+        break;
     }
     let dir = &resolve(dir)?;
     match std::fs::metadata(dir) {
@@ -219,30 +267,29 @@ fn mount_point(dir: &Path, options: &MountOptions) -> Result<PathBuf> {
         }
         Err(e) => return Err(e).context(|| format!("cannot look at {}", shown(dir))),
     }
-    let mut entries = std::fs::read_dir(dir).context(|| format!("cannot list {}", shown(dir)))?;
-    if !options.nonempty && entries.next().is_some() {
-        return usage(
-            "the directory is not empty: -o nonempty hides what is in it while the drive is mounted",
-        );
+    if !nonempty && !as_helper {
+        let mut entries = std::fs::read_dir(dir).context(|| format!("cannot list {}", shown(dir)))?;
+        if entries.next().is_some() {
+            return usage(
+                "the directory is not empty: -o nonempty hides what is in it while the drive is mounted",
+            );
+        }
     }
     Ok(dir.clone())
 }
 
 /// Says what is missing for FUSE to work.
-fn fuse_usable(device: &Path, root: bool, path: Option<&std::ffi::OsStr>) -> Result<()> {
+fn fuse_usable(device: &Path, root: bool, fusermount: &Path) -> Result<()> {
     if !device.exists() {
         return Err(Error::failed(format!(
             "{} is missing: load the kernel's module with `modprobe fuse`",
             device.display()
         )));
     }
-    if !root {
-        let found = path.is_some_and(|p| std::env::split_paths(p).any(|d| d.join("fusermount3").is_file()));
-        if !found {
-            return Err(Error::failed(
-                "fusermount3 is missing, without which only root can mount: install fuse3",
-            ));
-        }
+    if !root && !fusermount.is_file() {
+        return Err(Error::failed(
+            "fusermount3 is missing, without which only root can mount: install fuse3",
+        ));
     }
     Ok(())
 }
@@ -278,38 +325,50 @@ mod tests {
         std::fs::create_dir_all(at("full/x")).unwrap();
         std::fs::create_dir(at("empty")).unwrap();
         std::fs::write(at("file"), "").unwrap();
-        let check = |path: &Path, list: &str| mount_point(path, &MountOptions::parse(&[list]).unwrap());
+        let check = |path: &Path, nonempty| mount_point(path, "s", nonempty, false);
         for (path, exit, word) in [
             (at("gone"), 2, "mkdir -p"),
             (at("file"), 2, "not a directory"),
             (at("full"), 2, "nonempty"),
             ("/proc".into(), 6, "already a mount"),
         ] {
-            let e = check(&path, "").unwrap_err();
+            let e = check(&path, false).unwrap_err();
             assert!(e.exit_status() == exit && e.to_string().contains(word), "{e}");
         }
         let real = dir.path().canonicalize().unwrap();
-        assert_eq!(check(&at("empty"), "").unwrap(), real.join("empty"));
-        assert_eq!(check(&at("full"), "nonempty").unwrap(), real.join("full"));
+        assert_eq!(check(&at("empty"), false).unwrap(), real.join("empty"));
+        assert_eq!(check(&at("full"), true).unwrap(), real.join("full"));
+        // As other file systems do it, at boot.
+        assert_eq!(mount_point(&at("full"), "s", false, true).unwrap(), real.join("full"));
+        assert_eq!(mount_point(Path::new("/proc"), "s", false, true).unwrap(), Path::new("/proc"));
         std::os::unix::fs::symlink(at("empty"), at("link")).unwrap();
-        assert_eq!(check(&at("link"), "").unwrap(), real.join("empty"));
+        assert_eq!(check(&at("link"), false).unwrap(), real.join("empty"));
+    }
+
+    #[test]
+    fn the_source_is_what_fstab_says() {
+        for (given, url, source) in [
+            (Some("/srv/a b"), "file:///srv/a%20b", "/srv/a b"),
+            (Some("file:///srv/a%20b/"), "file:///srv/a%20b", "file:///srv/a%20b/"),
+            (Some("s3://b/p/"), "s3://b/p", "s3://b/p/"),
+            (Some("relative"), "file:///srv/relative", "/srv/relative"),
+            (None, "file:///home/u/store", "/home/u/store"),
+            (None, "file:///%FF", "file:///%FF"),
+        ] {
+            assert_eq!(source_of(given.map(Path::new), url), source);
+        }
     }
 
     #[test]
     fn what_fuse_needs_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let path = Some(dir.path().as_os_str());
-        assert!(
-            fuse_usable(Path::new("/no/fuse"), true, None).unwrap_err().to_string().contains("modprobe fuse")
-        );
-        assert!(
-            fuse_usable(Path::new("/dev/null"), false, path)
-                .unwrap_err()
-                .to_string()
-                .contains("install fuse3")
-        );
-        std::fs::write(dir.path().join("fusermount3"), "").unwrap();
-        fuse_usable(Path::new("/dev/null"), false, path).unwrap();
-        fuse_usable(Path::new("/dev/null"), true, None).unwrap();
+        let helper = dir.path().join("fusermount3");
+        let says =
+            |device: &str, root| fuse_usable(Path::new(device), root, &helper).unwrap_err().to_string();
+        assert!(says("/no/fuse", true).contains("modprobe fuse"));
+        assert!(says("/dev/null", false).contains("install fuse3"));
+        std::fs::write(&helper, "").unwrap();
+        fuse_usable(Path::new("/dev/null"), false, &helper).unwrap();
+        fuse_usable(Path::new("/dev/null"), true, Path::new("fusermount3")).unwrap();
     }
 }

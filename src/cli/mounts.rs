@@ -1,5 +1,6 @@
 //! The mounts of this machine, and which of them are ours.
 
+use super::control::Client;
 use super::paths::{resolve, resolve_parent};
 use super::probe::{self, Answer};
 use super::values::{DrivePath, escape};
@@ -16,11 +17,13 @@ pub const CONTROL_XATTR: &str = "nacre.control";
 /// A line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// `major:minor`: bind mounts of a drive have the same.
+    pub device: String,
     /// Which directory of the file system is mounted: not `/` for a bind mount.
     pub root: PathBuf,
     pub point: PathBuf,
     pub fs_type: String,
-    /// What is mounted: the store's URL, if it is one of ours.
+    /// What is mounted: of ours, the store as it was given.
     pub source: String,
     /// Options of the file system, between commas.
     pub options: String,
@@ -53,15 +56,16 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 /// `36 35 98:0 /root /point rw,noatime optional… - type source super-options`
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
-    let root = path_of(fields.by_ref().nth(3)?);
+    let device = String::from_utf8_lossy(fields.by_ref().nth(2)?).into_owned();
+    let root = path_of(fields.next()?);
     let point = path_of(fields.next()?);
     let mut tail = fields.skip_while(|f| *f != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(tail.next()?).into_owned();
-    let source = path_of(tail.next()?).to_string_lossy().into_owned();
+    let source = path_of(tail.next().unwrap_or_default()).to_string_lossy().into_owned();
     let options = String::from_utf8_lossy(tail.next().unwrap_or_default()).into_owned();
     let ours =
         fs_type == FS_TYPE || (fs_type == "fuse" && options.split(',').any(|o| o == "subtype=nacrefs"));
-    Some(Mount { root, point, fs_type, source, options, ours })
+    Some(Mount { device, root, point, fs_type, source, options, ours })
 }
 
 /// Undoes the kernel's `\040`: blanks, tabs, line ends and backslashes are written as three octal digits.
@@ -146,10 +150,15 @@ pub fn implied() -> Result<Mount> {
     }
 }
 
+/// Calls a mount's daemon.
+pub fn daemon(mount: &Mount) -> Result<Client> {
+    Client::connect(&control_socket(mount)?)?.served_by(mount.owner())
+}
+
 /// Asks a mount's daemon where its control socket is.
-pub fn control_socket(point: &Path) -> Result<PathBuf> {
-    let owner = list()?.iter().rev().find(|m| m.point == point).and_then(Mount::owner);
-    match probe::getxattr(point, CONTROL_XATTR, owner)? {
+pub fn control_socket(mount: &Mount) -> Result<PathBuf> {
+    let point = &mount.point;
+    match mount.ask()? {
         Answer::Value(path) if !path.is_empty() => Ok(PathBuf::from(OsString::from_vec(path))),
         Answer::Value(_) | Answer::Errno(libc::ENODATA | libc::EOPNOTSUPP) => {
             Err(Error::new(Kind::NotADrive, format!("{} is not a nacrefs mount", shown(point))))
@@ -170,17 +179,30 @@ fn silent(point: &Path) -> Error {
     ))
 }
 
+impl Mount {
+    /// Whether its daemon is gone: the kernel answers in its place.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.ask(), Ok(Answer::Errno(libc::ENOTCONN)))
+    }
+
+    /// Asks its daemon where its control socket is. An attribute, because the kernel would answer stat(2) from its
+    /// cache, even for a daemon that is dead.
+    fn ask(&self) -> Result<Answer> {
+        probe::getxattr(&self.point, CONTROL_XATTR, self.owner())
+    }
+
+    /// Whether the same drive is mounted at another place as well: a bind mount, or what it was made from.
+    pub fn has_twin(&self) -> Result<bool> {
+        Ok(list()?.iter().any(|m| m.device == self.device && m.point != self.point))
+    }
+}
+
 /// The error for a mount whose daemon is gone.
 pub fn dead(point: &Path) -> Error {
     let point = shown(point);
     Error::failed(format!(
         "the drive at {point} has lost its daemon: `nacrefs umount {point}` clears it, and a new mount goes on where it was"
     ))
-}
-
-/// Whether a mount's daemon is gone: the kernel answers in its place.
-pub fn is_dead(point: &Path) -> bool {
-    matches!(probe::getxattr(point, CONTROL_XATTR, None), Ok(Answer::Errno(libc::ENOTCONN)))
 }
 
 pub fn shown(path: &Path) -> String {
@@ -208,8 +230,8 @@ mod tests {
         assert_eq!(ours, [Path::new("/home/joe/my drive"), Path::new("/srv/bind")]);
         assert_eq!(mounts[5].point, Path::new("/a\\b\tc\n"));
         assert_eq!(mounts[2].root, Path::new("/sub"));
-        assert_eq!((mounts[1].source.as_str(), mounts[1].owner()), ("file:///s", Some((1000, 100))));
-        assert_eq!(mounts[2].owner(), None);
+        assert_eq!((mounts[1].device.as_str(), mounts[1].source.as_str()), ("0:50", "file:///s"));
+        assert_eq!((mounts[1].owner(), mounts[2].owner()), (Some((1000, 100)), None));
     }
 
     #[test]
@@ -239,6 +261,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(locate(&dir.path().join("gone/file")).unwrap_err().kind(), Kind::NotADrive);
         assert_eq!(at(dir.path()).unwrap(), None);
-        assert_eq!(control_socket(dir.path()).unwrap_err().kind(), Kind::NotADrive);
+        let mut no_drive = list().unwrap().pop().unwrap();
+        no_drive.point = dir.path().to_owned();
+        assert_eq!(control_socket(&no_drive).unwrap_err().kind(), Kind::NotADrive);
+        assert!(!no_drive.is_dead());
     }
 }

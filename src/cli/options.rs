@@ -17,6 +17,24 @@ pub enum CacheMode {
     Plain,
 }
 
+/// When the access time of a file moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Atime {
+    /// relatime and strictatime: when the file has changed since, or after a day.
+    Relative,
+    Never,
+}
+
+/// What an operation makes durable by itself, before it returns: each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Synchronous {
+    Nothing,
+    /// `dirsync`: all but what is written to files.
+    Names,
+    /// `sync`: every change.
+    All,
+}
+
 /// Mount options, with their defaults. `default_permissions` is not here: it is always on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountOptions {
@@ -26,6 +44,14 @@ pub struct MountOptions {
     pub nosuid: bool,
     pub nodev: bool,
     pub noexec: bool,
+    /// When the time of the last access to a file is kept.
+    pub atime: Atime,
+    /// Whether directories leave their access time as it is, whatever `atime` says.
+    pub nodiratime: bool,
+    /// What is durable before the call that changed it returns.
+    pub sync: Synchronous,
+    /// Change the flags of a mount that there is.
+    pub remount: bool,
     /// Show every file as owned by this user.
     pub uid: Option<u32>,
     /// Show every file as owned by this group.
@@ -69,6 +95,10 @@ impl Default for MountOptions {
             nosuid: false,
             nodev: false,
             noexec: false,
+            atime: Atime::Relative,
+            nodiratime: false,
+            sync: Synchronous::Nothing,
+            remount: false,
             uid: None,
             gid: None,
             commit: None,
@@ -97,14 +127,28 @@ impl Default for MountOptions {
 const LEAST: u64 = 16 << 20;
 
 impl MountOptions {
-    /// Reads the values of all `-o`, each a list separated by commas. Of two that disagree the later counts.
+    /// Reads the values of all `-o`, each a list separated by commas; a value with a comma in it stands in double
+    /// quotes. Of two that disagree the later counts. With `sloppy` among them, unknown ones are ignored.
     pub fn parse<S: AsRef<str>>(lists: &[S]) -> Result<MountOptions> {
         let mut options = MountOptions::default();
-        for option in lists.iter().flat_map(|l| l.as_ref().split(',')).filter(|o| !o.is_empty()) {
-            options.set(option)?;
+        let all = lists.iter().flat_map(|l| split(l.as_ref()));
+        let words: Vec<String> = all.map(|o| o.replace('"', "")).filter(|o| !o.is_empty()).collect();
+        let sloppy = words.iter().any(|o| o == "sloppy");
+        for option in &words {
+            if !options.set(option)? && !sloppy {
+                let why = "unknown; `nacrefs help mount` lists them";
+                return Err(Error::new(Kind::Usage, format!("mount option {option:?}: {why}")));
+            }
         }
         options.ro |= options.at.is_some();
         Ok(options)
+    }
+
+    /// Those of a list that have no effect here although whoever gave them may count on one.
+    pub fn without_effect<S: AsRef<str>>(lists: &[S]) -> Vec<String> {
+        const LABELS: &[&str] = &["context=", "fscontext=", "defcontext=", "rootcontext="];
+        let words = lists.iter().flat_map(|l| split(l.as_ref()));
+        words.filter(|o| LABELS.iter().any(|l| o.starts_with(l)) || *o == "mand").map(str::to_owned).collect()
     }
 
     /// How often a changed drive is committed: `commit=`, or 5 s to a store on this machine and 30 s elsewhere.
@@ -113,7 +157,8 @@ impl MountOptions {
         self.commit.unwrap_or(Duration::from_secs(if near { 5 } else { 30 }))
     }
 
-    fn set(&mut self, option: &str) -> Result<()> {
+    /// Whether the option is known.
+    fn set(&mut self, option: &str) -> Result<bool> {
         let (name, value) = match option.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (option, None),
@@ -177,6 +222,14 @@ impl MountOptions {
                 "dev" => self.nodev = false,
                 "noexec" => self.noexec = true,
                 "exec" => self.noexec = false,
+                "noatime" => self.atime = Atime::Never,
+                "atime" | "relatime" | "strictatime" => self.atime = Atime::Relative,
+                "nodiratime" => self.nodiratime = true,
+                "diratime" => self.nodiratime = false,
+                "sync" => self.sync = Synchronous::All,
+                "dirsync" => self.sync = self.sync.max(Synchronous::Names),
+                "async" => self.sync = Synchronous::Nothing,
+                "remount" => self.remount = true,
                 "sync=store" => self.sync_store = true,
                 "writeback" => self.writeback = true,
                 "dedup=on" => self.dedup = true,
@@ -192,58 +245,35 @@ impl MountOptions {
                 _ if name == "cache_mode" => return refuse("is `sealed` or `plain`"),
                 _ if name == "log_format" => return refuse("is `text` or `json`"),
                 _ if name == "sync" => return refuse("the only choice is `sync=store`"),
-                _ => return refuse("unknown; `nacrefs help mount` lists them"),
+                _ => return Ok(false),
             },
         }
-        Ok(())
+        Ok(true)
     }
+}
+
+/// A list of options, parted at the commas that do not stand in double quotes.
+fn split(list: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    list.split(move |c| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    })
 }
 
 /// What mount(8), fstab(5) and systemd.mount(5) pass along and is not for us.
 fn passes_along(name: &str, option: &str) -> bool {
+    #[rustfmt::skip]
     const FLAGS: &[&str] = &[
-        "auto",
-        "noauto",
-        "user",
-        "nouser",
-        "users",
-        "owner",
-        "group",
-        "nofail",
-        "_netdev",
-        "defaults",
-        "async",
-        "sync",
-        "dirsync",
-        "atime",
-        "noatime",
-        "diratime",
-        "nodiratime",
-        "relatime",
-        "norelatime",
-        "strictatime",
-        "nostrictatime",
-        "lazytime",
-        "nolazytime",
-        "iversion",
-        "noiversion",
-        "mand",
-        "nomand",
-        "silent",
-        "loud",
-        "remount",
+        "auto", "noauto", "user", "nouser", "users", "nousers", "owner", "noowner", "group", "nogroup", "nofail", "_netdev", "defaults", "sloppy",
+        "norelatime", "nostrictatime", "lazytime", "nolazytime", "iversion", "noiversion", "mand", "nomand",
+        "silent", "loud", "sub", "nosub", "symfollow", "nosymfollow",
     ];
+    // The last ones are what the kernel shows of a mount: they come back at a remount.
+    #[rustfmt::skip]
     const VALUED: &[&str] = &[
-        "user",
-        "comment",
-        "fsname",
-        "subtype",
-        "helper",
-        "uhelper",
-        "context",
-        "fscontext",
-        "defcontext",
-        "rootcontext",
+        "user", "comment", "fsname", "subtype", "helper", "uhelper", "context", "fscontext", "defcontext",
+        "rootcontext", "offset", "sizelimit", "fd", "rootmode", "user_id", "group_id", "max_read", "blksize",
     ];
     FLAGS.contains(&option)
         || (option.contains('=') && VALUED.contains(&name))
@@ -265,6 +295,12 @@ pub const HELP: &str = "Mount options (-o, also in fstab):
   journal=SIZE           the limit of the journal [2G]
   state_dir=D, key_file=F, passphrase_file=F, foreground  as the options of the same name
   nonempty               mount over a directory that is not empty
+  nosuid, nodev, noexec  as everywhere
+  noatime, nodiratime    do not keep when files, or directories, were last read
+  sync                   each change is durable before the call returns
+  dirsync                the same for all but what is written to files
+  remount                change ro or rw, nosuid, nodev, noexec, noatime of a mount (root)
+  sloppy                 ignore options that are not known
   log=LEVEL              how much the log tells: off, error, warn, info, debug, trace [info]
   log_format=json        one JSON object a line
   metrics=unix:PATH|127.0.0.1:PORT   serves metrics (OpenMetrics over HTTP, /metrics) on a socket of the
@@ -329,8 +365,42 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(o, MountOptions::default());
+        let list = "defaults,async,diratime,nouser,nolazytime,lazytime,iversion,mand,silent,loud,comment=x";
+        let o = MountOptions::parse(&[list, "context=\"a:b:c0,c1\",rootcontext=x,X-mount.mkdir,nosymfollow"])
+            .unwrap();
+        assert_eq!(o, MountOptions::default());
+        // What mount(8) adds from mountinfo at a remount.
+        MountOptions::parse(&["ro,relatime,remount,user_id=0,group_id=0,default_permissions,max_read=1"])
+            .unwrap();
         let o = MountOptions::parse(&["nosuid,nodev,noexec", "exec"]).unwrap();
         assert_eq!((o.nosuid, o.nodev, o.noexec), (true, true, false));
+    }
+
+    #[test]
+    fn what_has_a_meaning_is_honoured_and_the_later_word_counts() {
+        let parse = |list: &str| MountOptions::parse(&[list]).unwrap();
+        assert_eq!(parse("relatime,noatime").atime, Atime::Never);
+        assert_eq!(parse("noatime,strictatime").atime, Atime::Relative);
+        assert!(parse("nodiratime").nodiratime && parse("remount,ro").remount);
+        assert_eq!(parse("sync,dirsync").sync, Synchronous::All);
+        assert_eq!(parse("dirsync").sync, Synchronous::Names);
+        assert_eq!(parse("sync,async").sync, Synchronous::Nothing);
+        // mount(8) says by flags what they bring along, and leaves out what fstab takes back (`user,exec`).
+        assert!(!parse("noexec,exec,user,users,owner,group").noexec);
+    }
+
+    #[test]
+    fn a_comma_in_quotes_parts_nothing() {
+        let o = MountOptions::parse(&["key_file=\"/a,b\",ro"]).unwrap();
+        assert_eq!((o.key_file, o.ro), (Some("/a,b".into()), true));
+        let noted = MountOptions::without_effect(&["ro,context=\"a,b\",mand,noatime"]);
+        assert_eq!(noted, ["context=\"a,b\"", "mand"]);
+    }
+
+    #[test]
+    fn sloppy_takes_what_it_does_not_know_and_nothing_else() {
+        MountOptions::parse(&["colour,sloppy,ro=1"]).unwrap();
+        assert!(MountOptions::parse(&["sloppy,commit=0"]).is_err());
     }
 
     #[test]

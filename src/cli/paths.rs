@@ -19,9 +19,12 @@ pub struct Locations {
 }
 
 impl Locations {
-    /// The places of the calling user.
+    /// The places of the calling user. Where `HOME` is not set, as under mount(8) and in mount units, it is what the
+    /// user database says.
     pub fn of_caller() -> Result<Locations> {
-        Locations::of(rustix::process::geteuid().is_root(), &|name| std::env::var_os(name))
+        let home = |name: &str| std::env::home_dir().filter(|_| name == "HOME").map(PathBuf::into_os_string);
+        let var = |name: &str| std::env::var_os(name).or_else(|| home(name));
+        Locations::of(rustix::process::geteuid().is_root(), &var)
     }
 
     fn of(root: bool, var: &dyn Fn(&str) -> Option<OsString>) -> Result<Locations> {

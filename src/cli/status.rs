@@ -3,14 +3,13 @@
 use super::App;
 use super::args;
 use super::commands::closed;
-use super::control::{Client, LogEntry, Progress, Reply, Request, Status};
+use super::control::{LogEntry, Progress, Reply, Request, Status};
 use super::mounts::{self, Mount, shown};
 use super::output::{self, Screen};
 use super::probe::PATIENCE;
 use super::values::{Moment, escape_message, human_size, human_span};
 use crate::error::{Error, Result};
 use crate::types::Version;
-use std::path::Path;
 
 pub fn run(app: &App, args: &args::Status, verbose: bool) -> Result<()> {
     let mut screen = Screen::new(args.json);
@@ -31,7 +30,7 @@ pub fn run(app: &App, args: &args::Status, verbose: bool) -> Result<()> {
     // One drive in trouble does not hide the others; the last trouble is what the command ends with.
     let mut trouble = None;
     for mount in mounted {
-        let e = match of_mount(&mount.point) {
+        let e = match of_mount(&mount) {
             Ok(status) => {
                 show(&mut screen, status, args.json, verbose)?;
                 continue;
@@ -54,11 +53,10 @@ pub fn may_see(mount: &Mount) -> bool {
 }
 
 /// Asks the daemon of a mount, for no more than a few seconds.
-pub fn of_mount(point: &Path) -> Result<Status> {
+pub fn of_mount(mount: &Mount) -> Result<Status> {
     let mut told = Told::default();
-    let client = Client::connect(&mounts::control_socket(point)?)?.within(PATIENCE)?;
-    client.ask(&Request::Status {}, &mut told)?;
-    told.status(&shown(point))
+    mounts::daemon(mount)?.within(PATIENCE)?.ask(&Request::Status {}, &mut told)?;
+    told.status(&shown(&mount.point))
 }
 
 /// Takes the one status that a drive tells.

@@ -1,74 +1,184 @@
-//! `nacrefs umount`: commit, detach, and wait until the daemon is gone.
+//! `nacrefs umount`, and what umount(8) runs for our type: commit, detach, and wait until the daemon is gone.
 
 use super::args;
-use super::control::{Client, Request};
-use super::mounts::{self, shown};
+use super::control::{Client, LogEntry, Progress, Reply, Request, Status};
+use super::holders;
+use super::mounts::{self, Mount, shown};
 use super::output::Screen;
+use super::values::human_size;
 use crate::error::{Context, Error, Kind, Result};
+use crate::fuse::fusermount;
+use crate::types::Version;
 use rustix::io::Errno;
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::io::IsTerminal;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 /// How long the daemon may take to end after it was detached: it has committed, or was told not to.
 const END_TIME: Duration = Duration::from_secs(120);
+/// How long it usually takes at most; who takes longer may be mounted in another namespace as well.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+/// How long `--force` waits for a daemon to say that everything is in its journal.
+const FORCE_TIME: Duration = Duration::from_secs(5);
+/// How often everything is committed anew because somebody was at the mount meanwhile.
+const ROUNDS: usize = 8;
+/// Who has no terminal is told how much is left after this time, and then each time this has passed again.
+const FIRST_WORD: Duration = Duration::from_secs(3);
+const NEXT_WORD: Duration = Duration::from_secs(10);
 
 pub fn run(args: &args::Umount) -> Result<()> {
     let mount = match mounts::at(&args.dir)? {
         Some(mount) if mount.is_ours() => mount,
         _ => return Err(Error::new(Kind::NotADrive, format!("{} is not a nacrefs mount", shown(&args.dir)))),
     };
-    if mounts::is_dead(&mount.point) {
-        return detach(&mount.point, true);
+    // Neither asks the daemon, which may hang, and which `--lazy` is not to wait for.
+    if args.lazy {
+        return detach(&mount.point, UnmountFlags::DETACH);
     }
-    let client = Client::connect(&mounts::control_socket(&mount.point)?)?.served_by(mount.owner())?;
-    let daemon = client.pid().map_or(Ok(None), handle)?;
-    let mut screen = Screen::new(false);
-    let committed = client.ask(&Request::Umount { local: args.local }, &mut screen);
-    screen.finish()?;
-    committed.map_err(|e| match e.kind() {
-        Kind::Away => e.context(format!(
-            "{} is still mounted: the store is out of reach; --local unmounts and keeps the rest in the journal",
-            shown(&mount.point)
-        )),
-        Kind::NoSpace | Kind::Damage | Kind::Conflict => e.context(format!(
-            "{} is still mounted, for not all of it could be stored; --local unmounts and keeps the rest in the journal",
-            shown(&mount.point)
-        )),
-        _ => e,
-    })?;
-    detach(&mount.point, false)?;
-    match daemon {
-        Some(daemon) => wait_end(&daemon),
-        None => Ok(()),
+    if args.force {
+        return force(mount);
+    }
+    if mount.is_dead() {
+        return detach(&mount.point, UnmountFlags::DETACH);
+    }
+    // The drive stays mounted at the other place.
+    if mount.has_twin()? {
+        return detach(&mount.point, UnmountFlags::empty());
+    }
+    match store_and_detach(&mount, args.local) {
+        Err(e) if e.kind() == Kind::Conflict && args.read_only && !mount.is_dead() => {
+            mount_remount(&mount.point, MountFlags::RDONLY, c"").map_err(|_| e)
+        }
+        done => done,
     }
 }
 
-/// Takes a mount away; `lazy` even where it is in use or dead.
-pub fn detach(point: &Path, lazy: bool) -> Result<()> {
-    let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+/// Stores everything (or with `local` leaves it in the journal), unmounts, and waits for the end of the daemon.
+fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
+    let point = &mount.point;
+    let socket = mounts::control_socket(mount)?;
+    let client = Client::connect(&socket)?.served_by(mount.owner())?;
+    let daemon = client.pid().map_or(Ok(None), handle)?;
+    drop(client);
+    let mut screen = Left::new(point);
+    let mut state = if local { Expired::No } else { expire(point) };
+    for _ in 0..ROUNDS {
+        // A mark that somebody else had left: the daemon stores the rest at its end.
+        if state == Expired::Gone {
+            break;
+        }
+        let client = Client::connect(&socket)?.served_by(mount.owner())?;
+        let stored = client.ask(&Request::Umount { local }, &mut screen);
+        stored.map_err(|e| still_mounted(point, e))?;
+        if state == Expired::No {
+            break;
+        }
+        // Nobody has touched the mount since the mark, so nothing came after what was stored. Otherwise it is marked
+        // anew: once more.
+        state = expire(point);
+    }
+    screen.screen.finish()?;
+    if state != Expired::Gone {
+        detach(point, UnmountFlags::empty())?;
+    }
+    let Some(daemon) = daemon else { return Ok(()) };
+    if !wait_end(&daemon, CLOSE_TIME)?
+        && let Some(who) = holders::elsewhere(&mount.device)
+    {
+        // All that was written here is stored; the daemon goes on for them.
+        eprintln!(
+            "nacrefs: {} is unmounted, but still mounted where {who} runs (another mount namespace)",
+            shown(point)
+        );
+        return Ok(());
+    }
+    match wait_end(&daemon, END_TIME)? {
+        true => Ok(()),
+        false => Err(Error::failed(format!(
+            "unmounted, but the daemon has not ended within {} s",
+            END_TIME.as_secs()
+        ))),
+    }
+}
+
+fn still_mounted(point: &Path, e: Error) -> Error {
+    let point = shown(point);
+    match e.kind() {
+        Kind::Away => e.context(format!(
+            "{point} is still mounted: the store is out of reach; --local unmounts and keeps the rest in the journal"
+        )),
+        Kind::NoSpace | Kind::Damage | Kind::Conflict => e.context(format!(
+            "{point} is still mounted, for not all of it could be stored; --local unmounts and keeps the rest in the journal"
+        )),
+        _ => e,
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Expired {
+    /// It was marked, and nobody has touched it since: it is unmounted.
+    Gone,
+    /// It has the mark now.
+    Marked,
+    /// It is in use, or the caller is not root.
+    No,
+}
+
+/// Marks a mount, or unmounts it if the mark is still there (MNT_EXPIRE in umount(2)).
+fn expire(point: &Path) -> Expired {
+    match unmount(point, UnmountFlags::EXPIRE | UnmountFlags::NOFOLLOW) {
+        Ok(()) => Expired::Gone,
+        Err(Errno::AGAIN) => Expired::Marked,
+        Err(_) => Expired::No,
+    }
+}
+
+/// Unmounts whatever the store and the daemon say, and cuts off whoever has files open.
+fn force(mount: Mount) -> Result<()> {
+    let point = mount.point.clone();
+    let (tell, told) = mpsc::channel();
+    let ask = move || mounts::daemon(&mount)?.ask(&Request::Umount { local: true }, &mut Screen::new(false));
+    // On a thread that is not waited for: a daemon that hangs is what this is for.
+    std::thread::Builder::new()
+        .name("force".into())
+        .spawn(move || tell.send(ask()))
+        .context(|| "cannot start a thread")?;
+    let force = UnmountFlags::FORCE | UnmountFlags::DETACH;
+    match told.recv_timeout(FORCE_TIME) {
+        Ok(Ok(())) => match detach(&point, UnmountFlags::empty()) {
+            Err(e) if e.kind() == Kind::Conflict => detach(&point, force),
+            done => done,
+        },
+        _ => detach(&point, force),
+    }
+}
+
+/// Takes a mount away; with `DETACH` even where it is in use or dead.
+pub fn detach(point: &Path, flags: UnmountFlags) -> Result<()> {
     match unmount(point, flags | UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(()),
         Err(Errno::BUSY) => Err(busy(point)),
-        Err(Errno::PERM) => detach_as_user(point, lazy),
+        Err(Errno::PERM) => detach_as_user(point, flags.contains(UnmountFlags::DETACH)),
         Err(e) => Err(std::io::Error::from(e)).context(|| format!("cannot unmount {}", shown(point))),
     }
 }
 
-fn busy(point: &Path) -> Error {
-    let point = shown(point);
-    Error::new(
-        Kind::Conflict,
-        format!("{point} is in use, and still mounted (`fuser -vm {point}` shows by whom)"),
-    )
+pub fn busy(point: &Path) -> Error {
+    let by = match holders::of(point) {
+        Some(names) => format!("by {names}"),
+        None => format!("(`fuser -vm {}` shows by whom)", shown(point)),
+    };
+    Error::new(Kind::Conflict, format!("{} is busy, and still mounted: it is in use {by}", shown(point)))
 }
 
 /// Ordinary users unmount through the setuid helper of libfuse.
 fn detach_as_user(point: &Path, lazy: bool) -> Result<()> {
-    let output = Command::new("fusermount3")
+    let output = Command::new(fusermount())
         .args(if lazy { &["-u", "-z", "--"][..] } else { &["-u", "--"] })
         .arg(point)
         .stdin(Stdio::null())
@@ -94,17 +204,74 @@ fn handle(pid: Pid) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// Waits until the process has ended, and with it its lock on the state directory.
-fn wait_end(process: &OwnedFd) -> Result<()> {
+/// Waits until the process has ended, and with it its lock on the state directory; `false` after `time`.
+fn wait_end(process: &OwnedFd, time: Duration) -> Result<bool> {
     let mut poll = libc::pollfd { fd: process.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: `poll` is one valid pollfd, for the time of the call.
-    match unsafe { libc::poll(&mut poll, 1, END_TIME.as_millis() as libc::c_int) } {
-        0 => Err(Error::failed(format!(
-            "unmounted, but the daemon has not ended within {} s",
-            END_TIME.as_secs()
-        ))),
+    match unsafe { libc::poll(&mut poll, 1, time.as_millis() as libc::c_int) } {
+        0 => Ok(false),
         -1 => Err(std::io::Error::last_os_error()).context(|| "cannot wait for the daemon"),
-        _ => Ok(()),
+        _ => Ok(true),
+    }
+}
+
+/// Shows how much is left: as a bar on a terminal, else (at boot and shutdown) now and then as a line on standard
+/// error.
+struct Left<'a> {
+    screen: Screen,
+    point: &'a Path,
+    terminal: bool,
+    since: Instant,
+    next: Duration,
+}
+
+impl Left<'_> {
+    fn new(point: &Path) -> Left<'_> {
+        let terminal = std::io::stderr().is_terminal();
+        Left { screen: Screen::new(false), point, terminal, since: Instant::now(), next: FIRST_WORD }
+    }
+
+    /// The line that is due after `passed`, if one is.
+    fn line(&mut self, progress: &Progress, passed: Duration) -> Option<String> {
+        if passed < self.next {
+            return None;
+        }
+        self.next = passed + NEXT_WORD;
+        let left = progress.total.map(|total| human_size(total.saturating_sub(progress.done)));
+        let left = left.map_or("not all is stored yet".to_owned(), |left| format!("{left} left to store"));
+        Some(format!("nacrefs: {}: {left}, after {} s", shown(self.point), passed.as_secs()))
+    }
+}
+
+impl Reply for Left<'_> {
+    fn progress(&mut self, progress: &Progress) -> Result<()> {
+        if self.terminal {
+            return self.screen.progress(progress);
+        }
+        if let Some(line) = self.line(progress, self.since.elapsed()) {
+            eprintln!("{line}");
+        }
+        Ok(())
+    }
+
+    fn status(&mut self, status: &Status) -> Result<()> {
+        self.screen.status(status)
+    }
+
+    fn entry(&mut self, entry: &LogEntry) -> Result<()> {
+        self.screen.entry(entry)
+    }
+
+    fn version(&mut self, version: Version) -> Result<()> {
+        self.screen.version(version)
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<()> {
+        self.screen.data(bytes)
+    }
+
+    fn log_level(&mut self, level: &str) -> Result<()> {
+        self.screen.log_level(level)
     }
 }
 
@@ -117,7 +284,8 @@ mod tests {
         let mut child = Command::new("sleep").arg("0.2").spawn().unwrap();
         let pid = Pid::from_child(&child);
         let start = std::time::Instant::now();
-        wait_end(&handle(pid).unwrap().unwrap()).unwrap();
+        assert!(!wait_end(&handle(pid).unwrap().unwrap(), Duration::from_millis(10)).unwrap());
+        assert!(wait_end(&handle(pid).unwrap().unwrap(), END_TIME).unwrap());
         assert!(start.elapsed() >= Duration::from_millis(150));
         child.wait().unwrap();
         assert!(handle(pid).unwrap().is_none());
@@ -126,8 +294,21 @@ mod tests {
     #[test]
     fn only_our_mounts_are_unmounted() {
         for dir in ["/", "/proc", "/no/such"] {
-            let e = run(&args::Umount { dir: dir.into(), local: false }).unwrap_err();
-            assert_eq!(e.exit_status(), 7, "{dir}");
+            for lazy in [false, true] {
+                let args = args::Umount { dir: dir.into(), lazy, ..args::Umount::default() };
+                assert_eq!(run(&args).unwrap_err().exit_status(), 7, "{dir}");
+            }
         }
+    }
+
+    #[test]
+    fn how_much_is_left_is_told_now_and_then() {
+        let mut left = Left::new(Path::new("/mnt"));
+        let at = |done| Progress { what: "committing".into(), done, total: Some(3 << 30) };
+        let mut said = |done: u64, second| left.line(&at(done), Duration::from_secs(second));
+        assert_eq!(said(0, 2), None);
+        assert_eq!(said(1 << 30, 4).unwrap(), "nacrefs: /mnt: 2.0 GiB left to store, after 4 s");
+        assert_eq!(said(1 << 30, 13), None);
+        assert!(said(4 << 30, 15).unwrap().contains("0 B left"));
     }
 }

@@ -138,6 +138,9 @@ impl Drive {
 
     /// relatime: the access time moves when the file has changed since, or after a day. Kept in memory.
     fn touch_atime(&self, inode: &Inode) {
+        if self.settings.noatime {
+            return;
+        }
         let now = self.clock.now();
         let stale = |a: &crate::commit::inode::Attr| {
             a.atime <= a.mtime || a.atime <= a.ctime || now.sec - a.atime.sec >= 86_400

@@ -46,6 +46,8 @@ pub struct Settings {
     pub timeout: Duration,
     pub journal: Options,
     pub read_only: bool,
+    /// Reading leaves the access time of files as it is.
+    pub noatime: bool,
     /// A sync returns once the changes are in the store.
     pub sync_store: bool,
     /// How many threads a commit encodes with.
@@ -66,6 +68,7 @@ impl Settings {
             timeout: Duration::from_secs(120),
             journal: Options::default(),
             read_only: false,
+            noatime: false,
             sync_store: false,
             workers: 2,
         }

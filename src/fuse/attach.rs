@@ -9,12 +9,12 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// The type of a mounted drive, as mount(8) shows it, is `fuse.` and this.
@@ -22,6 +22,19 @@ pub const SUBTYPE: &str = "nacrefs";
 
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
+
+/// Where fusermount3 is: first as `PATH` says, which may be empty at boot, then in the system's own places.
+pub fn fusermount() -> PathBuf {
+    fusermount_in(std::env::var_os("PATH").unwrap_or_default().as_os_str())
+}
+
+fn fusermount_in(path: &OsStr) -> PathBuf {
+    let system = ["/usr/bin", "/bin", "/usr/local/bin"].map(PathBuf::from);
+    // An empty part would mean the current directory.
+    let given = std::env::split_paths(path).filter(|d| d.is_absolute());
+    let found = given.chain(system).map(|d| d.join(HELPER)).find(|f| f.is_file());
+    found.unwrap_or_else(|| HELPER.into())
+}
 
 /// What the kernel is told at the mount.
 #[derive(Clone, Debug)]
@@ -32,6 +45,10 @@ pub(super) struct Attach {
     pub(super) suid: bool,
     pub(super) dev: bool,
     pub(super) exec: bool,
+    pub(super) noatime: bool,
+    pub(super) nodiratime: bool,
+    /// The kernel syncs a file after each write to it.
+    pub(super) sync: bool,
 }
 
 impl Attach {
@@ -40,7 +57,7 @@ impl Attach {
         let result = if rustix::process::geteuid().is_root() {
             self.by_the_kernel(dir)
         } else {
-            self.by_helper(HELPER.as_ref(), dir)
+            self.by_helper(&fusermount(), dir)
         };
         result.context(|| format!("cannot mount at {}", dir.display()))
     }
@@ -84,6 +101,9 @@ impl Attach {
         flags.set(MountFlags::NOSUID, !self.suid);
         flags.set(MountFlags::NODEV, !self.dev);
         flags.set(MountFlags::NOEXEC, !self.exec);
+        flags.set(MountFlags::NOATIME, self.noatime);
+        flags.set(MountFlags::NODIRATIME, self.nodiratime);
+        flags.set(MountFlags::SYNCHRONOUS, self.sync);
         flags
     }
 
@@ -103,12 +123,16 @@ impl Attach {
     }
 
     fn helper_options(&self) -> String {
-        // The helper splits at commas and unescapes backslashes. In a URL both may be written in hexadecimal.
-        let source = self.source.replace(',', "%2C").replace('\\', "%5C");
+        // The helper splits at commas and takes what follows a backslash as it is.
+        let source = self.source.replace('\\', "\\\\").replace(',', "\\,");
         let mut options = format!("default_permissions,nosuid,nodev,fsname={source},subtype={SUBTYPE}");
-        for (on, option) in
-            [(self.read_only, ",ro"), (!self.exec, ",noexec"), (self.allow_other, ",allow_other")]
-        {
+        for (on, option) in [
+            (self.read_only, ",ro"),
+            (!self.exec, ",noexec"),
+            (self.noatime, ",noatime"),
+            (self.sync, ",sync"),
+            (self.allow_other, ",allow_other"),
+        ] {
             if on {
                 options.push_str(option);
             }
@@ -119,7 +143,7 @@ impl Attach {
 
 /// Unmounts by way of fusermount3, for those who are not root.
 pub(super) fn detach_by_helper(dir: &Path, lazy: bool) -> Result<()> {
-    let mut command = Command::new(HELPER);
+    let mut command = Command::new(fusermount());
     command.stdin(Stdio::null()).arg("-u").args(lazy.then_some("-z")).arg("--").arg(dir);
     let output = command.output().map_err(no_helper)?;
     if output.status.success() { Ok(()) } else { Err(refused(&output)) }
@@ -194,6 +218,9 @@ mod tests {
         suid: true,
         dev: true,
         exec: true,
+        noatime: false,
+        nodiratime: false,
+        sync: false,
     };
 
     #[test]
@@ -216,12 +243,30 @@ mod tests {
         let attach = Attach { suid: false, dev: false, exec: false, ..PLAIN };
         assert_eq!(attach.kernel_flags(), MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC);
         assert!(attach.helper_options().ends_with(",noexec"));
+        let attach = Attach { noatime: true, nodiratime: true, sync: true, ..PLAIN };
+        let flags = MountFlags::NOATIME | MountFlags::NODIRATIME | MountFlags::SYNCHRONOUS;
+        assert_eq!(attach.kernel_flags(), flags);
+        assert!(attach.helper_options().ends_with(",noatime,sync"));
     }
 
     #[test]
     fn a_source_cannot_smuggle_in_options() {
         let attach = Attach { source: "s3://b/x,allow_other\\".into(), ..PLAIN };
-        assert!(attach.helper_options().contains(",fsname=s3://b/x%2Callow_other%5C,"));
+        assert!(attach.helper_options().contains(",fsname=s3://b/x\\,allow_other\\\\,subtype="));
+    }
+
+    /// At boot, and under mount(8), `PATH` may be empty or missing.
+    #[test]
+    fn fusermount3_is_found_without_a_path() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mine = tmp.path().join(HELPER);
+        std::fs::write(&mine, "").unwrap();
+        assert_eq!(fusermount_in(tmp.path().as_os_str()), mine);
+        for path in ["", ":", "/no/such"] {
+            let found = fusermount_in(path.as_ref());
+            assert!(found.is_absolute() || found == Path::new(HELPER), "{found:?}");
+            assert_ne!(found, mine);
+        }
     }
 
     #[test]

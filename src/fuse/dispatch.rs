@@ -55,6 +55,17 @@ impl Op {
     }
 }
 
+/// What is durable when an operation is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durable {
+    /// What was asked for: fsync, O_SYNC.
+    OnDemand,
+    /// Each change but what is written to files (`dirsync`).
+    Names,
+    /// Each change (`sync`).
+    Changes,
+}
+
 /// Runs operations on `D` (the drive) and answers them.
 pub(super) struct Dispatcher<D> {
     core: Arc<Core<D>>,
@@ -66,23 +77,27 @@ pub(super) struct Dispatcher<D> {
 struct Core<D> {
     drive: Arc<D>,
     throttled: fn(&D) -> bool,
+    /// Makes everything durable, and after which operations.
+    sync: fn(&D) -> Result<()>,
+    durable: Durable,
     shown: Shown,
     lines: Mutex<Limiter>,
     counts: Arc<Counts>,
 }
 
 impl<D: Send + Sync + 'static> Dispatcher<D> {
-    /// `throttled` tells when those who change something have to wait; `workers` is the number of threads
-    /// for each lane.
+    /// `throttled` tells when those who change something have to wait; `sync` makes durable what `durable` says;
+    /// `workers` is the number of threads for each lane.
     pub(super) fn new(
         drive: Arc<D>,
         throttled: fn(&D) -> bool,
+        (sync, durable): (fn(&D) -> Result<()>, Durable),
         shown: Shown,
         poller: Arc<Poller>,
         workers: usize,
     ) -> Result<Dispatcher<D>> {
         let lines = Mutex::new(Limiter::new(Instant::now()));
-        let core = Core { drive, throttled, shown, lines, counts: Arc::default() };
+        let core = Core { drive, throttled, sync, durable, shown, lines, counts: Arc::default() };
         Ok(Dispatcher { core: Arc::new(core), poller, workers: Workers::start(workers)? })
     }
 
@@ -118,7 +133,7 @@ impl<D: Send + Sync + 'static> Dispatcher<D> {
     ) {
         self.poller.tick();
         let core = &self.core;
-        if op.here && (op.lane != Lane::Change || !(core.throttled)(&core.drive)) {
+        if op.here && !core.settles(op) && (op.lane != Lane::Change || !(core.throttled)(&core.drive)) {
             let result = core.guarded(|| work(&core.drive, Wait::No, bytes, &mut reply));
             if !result.as_ref().is_err_and(|e| e.kind() == Kind::Miss) {
                 return core.answer(op, reply, result);
@@ -130,7 +145,13 @@ impl<D: Send + Sync + 'static> Dispatcher<D> {
         let owned = bytes.map(<[u8]>::to_vec);
         let job = move || {
             let bytes = owned.each_ref().map(Vec::as_slice);
-            let result = core.guarded(|| work(&core.drive, came, bytes, &mut reply));
+            let result = core.guarded(|| {
+                let done = work(&core.drive, came, bytes, &mut reply)?;
+                if core.settles(op) {
+                    (core.sync)(&core.drive)?;
+                }
+                Ok(done)
+            });
             core.answer(op, reply, result);
         };
         self.workers.hand(op.lane, Box::new(job));
@@ -149,6 +170,16 @@ impl<D: Send + Sync + 'static> Dispatcher<D> {
 }
 
 impl<D> Core<D> {
+    /// Whether what the operation changes is durable before it is answered.
+    fn settles(&self, op: Op) -> bool {
+        matches!(op.lane, Lane::Change | Lane::Free)
+            && match self.durable {
+                Durable::OnDemand => false,
+                Durable::Names => op.call != Call::Write,
+                Durable::Changes => true,
+            }
+    }
+
     /// Turns a panic into an error: one operation fails, the mount stays.
     fn guarded<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
@@ -249,7 +280,12 @@ mod tests {
     fn dispatcher(throttled: bool) -> Dispatcher<AtomicBool> {
         let shown = Shown::default();
         let drive = Arc::new(AtomicBool::new(throttled));
-        Dispatcher::new(drive, |d| d.load(Relaxed), shown, Arc::new(Poller::default()), 2).unwrap()
+        let sync = (never as fn(&AtomicBool) -> Result<()>, Durable::OnDemand);
+        Dispatcher::new(drive, |d| d.load(Relaxed), sync, shown, Arc::new(Poller::default()), 2).unwrap()
+    }
+
+    fn never(_: &AtomicBool) -> Result<()> {
+        panic!("nobody asked for it")
     }
 
     fn probe() -> (Probe, Receiver<Told>) {
@@ -309,6 +345,48 @@ mod tests {
             });
             assert_eq!(told(&answers), (Ok(1), here), "{op:?}");
         }
+    }
+
+    #[test]
+    fn what_a_synchronous_mount_changes_is_durable_before_the_answer() {
+        // The "drive" is told by its sync that it was asked for one.
+        fn sync(d: &AtomicBool) -> Result<()> {
+            d.store(true, Relaxed);
+            Ok(())
+        }
+        for (durable, write, make) in
+            [(Durable::OnDemand, false, false), (Durable::Names, false, true), (Durable::Changes, true, true)]
+        {
+            for (op, synced) in [
+                (Op::change(Call::Write, 1), write),
+                (Op::change(Call::Mkdir, 1), make),
+                (Op::read(Call::Read, 1), false),
+            ] {
+                let drive = Arc::new(AtomicBool::new(false));
+                let how = (sync as fn(&AtomicBool) -> Result<()>, durable);
+                let poller = Arc::new(Poller::default());
+                let d = Dispatcher::new(drive.clone(), |_| false, how, Shown::default(), poller, 1).unwrap();
+                let (reply, answers) = probe();
+                d.serve(op, [], reply, |_, _, []| Ok(1));
+                assert_eq!(told(&answers), (Ok(1), !synced), "{durable:?} {op:?}");
+                assert_eq!(drive.load(Relaxed), synced, "{durable:?} {op:?}");
+            }
+        }
+        // A sync that fails is the operation's own failure.
+        let how = (|_: &AtomicBool| Err(Error::errno_of(libc::EIO)), Durable::Changes);
+        let poller = Arc::new(Poller::default());
+        let drive = Arc::new(AtomicBool::new(false));
+        let d = Dispatcher::new(
+            drive,
+            |_| false,
+            (how.0 as fn(&AtomicBool) -> Result<()>, how.1),
+            Shown::default(),
+            poller,
+            1,
+        );
+        let (reply, answers) = probe();
+        d.unwrap().serve(Op::change(Call::Mkdir, 1), [], reply, |_, _, []| Ok(1));
+        assert_eq!(told(&answers).0, Err(libc::EIO));
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod reply;
 mod shed;
 mod workers;
 
-pub use attach::SUBTYPE;
+pub use attach::{SUBTYPE, fusermount};
 pub use counts::{Call, Counts};
+pub use dispatch::Durable;
 pub use mount::{Mount, MountConfig, Serving, Unmounter};

@@ -3,7 +3,8 @@
 use super::attach::{Attach, SUBTYPE, detach_by_helper};
 use super::convert::Shown;
 use super::counts::Counts;
-use super::mountinfo::devices_at;
+use super::dispatch::Durable;
+use super::mountinfo::{self, device_at};
 use super::ops::Ops;
 use super::poll::{Poller, Polling};
 use super::shed::Shedding;
@@ -26,7 +27,7 @@ const READ_AHEAD_KB: &[u8] = b"1024";
 /// How a drive is mounted.
 #[derive(Clone, Debug)]
 pub struct MountConfig {
-    /// What df(1) and mountinfo show as the source: the store's URL.
+    /// What df(1) and mountinfo show as the source: the store, as it was given.
     pub source: String,
     pub read_only: bool,
     /// Whether others than the one who mounts may see the mount. The modes of files hold in any case.
@@ -36,6 +37,11 @@ pub struct MountConfig {
     pub suid: bool,
     pub dev: bool,
     pub exec: bool,
+    /// For mountinfo; the drive itself is told by its settings.
+    pub noatime: bool,
+    pub nodiratime: bool,
+    /// What is durable before the call that changed it returns.
+    pub durable: Durable,
     /// Show everything as owned by this user or group.
     pub uid: Option<u32>,
     pub gid: Option<u32>,
@@ -59,6 +65,9 @@ impl Default for MountConfig {
             suid: true,
             dev: true,
             exec: true,
+            noatime: false,
+            nodiratime: false,
+            durable: Durable::OnDemand,
             uid: None,
             gid: None,
             writeback: false,
@@ -95,7 +104,14 @@ impl Mount {
             gid: config.gid,
         };
         let poller = Arc::new(Poller::default());
-        let ops = Ops::new(drive.clone(), shown, Arc::clone(&poller), config.workers, config.writeback)?;
+        let ops = Ops::new(
+            drive.clone(),
+            shown,
+            Arc::clone(&poller),
+            config.workers,
+            config.writeback,
+            config.durable,
+        )?;
         let counts = Arc::clone(ops.counts());
         let attach = Attach {
             source: config.source.clone(),
@@ -104,10 +120,13 @@ impl Mount {
             suid: config.suid,
             dev: config.dev,
             exec: config.exec,
+            noatime: config.noatime,
+            nodiratime: config.nodiratime,
+            sync: config.durable == Durable::Changes,
         };
         let fd = attach.attach(&dir)?;
-        let device = devices_at(&dir).and_then(|mut all| {
-            all.pop().ok_or_else(|| Error::failed("it is not mounted, though mounting it succeeded"))
+        let device = device_at(&dir).and_then(|device| {
+            device.ok_or_else(|| Error::failed("it is not mounted, though mounting it succeeded"))
         });
         let device = match device {
             Ok(device) => device,
@@ -202,9 +221,10 @@ impl Drop for Place {
     }
 }
 
-/// Unmounts one mount, and no other that may have come to stand at its place.
+/// Unmounts one drive, and no other mount that may have come to stand at its place.
 #[derive(Clone, Debug)]
 pub struct Unmounter {
+    /// Where it was mounted.
     dir: PathBuf,
     /// `major:minor`, as mountinfo has it.
     device: String,
@@ -235,53 +255,65 @@ impl Unmounter {
         }
     }
 
+    /// Wherever it is by now: it may have been moved, and there may be bind mounts of it.
     fn unmount_with(&self, flags: UnmountFlags) -> Result<()> {
-        if self.ended.load(Relaxed) {
-            return Ok(());
-        }
-        let dir = self.dir.display();
-        let devices = devices_at(&self.dir)?;
-        match devices.last() {
-            Some(top) if *top == self.device => {}
-            _ if devices.contains(&self.device) => {
+        // Each round takes the newest away; a mount that comes back for ever is somebody's joke.
+        for _ in 0..MAX_PLACES {
+            if self.ended.load(Relaxed) {
+                return Ok(());
+            }
+            let mounts = mountinfo::all()?;
+            let Some(newest) = mounts.iter().rposition(|m| m.device == self.device) else { return Ok(()) };
+            let Some((mount, later)) = mounts.get(newest..).and_then(<[_]>::split_first) else {
+                return Ok(());
+            };
+            let dir = mount.place.display();
+            if later.iter().any(|m| m.place == mount.place) {
                 let message = format!("{dir}: something else is mounted over it; unmount that first");
                 return Err(Error::new(Kind::Conflict, message));
             }
-            _ => return Ok(()),
+            unmount_at(&mount.place, flags)?;
         }
-        let result = match rustix::mount::unmount(&self.dir, flags | UnmountFlags::NOFOLLOW) {
-            // EINVAL: somebody else was faster.
-            Ok(()) | Err(Errno::INVAL) => Ok(()),
-            Err(Errno::PERM) => detach_by_helper(&self.dir, flags.contains(UnmountFlags::DETACH)),
-            Err(Errno::BUSY) => Err(Error::new(Kind::Conflict, "files are open")),
-            Err(e) => Err(io::Error::from(e).into()),
-        };
-        result.map_err(|e| match e.kind() {
-            Kind::Conflict => e.context(format!(
-                "{dir} is in use: close what is open there (`fuser -vm {dir}` lists it), then try again"
-            )),
-            _ => e.context(format!("cannot unmount {dir}")),
-        })
+        Err(Error::failed(format!("{} is mounted at too many places", self.dir.display())))
     }
+}
+
+/// A mount has fewer places than this.
+const MAX_PLACES: usize = 1000;
+
+fn unmount_at(place: &Path, flags: UnmountFlags) -> Result<()> {
+    let dir = place.display();
+    let result = match rustix::mount::unmount(place, flags | UnmountFlags::NOFOLLOW) {
+        // EINVAL: somebody else was faster.
+        Ok(()) | Err(Errno::INVAL) => Ok(()),
+        Err(Errno::PERM) => detach_by_helper(place, flags.contains(UnmountFlags::DETACH)),
+        Err(Errno::BUSY) => Err(Error::new(Kind::Conflict, "files are open")),
+        Err(e) => Err(io::Error::from(e).into()),
+    };
+    result.map_err(|e| match e.kind() {
+        Kind::Conflict => e.context(format!(
+            "{dir} is in use: close what is open there (`fuser -vm {dir}` lists it), then try again"
+        )),
+        _ => e.context(format!("cannot unmount {dir}")),
+    })
 }
 
 /// The mount point as mountinfo will have it.
 fn directory(mountpoint: &Path) -> Result<PathBuf> {
     let shown = mountpoint.display();
     let usage = |message: String| Error::new(Kind::Usage, message);
-    match mountpoint.metadata() {
-        Ok(found) if found.is_dir() => {
+    // Not `metadata`: statx(2) as it asks it would set off an automount, which waits for this very mount.
+    match rustix::fs::stat(mountpoint) {
+        Ok(found) if rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir() => {
             mountpoint.canonicalize().context(|| format!("cannot find out where {shown} is"))
         }
         Ok(_) => Err(usage(format!("{shown} is not a directory: a drive is mounted at a directory"))),
-        Err(e) => Err(match e.raw_os_error() {
-            Some(libc::ENOENT) => usage(format!("{shown} does not exist: make the directory first")),
-            Some(libc::ENOTCONN) => Error::new(
-                Kind::Conflict,
-                format!("{shown} holds a mount whose daemon has died: clear it with `umount -l {shown}`"),
-            ),
-            _ => Error::from(e).context(format!("cannot mount at {shown}")),
-        }),
+        Err(Errno::NOENT) => Err(usage(format!("{shown} does not exist: make the directory first"))),
+        Err(Errno::NOTCONN) => Err(Error::new(
+            Kind::Conflict,
+            format!("{shown} holds a mount whose daemon has died: clear it with `umount -l {shown}`"),
+        )),
+        Err(e) => Err(Error::from(io::Error::from(e)).context(format!("cannot mount at {shown}"))),
     }
 }
 
@@ -318,11 +350,11 @@ mod tests {
     #[test]
     fn what_stands_at_the_place_of_another_mount_is_left_alone() {
         // The root directory is surely mounted; it is not this mount, or the kernel has ended this mount.
-        let root = devices_at(Path::new("/")).unwrap().pop().unwrap();
+        let root = device_at(Path::new("/")).unwrap().unwrap();
         for (device, ended) in [("0:0".to_owned(), false), (root, true)] {
             let ended = Arc::new(AtomicBool::new(ended));
             Unmounter { dir: "/".into(), device, ended }.unmount().unwrap();
-            assert!(!devices_at(Path::new("/")).unwrap().is_empty());
+            assert!(device_at(Path::new("/")).unwrap().is_some());
         }
     }
 }

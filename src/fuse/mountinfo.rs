@@ -1,24 +1,37 @@
 //! What is mounted where: /proc/self/mountinfo (proc_pid_mountinfo(5)).
 
 use crate::error::{Context, Result};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
-/// The device numbers (`major:minor`) of all that is mounted at `dir` (an absolute path without links), the
-/// one on top last.
-pub(super) fn devices_at(dir: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read("/proc/self/mountinfo").context(|| "cannot read /proc/self/mountinfo")?;
-    Ok(parse(&text, dir))
+/// One mount.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mounted {
+    /// `major:minor`: bind mounts of a file system have the same.
+    pub(super) device: String,
+    pub(super) place: PathBuf,
 }
 
-fn parse(mountinfo: &[u8], dir: &Path) -> Vec<String> {
+/// All mounts that this process sees; of those at one place the one on top comes last.
+pub(super) fn all() -> Result<Vec<Mounted>> {
+    let text = std::fs::read("/proc/self/mountinfo").context(|| "cannot read /proc/self/mountinfo")?;
+    Ok(parse(&text))
+}
+
+/// The device of what is on top at `dir` (an absolute path without links).
+pub(super) fn device_at(dir: &Path) -> Result<Option<String>> {
+    Ok(all()?.into_iter().rev().find(|m| m.place == dir).map(|m| m.device))
+}
+
+fn parse(mountinfo: &[u8]) -> Vec<Mounted> {
     mountinfo
         .split(|b| *b == b'\n')
         .filter_map(|line| {
             let mut fields = line.split(|b| *b == b' ');
             let (device, place) = (fields.nth(2)?, fields.nth(1)?);
-            (unescape(place) == dir.as_os_str().as_bytes())
-                .then(|| String::from_utf8_lossy(device).into_owned())
+            let device = String::from_utf8_lossy(device).into_owned();
+            Some(Mounted { device, place: PathBuf::from(OsString::from_vec(unescape(place))) })
         })
         .collect()
 }
@@ -42,6 +55,7 @@ fn unescape(mut field: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStrExt;
 
     const SAMPLE: &[u8] = b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 90 22 0:50 / /mnt/my\\040drive rw,nosuid,nodev shared:7 master:1 - fuse.nacrefs file:///srv/store rw
@@ -53,15 +67,21 @@ broken line
 
     #[test]
     fn the_topmost_mount_comes_last_and_escapes_are_undone() {
-        assert_eq!(parse(SAMPLE, Path::new("/mnt/my drive")), ["0:50", "0:51"]);
-        assert_eq!(parse(SAMPLE, Path::new("/mnt/back\\slash")), ["0:52"]);
-        assert_eq!(parse(SAMPLE, Path::new(std::ffi::OsStr::from_bytes(b"/mnt/\xff"))), ["0:53"]);
-        assert_eq!(parse(SAMPLE, Path::new("/")), ["8:1"]);
-        assert!(parse(SAMPLE, Path::new("/mnt")).is_empty());
+        let found = parse(SAMPLE);
+        let at = |place: &[u8]| {
+            let here = found.iter().filter(|m| m.place.as_os_str().as_bytes() == place);
+            here.map(|m| m.device.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(at(b"/mnt/my drive"), ["0:50", "0:51"]);
+        assert_eq!(at(b"/mnt/back\\slash"), ["0:52"]);
+        assert_eq!(at(b"/mnt/\xff"), ["0:53"]);
+        assert_eq!(at(b"/"), ["8:1"]);
+        assert!(at(b"/mnt").is_empty());
     }
 
     #[test]
     fn this_machines_list_can_be_read() {
-        assert!(!devices_at(Path::new("/")).unwrap().is_empty());
+        assert!(device_at(Path::new("/")).unwrap().is_some());
+        assert_eq!(device_at(Path::new("/no/such")).unwrap(), None);
     }
 }

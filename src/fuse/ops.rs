@@ -5,7 +5,7 @@
 
 use super::convert::{self, Shown};
 use super::counts::{Call, Counts};
-use super::dispatch::{Dispatcher, Op};
+use super::dispatch::{Dispatcher, Durable, Op};
 use super::poll::Poller;
 use super::reply::{Listing, XattrReply};
 use crate::commit::inode::FileKind;
@@ -63,8 +63,10 @@ impl Ops {
         poller: Arc<Poller>,
         workers: usize,
         writeback: bool,
+        durable: Durable,
     ) -> Result<Ops> {
-        let desk = Dispatcher::new(drive, Drive::throttle, shown, poller, workers)?;
+        let sync = (Drive::sync as fn(&Drive) -> Result<()>, durable);
+        let desk = Dispatcher::new(drive, Drive::throttle, sync, shown, poller, workers)?;
         Ok(Ops { desk, writeback, no_opendir: false })
     }
 

@@ -113,7 +113,9 @@ pub fn unlock(objects: &dyn Objects, secret: &Secret) -> Result<(DriveSecrets, S
         // What is sealed in a slot, when damaged, cannot be told from a wrong secret.
         Some(slot) => Error::new(
             Kind::Secret,
-            format!("the {what} is wrong, or its slot is damaged: it opens none of the drive's key slots (tried: slots/{slot})"),
+            format!(
+                "the {what} is wrong, or its slot is damaged: it opens none of the drive's key slots (tried: slots/{slot})"
+            ),
         ),
         None if kinds.is_empty() => {
             Error::damage("the drive has no key slot left: restore slots/ from a backup")

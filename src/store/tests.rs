@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub(super) const REALM: RealmId = RealmId([1; 16]);
-pub(super) const SMALL: Settings = Settings { pack: 2000, index_cache: 1 << 20, shape: Shape { block: 8, part: 40 } };
+pub(super) const SMALL: Settings =
+    Settings { pack: 2000, index_cache: 1 << 20, shape: Shape { block: 8, part: 40 } };
 
 pub(super) fn keys() -> IndexKeys {
     IndexKeys::new(REALM, 0, Key([2; 32]))

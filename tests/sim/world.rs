@@ -149,6 +149,7 @@ pub fn tight() -> Settings {
             ..Options::default()
         },
         read_only: false,
+        noatime: false,
         sync_store: false,
         workers: 1,
     }

@@ -19,6 +19,9 @@ pub enum Request {
     Commit {},
     /// Commits and waits, unless `local`; after `done` the client detaches the mount, and the daemon ends.
     Umount { local: bool },
+    /// Makes durable what was written, before the client tells the kernel to refuse writes (`ro`), or to take them
+    /// again; that is refused where the drive itself was opened read-only.
+    Remount { ro: bool },
     /// Answered with one [`LogEntry`] for each version, newest first.
     Log { path: DrivePath },
     /// Answered with the bytes of a file, as it was at a moment, or as it is.

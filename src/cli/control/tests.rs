@@ -52,7 +52,7 @@ impl Handler for Fake {
             Request::Umount { local: false } => {
                 Err(Error::new(Kind::Away, "no route to host").context("the store is away: try --local"))
             }
-            Request::Umount { local: true } => Ok(()),
+            Request::Umount { local: true } | Request::Remount { .. } => Ok(()),
             Request::LogLevel { level } => out.log_level(&level.unwrap_or("info".into())),
             Request::Log { path } => {
                 assert_eq!(path.as_bytes(), b"a/b");

@@ -9,11 +9,12 @@ use crate::cli::backend::{MountRequest, Running};
 use crate::cli::control::{Handler, Progress, Reply, Request, Status};
 use crate::cli::logging;
 use crate::cli::metrics::Page;
+use crate::cli::options::{Atime, Synchronous};
 use crate::cli::values::{Moment, escape};
 use crate::drive::Drive;
 use crate::drive::keeper::Keeper;
 use crate::error::{Error, Kind, Result};
-use crate::fuse::{Counts, Mount, MountConfig, Serving, Unmounter};
+use crate::fuse::{Counts, Durable, Mount, MountConfig, Serving, Unmounter};
 use crate::session::{self, Opening, Site, StateDir};
 use parking_lot::Mutex;
 use std::os::unix::ffi::OsStrExt;
@@ -58,7 +59,7 @@ pub(super) struct Inner {
 impl Mounted {
     /// Opens the drive, replays its journal, and mounts it.
     pub fn start(request: MountRequest, site: Site, state: StateDir) -> Result<Arc<Mounted>> {
-        let MountRequest { store, dir, options, control, state_dir, unprotected, .. } = request;
+        let MountRequest { store, source, dir, options, control, state_dir, unprotected, .. } = request;
         let opening = Opening {
             site: site.clone(),
             state,
@@ -73,12 +74,19 @@ impl Mounted {
         drive.set_control(control.as_os_str().as_bytes().to_vec());
         let root = rustix::process::geteuid().is_root();
         let config = MountConfig {
-            source: store.clone(),
+            source,
             read_only: options.ro,
             allow_other: options.allow_other,
             suid: root && !options.nosuid,
             dev: root && !options.nodev,
             exec: !options.noexec,
+            noatime: options.atime == Atime::Never,
+            nodiratime: options.nodiratime,
+            durable: match options.sync {
+                Synchronous::Nothing => Durable::OnDemand,
+                Synchronous::Names => Durable::Names,
+                Synchronous::All => Durable::Changes,
+            },
             uid: options.uid,
             gid: options.gid,
             writeback: options.writeback,
@@ -266,6 +274,15 @@ impl Handler for Inner {
                 }
                 out.log_level(&logging::level())
             }
+            Request::Remount { ro } => match (ro, self.read_only) {
+                // The kernel refuses writes from then on; what it has handed over is made safe before.
+                (true, false) => self.drive.sync_journal(),
+                (true, true) | (false, false) => Ok(()),
+                (false, true) => Err(Error::new(
+                    Kind::Usage,
+                    "the drive was opened read-only: unmount it, and mount it without `ro`",
+                )),
+            },
             Request::Log { path } => self.past().log(&path, out),
             Request::Cat { path, at: None } => live::cat(&self.drive, &path, out),
             Request::Cat { path, at } => self.past().cat(&path, at, out),

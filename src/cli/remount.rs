@@ -1,0 +1,62 @@
+//! `mount -o remount,…`: other flags for a mount that there is.
+//!
+//! The kernel changes what mount(2) has a flag for; of a FUSE mount nothing else can be changed, and what the daemon
+//! was given (sizes, intervals, `allow_other`) stays as it is.
+
+use super::control::Request;
+use super::mounts::{self, shown};
+use super::options::{Atime, MountOptions};
+use super::output::Screen;
+use crate::error::{Context, Error, Kind, Result};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, mount_remount};
+use std::path::Path;
+
+/// Remounts. With `ro`, what was written before is durable when it returns.
+///
+/// # Errors
+/// `Conflict` where a file is open for writing and `ro` is asked for; `Usage` for `rw` where the drive itself was
+/// opened read-only.
+pub fn run(dir: &Path, options: &MountOptions) -> Result<()> {
+    let mount = match mounts::at(dir)? {
+        Some(mount) if mount.is_ours() => mount,
+        _ => return Err(Error::new(Kind::NotADrive, format!("{} is not a nacrefs mount", shown(dir)))),
+    };
+    let point = &mount.point;
+    let remount = Request::Remount { ro: options.ro };
+    mounts::daemon(&mount)?.ask(&remount, &mut Screen::new(false))?;
+    // An empty list of options, where fd= and others would be: the kernel takes none for a FUSE mount that there is.
+    mount_remount(point, flags(options), c"").map_err(|e| {
+        use rustix::io::Errno;
+        match e {
+            Errno::BUSY => super::umount::busy(point).context("files are open for writing"),
+            Errno::PERM => Error::failed(format!("{}: only root can remount", shown(point))),
+            e => Error::from(std::io::Error::from(e)).context(format!("cannot remount {}", shown(point))),
+        }
+    })?;
+    if options.ro {
+        // Pages that the kernel kept (`-o writeback`) came to the daemon just now.
+        let failed = || format!("{} is read-only now, but not all of it is durable", shown(point));
+        let root =
+            rustix::fs::open(point, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        root.and_then(rustix::fs::fsync).map_err(std::io::Error::from).context(failed)?;
+    }
+    Ok(())
+}
+
+/// All that mount(2) can change; what is not said is cleared, and mount(8) says all of it.
+fn flags(options: &MountOptions) -> MountFlags {
+    let mut flags = MountFlags::empty();
+    for (on, flag) in [
+        (options.ro, MountFlags::RDONLY),
+        (options.nosuid, MountFlags::NOSUID),
+        (options.nodev, MountFlags::NODEV),
+        (options.noexec, MountFlags::NOEXEC),
+        (options.atime == Atime::Never, MountFlags::NOATIME),
+        (options.atime == Atime::Relative, MountFlags::RELATIME),
+        (options.nodiratime, MountFlags::NODIRATIME),
+    ] {
+        flags.set(flag, on);
+    }
+    flags
+}

@@ -1,0 +1,126 @@
+//! A line in `/run/mount/utab`, so that umount(8) finds our umount helper.
+//!
+//! libmount saves itself reading mountinfo where it can: `umount /absolute/path` as root asks statfs(2) for the
+//! type, which for all of FUSE is `fuse`, and so runs `umount.fuse`, not `umount.fuse.nacrefs`; unless utab, where
+//! libmount keeps the options that the kernel does not, has an entry for the place. Our entry has a source of its
+//! own: so libmount takes it for none of its own entries, and goes on to write those. (libmount 2.36 to 2.41:
+//! `lookup_umount_fs_by_statfs`, `mnt_update_already_done`, `mnt_table_merge_user_fs`.)
+
+use rustix::fs::{FlockOperation, flock};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+const DIR: &str = "/run/mount";
+const SOURCE: &str = "SRC=nacrefs-umount-helper ";
+
+/// The entry of a mount; dropping it removes it.
+pub struct Entry {
+    dir: PathBuf,
+    line: Vec<u8>,
+}
+
+impl Entry {
+    /// Makes the entry, where this process may: only root can. Without it everything works but that `umount` does
+    /// not wait for the store.
+    pub fn of(point: &Path) -> Option<Entry> {
+        rustix::process::geteuid().is_root().then(|| Entry::make(Path::new(DIR), point))
+    }
+
+    fn make(dir: &Path, point: &Path) -> Entry {
+        let mut line = format!("{SOURCE}TARGET=").into_bytes();
+        line.extend(escape(point));
+        line.extend(b" ROOT=/ OPTS=helper=nacrefs\n");
+        let entry = Entry { dir: dir.to_owned(), line };
+        if let Err(e) = entry.update(true) {
+            tracing::warn!(
+                "plain `umount` will not wait for the store: cannot write {}/utab: {e}",
+                dir.display()
+            );
+        }
+        entry
+    }
+
+    /// Rewrites the file without this entry, or with it at its beginning: umount(8) removes the last one of a place.
+    fn update(&self, wanted: bool) -> io::Result<()> {
+        // Everybody may look; the umask of a daemon would say otherwise.
+        let for_all = |mode| Permissions::from_mode(mode);
+        match fs::create_dir(&self.dir) {
+            Ok(()) => fs::set_permissions(&self.dir, for_all(0o755))?,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+        let open =
+            |name: &str| File::options().write(true).create(true).truncate(true).open(self.dir.join(name));
+        // As libmount does it: a lock beside the file, and a new file in its place.
+        let lock = open("utab.lock")?;
+        flock(&lock, FlockOperation::LockExclusive)?;
+        let old = match fs::read(self.dir.join("utab")) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            old => old?,
+        };
+        let others = old.split_inclusive(|b| *b == b'\n').filter(|line| *line != self.line);
+        let mine = wanted.then_some(self.line.as_slice());
+        let new: Vec<u8> = mine.into_iter().chain(others).flatten().copied().collect();
+        if new == old {
+            return Ok(());
+        }
+        let mut file = open("utab.nacrefs")?;
+        file.set_permissions(for_all(0o644))?;
+        file.write_all(&new)?;
+        fs::rename(self.dir.join("utab.nacrefs"), self.dir.join("utab"))
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Err(e) = self.update(false) {
+            tracing::debug!("cannot remove the entry in {}/utab: {e}", self.dir.display());
+        }
+    }
+}
+
+/// Blanks, tabs, line ends and backslashes as three octal digits.
+fn escape(path: &Path) -> Vec<u8> {
+    let mut out = Vec::new();
+    for b in path.as_os_str().as_bytes() {
+        match b {
+            b' ' | b'\t' | b'\n' | b'\\' => out.extend(format!("\\{b:03o}").bytes()),
+            b => out.push(*b),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_comes_first_and_goes_and_the_others_stay() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("mount");
+        let text = || fs::read_to_string(dir.join("utab")).unwrap();
+        let a = Entry::make(&dir, Path::new("/mnt/a b"));
+        let mine = "SRC=nacrefs-umount-helper TARGET=/mnt/a\\040b ROOT=/ OPTS=helper=nacrefs\n";
+        assert_eq!(text(), mine);
+        let other = "SRC=/srv TARGET=/mnt/a\\040b ROOT=/ OPTS=_netdev\n";
+        fs::write(dir.join("utab"), format!("{other}{mine}")).unwrap();
+        let b = Entry::make(&dir, Path::new("/mnt/b"));
+        // A daemon that was killed has left its entry; the next one's replaces it.
+        let again = Entry::make(&dir, Path::new("/mnt/a b"));
+        assert!(text().starts_with(mine) && text().lines().count() == 3 && text().ends_with(other));
+        drop((a, b, again));
+        assert_eq!(text(), other);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_spoils_nothing() {
+        let tmp = tempfile::tempdir().unwrap();
+        fs::write(tmp.path().join("mount"), "in the way").unwrap();
+        drop(Entry::make(&tmp.path().join("mount"), Path::new("/mnt")));
+        assert_eq!(fs::read_to_string(tmp.path().join("mount")).unwrap(), "in the way");
+    }
+}

@@ -1,0 +1,58 @@
+//! A mount that is in use, mounted elsewhere too, or has others inside; and the tools that look at mounts.
+
+use crate::lab::run;
+
+#[test]
+fn a_busy_drive_stays_mounted_and_who_holds_it_is_named() {
+    run(r#"
+k() { mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; }
+k; mkdir m/d; (cd m/d; exec sleep 60) & sitter=$!
+until [ "$(readlink /proc/$sitter/exe)" = "$(readlink -f "$(command -v sleep)")" ]; do sleep .05; done
+fails 6 umount $T/m; says "busy"; says "sleep[$sitter]"; echo more > m/d/f
+fails 6 umount m; fails 6 "$N" umount m
+# In the middle of it: read-only, at least.
+umount -r m; findmnt -no OPTIONS m | grep -q '^ro,'; fails 1 touch m/x; says 'Read-only'; mount -o remount,rw m; touch m/x
+# Lazily: out of sight at once, working for who is inside, stored when they leave.
+umount -l $T/m; ! mounted m; [ "$(cat /proc/$sitter/cwd/f)" = more ]; echo late > /proc/$sitter/cwd/late
+kill $sitter; wait $sitter || true; gone test -e state/control; rm -r state; k; [ "$(cat m/d/late)" = late ]
+# By force: cut off.
+exec 5< m/d/f; umount -f m; ! mounted m; fails 1 cat <&5; exec 5<&-; gone test -e state/control
+"#);
+}
+
+#[test]
+fn bind_mounts_moves_and_mounts_inside_behave_as_elsewhere() {
+    run(r#"
+k() { mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; }
+k; mkdir m/sub m/usb b n; echo 1 > m/sub/f
+# A bind mount of a part goes alone, whichever goes first; the last one stores.
+mount --bind m/sub b; [ "$(cat b/f)" = 1 ]; umount $T/b; ! mounted b; mounted m; [ "$(cat m/sub/f)" = 1 ]
+mount --bind m/sub b; umount m; ! mounted m; echo 2 > b/f; "$N" status b >/dev/null; umount b
+[ ! -e state/control ]; rm -r state; k; [ "$(cat m/sub/f)" = 2 ]
+# Moved: found, unmounted and stored all the same, and ended by a signal as well.
+mount --move m n; ! mounted m; echo 3 > n/sub/f; umount n; rm -r state; k; [ "$(cat m/sub/f)" = 3 ]
+mount --move m n; mount --bind n/sub b; echo 4 > n/sub/f; pkill -TERM -f "$T/store $T/m "; gone test -e state/control; ! mounted n; ! mounted b
+k; [ "$(cat m/sub/f)" = 4 ]
+# Something mounted inside keeps it busy, and -R takes both.
+mount -t tmpfs none m/usb; fails 6 umount m; says "mounted on $T/m/usb"; umount -R m; ! mounted m; ! mounted m/usb
+[ ! -e state/control ]
+"#);
+}
+
+#[test]
+fn the_tools_that_look_at_mounts_see_a_file_system_like_others() {
+    run(r#"
+mount -t nacrefs store m -o key_file=key 2>/dev/null
+head -c 1M /dev/urandom > m/f
+[ "$(findmnt -no TARGET -S $T/store)" = $T/m ]; [ "$(findmnt -no SOURCE -T m/f)" = $T/store ]
+[ "$(df --output=source,target m/f | tail -1 | tr -s ' ')" = "$T/store $T/m" ]
+[ "$(df --output=size -B1 m | tail -1)" -gt 0 ]; [ "$(df --output=avail -B1 m | tail -1)" -gt 0 ]; df -h m >/dev/null
+[ "$(df --output=itotal m | tail -1)" -gt 0 ]; [ "$(df --output=iavail m | tail -1)" -gt 0 ]; df -i m >/dev/null
+[ "$(stat -f -c %T m)" = fuseblk ] || [ "$(stat -f -c %T m)" = fuse ]; [ "$(stat -f -c %l m)" = 255 ]; [ "$(stat -f -c %b m)" -gt 0 ]
+[ "$(stat -c %m m/f)" = $T/m ]; mountpoint -q m; lsblk >/dev/null 2>&1 || true
+exec 5< m/f
+[[ " $(fuser -m m 2>/dev/null) " == *" $$ "* ]]; [[ " $(fuser m/f 2>/dev/null) " == *" $$ "* ]]; lsof -t $T/m | grep -qx $$
+exec 5<&-
+umount m; fails 1 fuser -m m/f
+"#);
+}

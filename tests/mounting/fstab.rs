@@ -1,0 +1,85 @@
+//! mount(8) and fstab.
+
+use crate::lab::run;
+
+#[test]
+fn a_line_with_every_common_option_is_mounted_once_by_mount_a() {
+    run(r#"
+options=defaults,rw,auto,nouser,nofail,_netdev,x-systemd.automount,x-gvfs-show,X-foo.bar,comment=hi,nosuid,nodev
+options+=,noexec,async,noatime,nodiratime,lazytime,iversion,silent,mand,strictatime,noatime,uid=0,gid=root
+options+=,key_file=$T/key,commit=1,memory=64M,allow_other,nostrictatime,nomand,owner,group
+mkdir "with space"; cp -a store "a store"
+cat > /etc/fstab <<F
+# a comment
+$T/store $T/m nacrefs $options 0 2
+file://$T/a%20store $T/with\040space fuse.nacrefs key_file=$T/key,state_dir=$T/state2 0 0
+F
+mount -a
+echo hello > m/file
+[ "$(findmnt -no SOURCE,FSTYPE m)" = "$T/store fuse.nacrefs" ]
+for o in nosuid nodev noexec noatime nodiratime allow_other; do
+    findmnt -no OPTIONS m | tr , '\n' | grep -qx $o || fail "$o: $(findmnt -no OPTIONS m)"
+done
+echo two > "with space/two"
+# What is mounted is known by its source: nothing is mounted twice.
+mount -a -v | grep -c 'already mounted' | grep -qx 2
+[ "$(findmnt -rno TARGET -t fuse.nacrefs | grep -c "^$T/")" = 2 ]
+# And so says who asks for it by name.
+fails 6 mount m; says "is mounted on $T/m already"
+umount "with space"; mount "$T/with space"; [ "$(cat "with space/two")" = two ]
+umount m; umount "with space"
+[ -z "$(ls -A m)" ]; mount m; [ "$(cat m/file)" = hello ]
+umount $T/m; ! mounted m
+! grep -q "$T" /run/mount/utab || fail "$(cat /run/mount/utab)"
+"#);
+}
+
+#[test]
+fn mount_by_hand_by_either_type_with_or_without_our_helper() {
+    run(r#"
+mount -t nacrefs store m -o key_file=key 2>err; echo 1 > m/f
+# mount(8) is silent where all is well; that the key lies on the same disk must be said.
+grep -q 'not protected if this disk is stolen' err; [ "$(wc -l < err)" = 1 ]
+umount m
+mount -t fuse.nacrefs file://$T/store m -o key_file=$T/key 2>/dev/null; [ "$(findmnt -no SOURCE m)" = "file://$T/store" ]; umount m
+# A file that was left in the directory is hidden, as everywhere; `nacrefs mount` would rather not.
+touch m/left; mount -t nacrefs store m -o key_file=key 2>/dev/null; [ ! -e m/left ]; umount m
+fails 2 "$N" mount store m --key-file key; says 'not empty'
+# Fake, verbose, sloppy.
+mount -f -t nacrefs store m -o key_file=key; ! mounted m
+fails 2 mount -t nacrefs store m -o key_file=key,colour=red; says '"colour=red"'; [ "$(wc -l <<< "$said")" = 1 ]
+mount -s -t nacrefs store m -o key_file=key,colour=red,context=system_u:object_r:x:s0 2>err; mounted m; umount m
+fails 3 mount -t nacrefs store m -o key_file=/no/such; fails 7 mount -t nacrefs /no/such m -o key_file=key
+fails 3 setsid mount -t nacrefs store m; says 'no terminal'
+# As early at boot as can be: nothing in the environment, nothing open.
+env -i /sbin/mount.nacrefs $T/store $T/m -o key_file=$T/key,state_dir=$T/state <&- 2>/dev/null >&-; mounted m; umount m
+PATH= /sbin/mount.nacrefs $T/store $T/m -n -o key_file=$T/key 2>/dev/null; umount m
+# In another namespace.
+unshare --mount --propagation private sleep 60 & other=$!
+until [ "$(readlink /proc/$other/ns/mnt)" != "$(readlink /proc/self/ns/mnt)" ]; do sleep .05; done
+mount -N $other -t nacrefs $T/store $T/m -o key_file=$T/key 2>/dev/null; ! mounted m
+nsenter -t $other -m findmnt $T/m >/dev/null; umount -N $other $T/m; kill $other
+# Without our helper mount.fuse3 of libfuse runs the nacrefs of PATH, in its own words.
+rm /sbin/mount.fuse.nacrefs; mount -t tmpfs none /usr/local; mkdir /usr/local/bin; ln -s "$N" /usr/local/bin/nacrefs
+mount -t fuse.nacrefs $T/store m -o key_file=$T/key,nofail,_netdev,noatime 2>/dev/null; mounted m; [ "$(cat m/f)" = 1 ]; umount m
+mount -t fuse "nacrefs#$T/store" m -o key_file=$T/key 2>/dev/null; mounted m; umount m
+"#);
+}
+
+#[test]
+fn what_is_written_on_a_synchronous_mount_survives_the_daemon() {
+    run(r#"
+try() { # option, what the file holds
+    mount -t nacrefs store m -o "key_file=key,flush=3600,commit=3600,$1" 2>/dev/null
+    mkdir "m/$1"; echo text > "m/$1-file"; kill -9 $(daemon); umount -l m
+    mount -t nacrefs store m -o key_file=key 2>/dev/null
+    [ -d "m/$1" ] || fail "$1: no directory"; [ -e "m/$1-file" ] || fail "$1: no file"
+    # With dirsync the text may be there or not.
+    [ -z "$2" ] || [ "$(cat "m/$1-file")" = "$2" ] || fail "$1: $(cat "m/$1-file")"
+    umount m
+}
+daemon() { pgrep -f "store $T/m "; }
+try sync text
+try dirsync ""
+"#);
+}

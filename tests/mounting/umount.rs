@@ -1,0 +1,57 @@
+//! umount(8): stored when it returns, or still mounted.
+
+use crate::lab::run;
+
+#[test]
+fn umount_returns_when_everything_is_in_the_store_however_it_is_called() {
+    run(r#"
+head -c 20M /dev/urandom > data
+k() { mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; }
+mkdir sub; ln -s m link
+n=0
+for how in "umount $T/m" "umount m" "umount -c $T/m" "umount -r $T/m" "umount link" "$N umount m" "umount.fuse.nacrefs m"; do
+    k; cp data m/data$((n += 1)); cp -a m/data$n sub/; $how || fail "$how"
+    # The daemon is gone, and the store alone has it all.
+    [ ! -e state/control ] || fail "$how: the daemon is there"
+    rm -r state; k; cmp data m/data$n || fail "$how"; rm m/data$n; umount m
+done
+# `umount -a` too, and by a relative path from within.
+k; echo a > m/a; (cd m/.. && umount ./m); rm -r state; k; [ "$(cat m/a)" = a ]; umount -a -t fuse.nacrefs; ! mounted m
+# Without helper it returns at once, and the daemon stores the rest.
+k; echo i > m/i; umount -i m; ! mounted m; gone test -e state/control; rm -r state; k; [ "$(cat m/i)" = i ]
+# Who never stops looking does not keep it mounted.
+(while stat m/i; do :; done) >/dev/null 2>&1 & echo j > m/j; umount m; wait; rm -r state; k; [ "$(cat m/j)" = j ]; umount m
+"#);
+}
+
+#[test]
+fn umount_fails_and_the_drive_stays_where_the_store_is_away() {
+    run(r#"
+mount -t nacrefs store m -o key_file=key,commit=3600,timeout=5 2>/dev/null
+echo precious > m/file
+mv store away
+fails 4 umount $T/m; says 'still mounted'; says 'out of reach'
+mounted m; [ "$(cat m/file)" = precious ]; echo more > m/more
+# By force it goes, and what is not stored stays in the journal.
+umount -f m; ! mounted m; gone test -e state/control
+mv away store
+mount -t nacrefs store m -o key_file=key 2>/dev/null; [ "$(cat m/file m/more)" = $'precious\nmore' ]; umount m
+"#);
+}
+
+#[test]
+fn umount_says_how_much_is_left_when_it_takes_long() {
+    run(r#"
+mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null
+head -c 4M /dev/urandom > m/data
+# A store that answers slowly: its directory is held up by a frozen file system below it.
+mkdir -p slow; truncate -s 200M disk; mkfs.ext4 -q disk
+umount m; mount -o loop disk slow; cp -a store slow/
+mount -t nacrefs slow/store m -o key_file=key,commit=3600,state_dir=$T/state3 2>/dev/null
+head -c 4M /dev/urandom > m/more; cp m/more .
+fsfreeze -f slow; (sleep 6; fsfreeze -u slow) &
+start=$SECONDS; umount m 2>err || { cat err; fail umount; }
+[ $((SECONDS - start)) -ge 4 ]; grep -Eq "^nacrefs: $T/m: .* left to store, after [0-9]+ s$" err || fail "$(cat err)"
+wait; mount -t nacrefs slow/store m -o key_file=key,state_dir=$T/state4 2>/dev/null; cmp more m/more; umount m; umount slow
+"#);
+}

@@ -1,0 +1,61 @@
+//! Ordinary users, by fstab's `user` and by themselves.
+
+use crate::lab::run;
+
+/// Users that every Debian has: nobody has the drive, daemon would like to.
+const USERS: &str = r#"
+mkdir home home/m home/state; chmod 700 home/state; cp key home/key; chmod 600 home/key
+chown -R 65534:65534 home
+as() { local id=$1; shift; setpriv --reuid $id --regid $id --clear-groups env -i PATH=/usr/bin:/bin LC_ALL=C HOME=$T/home "$@"; }
+as 65534 "$N" init $T/home/store --key-file $T/home/key >/dev/null
+M=$T/home/m
+line() { echo "$T/home/store $M nacrefs key_file=$T/home/key,state_dir=$T/home/state,$1 0 0" > /etc/fstab; }
+"#;
+
+#[test]
+fn an_ordinary_user_mounts_and_unmounts_by_fstab_and_nobody_else_does() {
+    run(&(USERS.to_owned()
+        + r#"
+line noauto,user,noatime
+as 65534 mount $M 2>/dev/null; as 65534 bash -c "echo mine > $M/f"; [ "$(stat -f -c %l home)" -gt 0 ]
+findmnt -no SOURCE,FSTYPE,OPTIONS $M > is; grep -q "^$T/home/store fuse.nacrefs " is; for o in nosuid nodev noexec noatime user_id=65534; do grep -q $o is || fail "$o: $(cat is)"; done
+# Mounted once, and seen by nobody else.
+fails 6 as 65534 mount $M; mount -a; [ "$(findmnt -rno TARGET | grep -cx "$M")" = 1 ]
+fails 2 as 1 ls $M; says 'Permission denied'; fails 2 ls $M; rc=0; said=$(as 1 umount $M 2>&1) || rc=$?; [ $rc != 0 ]; mounted $M
+# In use, then unmounted and stored.
+as 65534 bash -c "exec 5< $M/f; sleep 60" & sleep .3; rc=0; said=$(as 65534 umount $M 2>&1) || rc=$?; [ $rc = 6 ] || fail "$rc $said"; says busy; mounted $M; pkill -P $! ; kill $! 2>/dev/null || true; wait $! || true
+as 65534 umount $M; ! mounted $M; [ ! -e home/state/control ]
+# Without a line that says `user`, mount(8) gives root's rights up and goes on: to a drive of one's own that is enough.
+line noauto; as 65534 mount $M 2>/dev/null; as 65534 umount $M; : > /etc/fstab
+as 65534 mount -t nacrefs $T/home/store $M -o key_file=$T/home/key,state_dir=$T/home/state 2>/dev/null; as 65534 umount $M
+# Root's key and root's directory are not for them.
+rc=0; said=$(as 65534 mount -t nacrefs $T/store $M -o key_file=$T/key,state_dir=$T/home/state 2>&1) || rc=$?; [ $rc != 0 ]; ! mounted $M
+# Dead: cleared by mounting, or unmounting, without root's help.
+line noauto,users
+kill9() { local pid; pid=$(pgrep -f "$T/home/store $M "); kill -9 $pid; gone kill -0 $pid 2>/dev/null; }
+as 65534 mount $M 2>/dev/null; kill9; as 65534 mount $M 2>/dev/null; [ "$(as 65534 cat $M/f)" = mine ]
+kill9; as 65534 umount $M; ! mounted $M; as 65534 mount $M 2>/dev/null
+# Lazily and by force, which for a user is the same.
+as 65534 umount -l $M; ! mounted $M; gone test -e home/state/control; as 65534 mount $M 2>/dev/null; as 65534 umount -f $M; ! mounted $M; gone test -e home/state/control
+# Root unmounts it, though the kernel does not let root in: stored first, by path from within and by name.
+as 65534 mount $M 2>/dev/null; as 65534 bash -c "echo last > $M/f"; (cd home; umount m); ! mounted $M; [ ! -e home/state/control ]
+as 65534 mount $M 2>/dev/null; "$N" status $M >/dev/null; kill9; "$N" umount $M; ! mounted $M
+rm -r home/state/*; as 65534 mount $M 2>/dev/null; [ "$(as 65534 cat $M/f)" = last ]; as 65534 umount $M
+"#));
+}
+
+#[test]
+fn allow_other_works_where_fuse_conf_allows_and_says_so_where_not() {
+    run(&(USERS.to_owned()
+        + r#"
+line noauto,user,allow_other
+sed -i '/^user_allow_other/d' /etc/fuse.conf
+rc=0; said=$(as 65534 mount $M 2>&1) || rc=$?; [ $rc = 1 ] || fail "$rc $said"; says user_allow_other; says /etc/fuse.conf; ! mounted $M
+echo user_allow_other >> /etc/fuse.conf
+as 65534 mount $M 2>/dev/null; as 65534 bash -c "echo text > $M/open; umask 077; echo secret > $M/closed"
+[ "$(as 1 cat $M/open)" = text ]; fails 1 as 1 cat $M/closed; says 'Permission denied'; fails 1 as 1 touch $M/new
+as 65534 umount $M
+# Root needs no leave.
+sed -i '/^user_allow_other/d' /etc/fuse.conf; mount -t nacrefs store m -o key_file=key,allow_other 2>/dev/null; chmod 755 m; echo all > m/f; [ "$(as 1 cat m/f)" = all ]; umount m
+"#));
+}
