@@ -37,8 +37,12 @@ fn changes_larger_than_memory_survive_a_crash_at_any_call_in_many_journal_files(
             kernel.put(&format!("spilt-{}", round % 5), round as u8, WRITE);
             kernel.step(false);
             match round % 20 {
-                7 | 13 => kernel.compare(),
                 19 => kernel.commit(),
+                // What is not synced yet is in memory.
+                n if n % 3 == 2 => {
+                    kernel.sync();
+                    kernel.compare();
+                }
                 _ => {}
             }
             read_back += world.disk.count(Op::Read) - before;
