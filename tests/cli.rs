@@ -62,7 +62,7 @@ fn bad_input_has_its_exit_status_and_one_line_that_names_it() {
         (&["key", "forge"], 2, "forge"),
         (&["completions", "tcsh"], 2, "tcsh"),
         (&["man", "frobnicate"], 2, "frobnicate"),
-        (&["man", "--dir", "gone"], 1, "gone"),
+        (&["man", "--dir", "file"], 1, "file"),
     ];
     for (line, exit, word) in table {
         let out = nacrefs(dir.path(), line);
@@ -84,8 +84,8 @@ fn what_is_asked_for_is_printed() {
         (&["help", "exit-status"], "7  not a nacrefs drive or mount"),
         (&["exit-status"], "5  damage found"),
         (&["completions", "bash"], "_nacrefs"),
-        (&["man"], ".TH nacrefs 1"),
-        (&["man", "key", "list"], ".TH nacrefs-key-list 1"),
+        (&["man"], ".TH \"nacrefs\" 1"),
+        (&["man", "key", "list"], ".TH \"nacrefs\\-key\\-list\" 1"),
     ];
     for (line, word) in table {
         let out = nacrefs(dir.path(), line);

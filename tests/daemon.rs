@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use nacrefs::cli::backend::{
-    Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, MountRequest, Running,
+    Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, MountRequest, Phase, Running,
 };
 use nacrefs::cli::control::{Handler, LogEntry, Progress, Reply, Request, Status};
 use nacrefs::cli::secrets::Given;
@@ -55,6 +55,7 @@ impl Backend for FakeBackend {
         let lock = File::create(request.state_dir.join("lock")).unwrap();
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| Error::new(Kind::Conflict, "the state directory is in use"))?;
+        nacrefs::cli::clear_dead(&request.dir)?;
         let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let options =
             format!("fd={},rootmode=40000,user_id=0,group_id=0,default_permissions", device.as_raw_fd());
@@ -101,6 +102,14 @@ impl Running for FakeDrive {
         self.serving.lock().unwrap().take().unwrap().join().unwrap()?;
         // A commit at the end takes its time; umount must wait for it.
         std::thread::sleep(Duration::from_millis(200));
+        Ok(())
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::Serving
+    }
+
+    fn check_threads(&self) -> Result<()> {
         Ok(())
     }
 

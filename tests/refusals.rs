@@ -148,7 +148,7 @@ fn each_refusal_has_its_exit_status_and_a_line_that_says_what_to_do_and_changes_
         (&["mount", "store", "nowhere", key[0], key[1], key[2], key[3]], 2, &["mkdir -p"]),
         (&["mount", "store", "file", key[0], key[1], key[2], key[3]], 2, &["not a directory"]),
         (&["mount", "store", "full", key[0], key[1], key[2], key[3]], 2, &["not empty", "nonempty"]),
-        (&["mount", "store", "mnt", key[0], key[1], key[2], key[3]], 6, &["already a mount"]),
+        (&["mount", "store", "mnt", key[0], key[1], key[2], key[3]], 6, &["is mounted on", "already"]),
         (
             &["mount", "store", "void", key[0], key[1], key[2], key[3]],
             6,

@@ -121,15 +121,25 @@ pub enum Command {
     #[command(after_help = "Examples:\n  nacrefs accept /srv/store\n  nacrefs accept --yes /srv/store")]
     Accept(Accept),
     /// Print completions for a shell
+    ///
+    /// For bash, zsh and fish they complete mount points and versions too.
     #[command(
-        after_help = "Examples:\n  nacrefs completions bash >~/.local/share/bash-completion/completions/nacrefs"
+        after_help = "Examples:\n  nacrefs completions bash >~/.local/share/bash-completion/completions/nacrefs\n  \
+                      nacrefs completions zsh >/usr/local/share/zsh/site-functions/_nacrefs\n  \
+                      nacrefs completions fish >~/.config/fish/completions/nacrefs.fish"
     )]
     Completions { shell: Shell },
     /// Print a manual page, or write all of them
     #[command(
-        after_help = "Examples:\n  nacrefs man mount | man -l -\n  nacrefs man --dir /usr/local/share/man/man1"
+        after_help = "Examples:\n  nacrefs man mount | man -l -\n  nacrefs man --dir /usr/local/share/man"
     )]
     Man(Man),
+    /// Answer the scripts that `completions` prints
+    #[command(hide = true)]
+    Complete {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// Show what exit statuses mean
     #[command(hide = true, after_help = exit::HELP)]
     ExitStatus,
@@ -305,7 +315,7 @@ pub struct Man {
     /// The command whose page to print [default: nacrefs itself]
     #[arg(conflicts_with = "dir")]
     pub command: Vec<String>,
-    /// Write all pages into this directory
+    /// Write all pages below this directory, into man1 and man8
     #[arg(long, value_name = "D")]
     pub dir: Option<PathBuf>,
 }

@@ -71,7 +71,8 @@ pub struct MountRequest {
     /// What the mount shows as its source: the store as it was given, which fstab compares with.
     pub source: String,
     pub secret: Given,
-    /// The directory to mount on: absolute, existing.
+    /// The directory to mount on: absolute, existing, not a mount; but a dead mount of a drive may stand there, which
+    /// is cleared at the last moment ([`clear_dead`](super::clear_dead)).
     pub dir: PathBuf,
     /// Exists (0700); the drive takes its lock, or fails with `Kind::Conflict`.
     pub state_dir: PathBuf,
@@ -80,6 +81,16 @@ pub struct MountRequest {
     /// What `status` is to say of a thief of this machine's disk, if anything.
     pub unprotected: Option<String>,
     pub options: MountOptions,
+}
+
+/// Where in its life a mount is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Serving,
+    /// Somebody waits for its last commit, to unmount it then.
+    Leaving,
+    /// It serves nobody any more.
+    Ended,
 }
 
 /// A mounted drive.
@@ -95,6 +106,9 @@ pub trait Running: Send + Sync {
     fn hurry(&self) {}
     /// Writes the metrics.
     fn measure(&self, _: &mut Page) {}
+    fn phase(&self) -> Phase;
+    /// An error where a thread that makes durable or commits has died.
+    fn check_threads(&self) -> Result<()>;
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

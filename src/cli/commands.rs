@@ -3,17 +3,17 @@
 use super::App;
 use super::args::{self, ClosedArgs, SecretArgs, StateArgs, TargetArgs};
 use super::backend::{CheckOptions, Closed, InitOptions};
+use super::complete;
 use super::control::{At, LogEntry, Progress, Reply, Request, Status};
 use super::daemon;
-use super::helper_page;
 use super::logging;
 use super::mounts::{self, Mount, shown};
-use super::output::{self, Screen};
+use super::output::Screen;
 use super::paths::{file_url, resolve, store_url, url_path};
 use super::secrets::{self, Given};
 use super::values::DrivePath;
 use crate::commit::When;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::sys::SystemRandom;
 use crate::types::Version;
 use std::path::Path;
@@ -199,125 +199,7 @@ impl Reply for Heard {
 
 /// Prints completions for a shell.
 pub fn completions(shell: clap_complete::Shell) -> Result<()> {
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut args::definition(), "nacrefs", &mut text);
     let mut screen = Screen::new(false);
-    screen.write(&text)?;
+    screen.write(&complete::script(shell, &mut args::definition()))?;
     screen.finish()
-}
-
-/// Prints a manual page, or writes all of them into a directory.
-pub fn man(args: &args::Man) -> Result<()> {
-    let root = args::definition();
-    if let Some(dir) = &args.dir {
-        write_pages(&root, dir)?;
-        return helper_page::write(dir);
-    }
-    if let [name] = args.command.as_slice()
-        && let Some(text) = helper_page::page(name)
-    {
-        return output::print(&text);
-    }
-    let mut command = &root;
-    for name in &args.command {
-        command = command.find_subcommand(name).filter(|c| !c.is_hide_set()).ok_or_else(|| {
-            Error::new(Kind::Usage, format!("no command {name:?} to print the page of (see nacrefs --help)"))
-        })?;
-    }
-    let mut screen = Screen::new(false);
-    screen.write(&page(command)?.1)?;
-    screen.finish()
-}
-
-fn write_pages(command: &clap::Command, dir: &Path) -> Result<()> {
-    let (name, text) = page(command)?;
-    let path = dir.join(name);
-    std::fs::write(&path, text).context(|| format!("cannot write {}", path.display()))?;
-    let below = command.get_subcommands().filter(|c| !c.is_hide_set() && c.get_name() != "help");
-    below.into_iter().try_for_each(|c| write_pages(c, dir))
-}
-
-/// The file name and the text of a command's page.
-fn page(command: &clap::Command) -> Result<(String, Vec<u8>)> {
-    let man = clap_mangen::Man::new(command.clone()).source(format!("nacrefs {}", env!("CARGO_PKG_VERSION")));
-    let mut text = Vec::new();
-    man.render(&mut text).context(|| "cannot render a manual page")?;
-    Ok((man.get_filename(), with_sections(&String::from_utf8_lossy(&text)).into_bytes()))
-}
-
-/// A page whose section EXTRA, which is what help shows last, is parted into sections of its own: each line there
-/// that ends in a colon heads one.
-fn with_sections(page: &str) -> String {
-    let (mut out, mut extra) = (String::with_capacity(page.len()), false);
-    for line in page.lines() {
-        if line.starts_with(".SH ") {
-            extra = line == ".SH EXTRA";
-            if extra {
-                continue;
-            }
-        }
-        match line.strip_suffix(':') {
-            Some(title) if extra && !title.starts_with(' ') => {
-                let title = title.split(" (").next().unwrap_or(title);
-                out.push_str(&format!(".SH {}\n", title.to_uppercase()));
-            }
-            _ => {
-                out.push_str(line);
-                out.push('\n');
-            }
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap_complete::Shell;
-
-    #[test]
-    fn completions_and_pages_are_made() {
-        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::Elvish, Shell::PowerShell] {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut args::definition(), "nacrefs", &mut text);
-            let text = String::from_utf8(text).unwrap();
-            assert!(text.contains("umount") && text.contains("read-data"), "{shell}");
-        }
-        let dir = tempfile::tempdir().unwrap();
-        write_pages(&args::definition(), dir.path()).unwrap();
-        let mut names = std::fs::read_dir(dir.path())
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect::<Vec<_>>();
-        names.sort();
-        let want = [
-            "",
-            "-accept",
-            "-cat",
-            "-check",
-            "-completions",
-            "-doctor",
-            "-init",
-            "-key-add",
-            "-key-change",
-            "-key-list",
-            "-key-remove",
-            "-key",
-            "-log",
-            "-log-level",
-            "-man",
-            "-mount",
-            "-status",
-        ];
-        let mut want =
-            want.iter().chain(&["-sync", "-umount"]).map(|n| format!("nacrefs{n}.1")).collect::<Vec<_>>();
-        want.sort();
-        assert_eq!(names, want);
-        let mount = std::fs::read_to_string(dir.path().join("nacrefs-mount.1")).unwrap();
-        assert!(mount.contains("allow_other") && mount.contains("state"));
-        for title in [".SH DESCRIPTION\n", ".SH EXAMPLES\n", ".SH MOUNT OPTIONS\n"] {
-            assert!(mount.contains(title), "{title}{mount}");
-        }
-        assert!(!mount.contains("EXTRA"));
-    }
 }

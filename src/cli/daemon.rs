@@ -5,6 +5,7 @@ use super::logging::replace;
 use super::output::Spinner;
 use crate::error::{Context, Error, Result};
 use crate::sys::dirs::make_dir;
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter, Read, Write};
@@ -37,9 +38,30 @@ pub struct Report {
     pipe: Option<PipeWriter>,
 }
 
-/// Splits the process in two: the command that was typed, and a daemon in a session of its own, in `/`, with
-/// nothing open but the pipe between them and standard error, which it keeps until it has a log.
+/// Splits the process in two: the command that was typed, and a daemon in `/`, with nothing open but the pipe
+/// between them and standard error, which it keeps until it has a log. Once it is ready the daemon has a session of
+/// its own, and not before: an interrupt on the terminal ends both; and a mount point that is an automount lets in
+/// only the process group of the service manager, to which the mount command of a unit belongs.
 pub fn fork() -> Result<Side> {
+    match split()? {
+        Half::Child(report) => {
+            if let Some(pipe) = &report.pipe {
+                detach(pipe)?;
+            }
+            Ok(Side::Daemon(report))
+        }
+        Half::Parent(_, waiting) => Ok(Side::Command(waiting)),
+    }
+}
+
+/// The two ends of [`split`].
+pub enum Half {
+    Child(Report),
+    Parent(Pid, Waiting),
+}
+
+/// Forks, with a pipe on which the child reports.
+pub fn split() -> Result<Half> {
     let threads = fs::read_dir("/proc/self/task").context(|| "cannot read /proc/self/task")?.count();
     if threads != 1 {
         return Err(Error::failed(format!("cannot go into the background with {threads} threads (a bug)")));
@@ -48,21 +70,26 @@ pub fn fork() -> Result<Side> {
     // SAFETY: this is the only thread (checked above), so the child has no lock that another thread held.
     match unsafe { libc::fork() } {
         -1 => Err(std::io::Error::last_os_error()).context(|| "cannot start the daemon"),
-        0 => {
-            drop(reader);
-            detach(&writer)?;
-            Ok(Side::Daemon(Report { pipe: Some(writer) }))
+        0 => Ok(Half::Child(Report { pipe: Some(writer) })),
+        pid => {
+            let pid = Pid::from_raw(pid).ok_or_else(|| Error::failed("fork returned no process"))?;
+            Ok(Half::Parent(pid, Waiting { pipe: reader }))
         }
-        _ => Ok(Side::Command(Waiting { pipe: reader })),
     }
 }
 
+/// Lets go of standard error, which is a person's or a script's.
+pub fn be_silent() -> Result<()> {
+    replace(&null()?, libc::STDERR_FILENO)
+}
+
+fn null() -> Result<File> {
+    File::options().read(true).write(true).open("/dev/null").context(|| "cannot open /dev/null")
+}
+
 fn detach(pipe: &PipeWriter) -> Result<()> {
-    let failed = || "cannot detach the daemon";
-    rustix::process::setsid().map_err(std::io::Error::from).context(failed)?;
-    std::env::set_current_dir("/").context(failed)?;
-    let null =
-        File::options().read(true).write(true).open("/dev/null").context(|| "cannot open /dev/null")?;
+    std::env::set_current_dir("/").context(|| "cannot detach the daemon")?;
+    let null = null()?;
     replace(&null, libc::STDIN_FILENO)?;
     replace(&null, libc::STDOUT_FILENO)?;
     drop(null);
@@ -103,10 +130,19 @@ impl Report {
         self.pipe.is_none()
     }
 
+    /// Whether somebody waits to be told how it went.
+    pub fn is_awaited(&self) -> bool {
+        self.pipe.is_some()
+    }
+
     /// Says that the mount can be used. An error means that nobody waits for it any more.
     pub fn ready(&mut self, lines: Vec<String>) -> Result<()> {
         match self.pipe.take() {
-            Some(pipe) => tell(pipe, &Outcome::Ready(lines)),
+            Some(pipe) => {
+                let left = rustix::process::setsid().map_err(std::io::Error::from);
+                left.context(|| "cannot begin a session")?;
+                tell(pipe, &Outcome::Ready(lines))
+            }
             None => super::output::print(&lines.iter().map(|l| format!("{l}\n")).collect::<String>()),
         }
     }

@@ -7,34 +7,38 @@ mod accept;
 pub mod args;
 pub mod backend;
 mod commands;
+mod complete;
 pub mod control;
 mod daemon;
 mod doctor;
 mod drives;
 pub mod exit;
 mod helper;
-mod helper_page;
 mod holders;
 mod keys;
 mod logging;
+mod man;
 pub mod metrics;
 mod mount;
 mod mounts;
+mod notify;
 pub mod options;
 mod output;
 pub mod paths;
 mod probe;
 mod prompt;
+mod pulse;
 mod remount;
 pub mod secrets;
 mod signals;
 mod status;
+mod supervise;
 mod umount;
 mod utab;
 pub mod values;
 
 pub use drives::Drives;
-pub use mounts::{CONTROL_XATTR, FS_TYPE};
+pub use mounts::{CONTROL_XATTR, FS_TYPE, clear_dead};
 
 use crate::crypt::protect::protect_process;
 use crate::error::Result;
@@ -128,7 +132,8 @@ fn execute(app: &App, cli: &Cli) -> Result<()> {
         Command::Key(KeyCommand::Change(args)) => keys::change(app, args),
         Command::Accept(args) => accept::run(app, args),
         Command::Completions { shell } => commands::completions(*shell),
-        Command::Man(args) => commands::man(args),
+        Command::Complete { words } => complete::run(&args::definition(), words),
+        Command::Man(args) => man::run(args),
         Command::ExitStatus => output::print(&format!("{}\n", exit::HELP)),
     }
 }

@@ -9,18 +9,19 @@ use super::doctor;
 use super::logging;
 use super::metrics::{self, Listener};
 use super::mounts::{self, shown};
+use super::notify::ServiceManager;
 use super::options::MountOptions;
 use super::paths::{file_url, resolve, url_path};
+use super::pulse::Pulse;
 use super::remount;
 use super::secrets::{self, Given};
 use super::signals::Signals;
-use super::umount::detach;
+use super::supervise::{self, supervise};
 use super::utab;
 use super::values::escape;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::fusermount;
 use crate::sys::SystemRandom;
-use rustix::mount::UnmountFlags;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
@@ -59,7 +60,7 @@ pub fn run(app: &App, args: &args::Mount) -> Result<()> {
     app.env.forget();
     let dir = plan.dir.clone();
     if plan.options.foreground {
-        return serve(app, plan, &mut Report::foreground());
+        return serve(app, plan, &mut Report::foreground(), None);
     }
     match daemon::fork()? {
         Side::Command(daemon) => {
@@ -73,11 +74,16 @@ pub fn run(app: &App, args: &args::Mount) -> Result<()> {
             }
             super::output::print(&text)
         }
-        Side::Daemon(mut report) => match serve(app, plan, &mut report) {
-            Ok(()) => Ok(()),
-            Err(e) => report.failed(e),
+        Side::Daemon(report) if plan.options.restart => match supervise(report)? {
+            supervise::Side::Daemon(report, why) => in_background(app, plan, report, why),
+            supervise::Side::Over => Ok(()),
         },
+        Side::Daemon(report) => in_background(app, plan, report, None),
     }
+}
+
+fn in_background(app: &App, plan: Plan, mut report: Report, why: Option<String>) -> Result<()> {
+    serve(app, plan, &mut report, why).or_else(|e| report.failed(e))
 }
 
 /// Checks everything that can be checked without opening the drive, and asks for what must be asked for while
@@ -116,16 +122,22 @@ fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan
     Ok(Plan { store, source, dir, secret, key_file, make, state_dir, options })
 }
 
-/// The life of a mount, from opening the drive to its end.
-fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
+/// The life of a mount, from opening the drive to its end; `why`: what became of the daemon before this one.
+fn serve(app: &App, plan: Plan, report: &mut Report, why: Option<String>) -> Result<()> {
     daemon::keep_files_private();
     let signals = Signals::watch(report.is_foreground() && std::io::stderr().is_terminal())?;
     let secret = match plan.secret {
         Secret::Given(secret) => secret,
         Secret::NewKey(file) => Given::KeyFile(secrets::make_key(&file, &SystemRandom)?),
     };
+    let mut pulse = None;
     if report.is_foreground() {
         logging::start("info", &plan.options.log)?;
+        let manager = ServiceManager::of_this_process().unwrap_or_else(|e| {
+            tracing::warn!("{}", e.chain());
+            None
+        });
+        pulse = manager.map(|m| Pulse::start(m, &plan.store, plan.dir.clone())).transpose()?;
     }
     let made = match plan.make {
         true => Some(app.backend.init(&plan.store, &secret, &InitOptions { recovery_code: false })?.drive),
@@ -140,6 +152,9 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     if !report.is_foreground() {
         logging::log_to(&state_dir)?;
         logging::start("info", &plan.options.log)?;
+    }
+    if let Some(why) = why {
+        tracing::warn!("mounting again: {why}");
     }
     let mut lines = Vec::new();
     if made.is_some() {
@@ -171,7 +186,9 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
             None => None,
         };
         lines.push(mounted_on(&plan.dir));
-        report.ready(std::mem::take(&mut lines)).map(|()| (server, metrics))
+        report.ready(std::mem::take(&mut lines))?;
+        pulse.iter().for_each(|p| p.ready(running.clone()));
+        Ok((server, metrics))
     });
     let servers = match ready {
         Ok(servers) => servers,
@@ -183,6 +200,7 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     };
     tracing::info!("mounted on {}", shown(&plan.dir));
     let outcome = running.wait();
+    drop(pulse);
     // While the drive still holds its lock: the next daemon's socket has the same name.
     drop(servers);
     match &outcome {
@@ -233,16 +251,16 @@ fn source_of(given: Option<&Path>, url: &str) -> String {
     source.and_then(|s| s.into_os_string().into_string().ok()).unwrap_or_else(|| url.to_owned())
 }
 
-/// The directory to mount on, made absolute; whatever a dead daemon left there is cleared.
+/// The directory to mount on, made absolute; what a dead daemon left there is cleared later.
 ///
 /// What other file systems do and `nacrefs mount` refuses, to be kind (mounting over another mount, or over files),
 /// mount(8) may do (`as_helper`): a boot does not fail for a file that was left in the directory.
 fn mount_point(dir: &Path, source: &str, nonempty: bool, as_helper: bool) -> Result<PathBuf> {
     let usage = |why: &str| Err(Error::new(Kind::Usage, format!("{}: {why}", shown(dir))));
-    while let Some(mount) = mounts::at(dir)? {
+    if let Some(mount) = mounts::at(dir)? {
+        // Cleared by the daemon, at the last moment.
         if mount.is_ours() && mount.is_dead() {
-            detach(&mount.point, UnmountFlags::DETACH)?;
-            continue;
+            return Ok(mount.point);
         }
         if mount.is_ours() && mount.source == source {
             let said = format!("{} is mounted on {} already", escape(source.as_bytes()), shown(dir));
@@ -256,7 +274,6 @@ fn mount_point(dir: &Path, source: &str, nonempty: bool, as_helper: bool) -> Res
             let said = format!("{} is already a mount ({})", shown(dir), mount.fs_type);
             return Err(Error::new(Kind::Conflict, said));
         }
-        break;
     }
     let dir = &resolve(dir)?;
     match std::fs::metadata(dir) {

@@ -5,6 +5,7 @@ use super::paths::{resolve, resolve_parent};
 use super::probe::{self, Answer};
 use super::values::{DrivePath, escape};
 use crate::error::{Context, Error, Kind, Result};
+use rustix::mount::UnmountFlags;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -101,12 +102,15 @@ fn above<'m>(mounts: &'m [Mount], path: &Path) -> Option<&'m Mount> {
 /// What is mounted on exactly this directory, if anything; links on the way are followed, and a dead mount is
 /// found without touching it.
 pub fn at(dir: &Path) -> Result<Option<Mount>> {
-    let mounts = list()?;
-    let exact = |path: &Path| mounts.iter().rev().find(|m| m.point == path).cloned();
-    if let Some(mount) = exact(&resolve_parent(dir)?) {
-        return Ok(Some(mount));
+    match at_exactly(&resolve_parent(dir)?)? {
+        Some(mount) => Ok(Some(mount)),
+        None => at_exactly(&resolve(dir)?),
     }
-    Ok(exact(&resolve(dir)?))
+}
+
+/// What is mounted at a path as mountinfo has it: the topmost.
+pub fn at_exactly(path: &Path) -> Result<Option<Mount>> {
+    Ok(list()?.into_iter().rev().find(|m| m.point == path))
 }
 
 /// Finds the drive that a path lies in, and the path from the drive's root. The path need not exist.
@@ -203,6 +207,15 @@ pub fn dead(point: &Path) -> Error {
     Error::failed(format!(
         "the drive at {point} has lost its daemon: `nacrefs umount {point}` clears it, and a new mount goes on where it was"
     ))
+}
+
+/// Takes away the dead mount of a drive, if one is there: to be called just before the new mount, so that nobody
+/// finds the bare directory in between and writes to it.
+pub fn clear_dead(point: &Path) -> Result<()> {
+    while let Some(mount) = at_exactly(point)?.filter(|m| m.is_ours() && m.is_dead()) {
+        super::umount::detach(&mount.point, UnmountFlags::DETACH)?;
+    }
+    Ok(())
 }
 
 pub fn shown(path: &Path) -> String {

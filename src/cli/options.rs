@@ -85,6 +85,8 @@ pub struct MountOptions {
     /// Where metrics are served, if anywhere.
     pub metrics: Option<Place>,
     pub log: LogOptions,
+    /// Mount again when the daemon is killed.
+    pub restart: bool,
 }
 
 impl Default for MountOptions {
@@ -119,6 +121,7 @@ impl Default for MountOptions {
             nonempty: false,
             metrics: None,
             log: LogOptions::default(),
+            restart: false,
         }
     }
 }
@@ -240,8 +243,10 @@ impl MountOptions {
                 "nonempty" => self.nonempty = true,
                 "log_format=text" => self.log.json = false,
                 "log_format=json" => self.log.json = true,
+                "restart=on" => self.restart = true,
+                "restart=off" => self.restart = false,
                 _ if passes_along(name, option) => {}
-                _ if name == "dedup" => return refuse("is `on` or `off`"),
+                _ if name == "dedup" || name == "restart" => return refuse("is `on` or `off`"),
                 _ if name == "cache_mode" => return refuse("is `sealed` or `plain`"),
                 _ if name == "log_format" => return refuse("is `text` or `json`"),
                 _ if name == "sync" => return refuse("the only choice is `sync=store`"),
@@ -305,6 +310,7 @@ pub const HELP: &str = "Mount options (-o, also in fstab):
   log_format=json        one JSON object a line
   metrics=unix:PATH|127.0.0.1:PORT   serves metrics (OpenMetrics over HTTP, /metrics) on a socket of the
                          user's own or a loopback port, which every user of the machine may read
+  restart=on|off         mount again when the daemon is killed [off]
 Not in this version: at=WHEN and dedup=off are refused; cache=SIZE and cache_mode=sealed|plain are for
 remote stores, and do nothing yet.
 Permissions are always checked (default_permissions), and what mount(8) and systemd pass along is accepted.";
@@ -327,7 +333,7 @@ mod tests {
     fn every_documented_option_is_read() {
         let o = MountOptions::parse(&[
             "allow_other,default_permissions,uid=7,gid=8,commit=9,sync=store,flush=2,timeout=3,writeback,dedup=off",
-            "memory=64M,cache=0,cache_mode=plain,journal=1G,metrics=127.0.0.1:9,log=debug,log_format=json,at=12,state_dir=/s,key_file=/k,passphrase_file=/p,foreground",
+            "memory=64M,cache=0,cache_mode=plain,journal=1G,metrics=127.0.0.1:9,log=debug,log_format=json,at=12,state_dir=/s,key_file=/k,passphrase_file=/p,foreground,restart=on",
         ])
         .unwrap();
         let want = MountOptions {
@@ -352,6 +358,7 @@ mod tests {
             foreground: true,
             metrics: Some(Place::parse("127.0.0.1:9").unwrap()),
             log: LogOptions { level: Some("debug".into()), json: true },
+            restart: true,
             ..MountOptions::default()
         };
         assert_eq!(o, want);
@@ -419,6 +426,7 @@ mod tests {
             "commit=100000",
             "uid=root",
             "dedup=maybe",
+            "restart=always",
             "cache_mode=x",
             "sync=disk",
             "at=",

@@ -74,7 +74,7 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
         }
         let client = Client::connect(&socket)?.served_by(mount.owner())?;
         let stored = client.ask(&Request::Umount { local }, &mut screen);
-        stored.map_err(|e| still_mounted(point, e))?;
+        stored.map_err(|e| if is_gone(mount) { by_another(point, e) } else { still_mounted(point, e) })?;
         if state == Expired::No {
             break;
         }
@@ -104,6 +104,17 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
             END_TIME.as_secs()
         ))),
     }
+}
+
+/// Whether the mount is no more where it was.
+fn is_gone(mount: &Mount) -> bool {
+    mounts::at_exactly(&mount.point).is_ok_and(|found| found.is_none_or(|m| m.device != mount.device))
+}
+
+/// Whether all was stored, only whoever was faster knows.
+fn by_another(point: &Path, e: Error) -> Error {
+    Error::new(Kind::NotADrive, format!("somebody else has unmounted {} meanwhile", shown(point)))
+        .with_source(e)
 }
 
 fn still_mounted(point: &Path, e: Error) -> Error {
@@ -161,7 +172,8 @@ fn force(mount: Mount) -> Result<()> {
 /// Takes a mount away; with `DETACH` even where it is in use or dead.
 pub fn detach(point: &Path, flags: UnmountFlags) -> Result<()> {
     match unmount(point, flags | UnmountFlags::NOFOLLOW) {
-        Ok(()) => Ok(()),
+        // EINVAL: somebody else was faster. At a shutdown both the service and its mount unit are stopped.
+        Ok(()) | Err(Errno::INVAL) => Ok(()),
         Err(Errno::BUSY) => Err(busy(point)),
         Err(Errno::PERM) => detach_as_user(point, flags.contains(UnmountFlags::DETACH)),
         Err(e) => Err(std::io::Error::from(e)).context(|| format!("cannot unmount {}", shown(point))),

@@ -48,6 +48,11 @@ impl Keeper {
         Ok(Keeper { drive, stopped, threads })
     }
 
+    /// Whether all threads are there.
+    pub fn is_whole(&self) -> bool {
+        !self.threads.iter().any(JoinHandle::is_finished)
+    }
+
     /// Ends the threads, and waits for what they are doing; whoever waits for a store that does not answer is left to
     /// end with the process.
     pub fn stop_within(&mut self, patience: Duration) {

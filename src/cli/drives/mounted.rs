@@ -5,7 +5,8 @@ use super::ending::commit_patiently;
 use super::leave::Leave;
 use super::live;
 use super::{pace_of, settings_of, store_dir};
-use crate::cli::backend::{MountRequest, Running};
+use crate::cli::backend::{MountRequest, Phase, Running};
+use crate::cli::clear_dead;
 use crate::cli::control::{Handler, Progress, Reply, Request, Status};
 use crate::cli::logging;
 use crate::cli::metrics::Page;
@@ -20,7 +21,7 @@ use parking_lot::Mutex;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a mount that is told to end waits for open files to be closed.
@@ -54,6 +55,9 @@ pub(super) struct Inner {
     hurry: AtomicBool,
     /// Why the commit that came before unmounting has failed: the one after it need not be tried.
     left: Mutex<Option<Error>>,
+    /// How many wait for the last commit, to unmount then.
+    leaving: AtomicUsize,
+    ended: AtomicBool,
 }
 
 impl Mounted {
@@ -93,6 +97,7 @@ impl Mounted {
             ..MountConfig::default()
         };
         let keeper = Keeper::start(drive.clone(), pace_of(&options, &store))?;
+        clear_dead(&dir)?;
         let mount = Mount::new(drive.clone(), &dir, &config)?;
         let (unmounter, calls) = (mount.unmounter(), mount.counts().clone());
         let serving = mount.spawn()?;
@@ -111,6 +116,8 @@ impl Mounted {
             leave: Leave::default(),
             hurry: AtomicBool::new(false),
             left: Mutex::default(),
+            leaving: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
         };
         Ok(Arc::new(Mounted {
             inner: Arc::new(inner),
@@ -128,6 +135,7 @@ impl Running for Mounted {
     fn wait(&self) -> Result<()> {
         let serving = self.serving.lock().take();
         let served = serving.map_or(Ok(()), Serving::wait);
+        self.inner.ended.store(true, Ordering::SeqCst);
         let inner = &self.inner;
         if inner.read_only {
             self.keeper.lock().stop_within(END);
@@ -149,7 +157,24 @@ impl Running for Mounted {
         }
     }
 
+    fn phase(&self) -> Phase {
+        match (self.inner.ended.load(Ordering::SeqCst), self.inner.leaving.load(Ordering::SeqCst)) {
+            (true, _) => Phase::Ended,
+            (false, 0) => Phase::Serving,
+            (false, _) => Phase::Leaving,
+        }
+    }
+
+    fn check_threads(&self) -> Result<()> {
+        // Held only while it is stopped; then there is nothing to check.
+        match self.keeper.try_lock().is_none_or(|k| k.is_whole()) {
+            true => Ok(()),
+            false => Err(Error::failed("a thread that keeps the drive going has died")),
+        }
+    }
+
     fn stop(&self) {
+        self.inner.leaving.fetch_add(1, Ordering::SeqCst);
         // Most of it while the drive can still be used; what is written meanwhile is committed by `wait`.
         if !self.inner.read_only
             && let Err(e) = self.inner.commit_patiently()
@@ -265,7 +290,10 @@ impl Handler for Inner {
                     return self.drive.sync_journal();
                 }
                 self.leave.not();
-                self.commit_all(out).map(drop)
+                self.leaving.fetch_add(1, Ordering::SeqCst);
+                let done = self.commit_all(out).map(drop);
+                self.leaving.fetch_sub(1, Ordering::SeqCst);
+                done
             }
             Request::LogLevel { level } => {
                 if let Some(level) = level {

@@ -11,6 +11,12 @@ impl Running for Fake {
         Ok(())
     }
     fn stop(&self) {}
+    fn phase(&self) -> crate::cli::backend::Phase {
+        crate::cli::backend::Phase::Serving
+    }
+    fn check_threads(&self) -> Result<()> {
+        Ok(())
+    }
     fn measure(&self, page: &mut Page) {
         page.family("x", Kind::Gauge, "", "X.").value(&[], 5);
     }

@@ -1,0 +1,176 @@
+//! `-o restart=on`: a small process beside the daemon that mounts again when the daemon is killed.
+//!
+//! It is for mounts that nobody else watches: a mount unit of systemd, unlike a service, has no `Restart=`, and
+//! outside systemd there is nobody at all. It is forked before the daemon has a thread or has opened anything,
+//! and goes on where the mount command was: with the options and the secret that were given then.
+
+use super::daemon::{self, Report, Waiting};
+use crate::error::{Context, Error, Kind, Result};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
+use std::time::{Duration, Instant};
+
+/// The pause before the second try, which doubles up to the longest. The first try follows at once.
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(60);
+/// A daemon that has lived for so long had a good start.
+const LIFE: Duration = Duration::from_secs(60);
+
+/// Which process this is.
+pub enum Side {
+    /// A daemon; and why it is not the first.
+    Daemon(Report, Option<String>),
+    /// The supervisor, when there is nothing more to watch.
+    Over,
+}
+
+/// Starts a daemon, and another when it is killed. Returns in each daemon, and in the supervisor when a daemon has
+/// ended by itself (it was unmounted, or told to end), or cannot be started again.
+pub fn supervise(mut report: Report) -> Result<Side> {
+    let mut why = None;
+    let mut tries = Tries::default();
+    loop {
+        let begun = Instant::now();
+        let (daemon, waiting) = match daemon::split()? {
+            daemon::Half::Child(own) => return Ok(Side::Daemon(own, why)),
+            daemon::Half::Parent(pid, waiting) => (pid, waiting),
+        };
+        let heard = first_words(waiting, &mut report);
+        if let Heard::Deaf(_) = heard {
+            // It was mounted for nobody.
+            kill_process(daemon, Signal::TERM)
+                .map_err(std::io::Error::from)
+                .context(|| "cannot end the daemon")?;
+        }
+        let end = wait(daemon)?;
+        match heard {
+            Heard::Deaf(e) => return Err(e),
+            Heard::Refused => return Ok(Side::Over),
+            Heard::Ready if !was_killed(&end) => return Ok(Side::Over),
+            Heard::Ready => why = Some(format!("the daemon before this one was killed ({})", told(&end))),
+            Heard::Failed(e) if !may_pass(&e) => return Err(e),
+            Heard::Failed(e) => {
+                why = Some(format!("the daemon was killed, and not started again at first: {}", e.chain()));
+            }
+        }
+        std::thread::sleep(tries.pause(begun.elapsed()));
+    }
+}
+
+/// What became of a daemon's start.
+enum Heard {
+    Ready,
+    /// The first start failed, and whoever asked for it has been told.
+    Refused,
+    /// Whoever asked for the first start is gone.
+    Deaf(Error),
+    /// A later start failed.
+    Failed(Error),
+}
+
+/// Waits until the daemon is ready, and passes on what the first one says.
+fn first_words(waiting: Waiting, report: &mut Report) -> Heard {
+    let outcome = waiting.wait();
+    if !report.is_awaited() {
+        return outcome.map_or_else(Heard::Failed, |_| Heard::Ready);
+    }
+    let ready = outcome.is_ok();
+    let told = match outcome {
+        Ok(lines) => daemon::be_silent().and_then(|()| report.ready(lines)),
+        Err(e) => report.failed(e),
+    };
+    match told {
+        Ok(()) if ready => Heard::Ready,
+        Ok(()) => Heard::Refused,
+        Err(e) => Heard::Deaf(e),
+    }
+}
+
+/// Whether the next try may do better without anybody's help.
+fn may_pass(e: &Error) -> bool {
+    !matches!(e.kind(), Kind::Usage | Kind::Secret | Kind::Damage)
+}
+
+fn wait(pid: Pid) -> Result<WaitStatus> {
+    loop {
+        match waitpid(Some(pid), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return Ok(status),
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(std::io::Error::from(e)).context(|| "cannot wait for the daemon"),
+        }
+    }
+}
+
+/// The exit status of a process whose main thread panicked.
+const PANICKED: i32 = 101;
+
+/// Whether it ended otherwise than it wanted to. SIGTERM is caught by a daemon that serves.
+fn was_killed(end: &WaitStatus) -> bool {
+    end.signaled() || end.exit_status() == Some(PANICKED)
+}
+
+fn told(end: &WaitStatus) -> String {
+    match end.terminating_signal() {
+        Some(signal) => format!("signal {signal}"),
+        None => format!("exit status {}", end.exit_status().unwrap_or(-1)),
+    }
+}
+
+/// How long to wait before the next try.
+#[derive(Default)]
+struct Tries {
+    next: Duration,
+}
+
+impl Tries {
+    fn pause(&mut self, lived: Duration) -> Duration {
+        if lived >= LIFE {
+            self.next = Duration::ZERO;
+        }
+        let pause = self.next;
+        self.next = (2 * pause).clamp(PAUSE, LONGEST);
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_try_is_at_once_and_the_later_ones_are_ever_rarer() {
+        let mut t = Tries::default();
+        let short = Duration::from_secs(2);
+        let pauses: Vec<u64> = (0..9).map(|_| t.pause(short).as_secs()).collect();
+        assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(t.pause(LIFE), Duration::ZERO, "after a good life all is forgotten");
+    }
+
+    #[test]
+    fn what_only_a_person_can_mend_is_not_tried_again() {
+        for (kind, again) in [
+            (Kind::Away, true),
+            (Kind::Failed, true),
+            (Kind::NotADrive, true),
+            (Kind::Conflict, true),
+            (Kind::Secret, false),
+            (Kind::Damage, false),
+            (Kind::Usage, false),
+        ] {
+            assert_eq!(may_pass(&Error::new(kind, "x")), again);
+        }
+    }
+
+    #[test]
+    fn a_kill_is_told_from_an_end() {
+        for (script, killed, says) in [
+            ("kill -9 $$", true, "signal 9"),
+            ("exit 101", true, "exit status 101"),
+            ("exit 0", false, "exit status 0"),
+            ("exit 4", false, "exit status 4"),
+        ] {
+            let child = std::process::Command::new("sh").arg("-c").arg(script).spawn().unwrap();
+            let end = wait(Pid::from_child(&child)).unwrap();
+            assert_eq!((was_killed(&end), told(&end).as_str()), (killed, says));
+        }
+    }
+}
