@@ -15,9 +15,9 @@ use std::sync::Arc;
 /// The bytes of one write; the memory for written bytes holds a small part of it.
 const WRITE: usize = 9_000;
 
-/// The smallest files and frames, and memory for a few hundred bytes.
+/// Files that hardly hold the largest write of a random step, small frames, and memory for a few hundred bytes.
 fn tiny() -> Settings {
-    let journal = Options { file_size: 64 << 10, frame_bytes: 4000, ..tight().journal };
+    let journal = Options { file_size: 80 << 10, frame_bytes: 4000, ..tight().journal };
     Settings { written: 512, cache: 8 << 10, journal, ..tight() }
 }
 
