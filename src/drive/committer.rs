@@ -280,7 +280,7 @@ impl Drive {
         inos.extend(closed.placed);
         for ino in inos {
             let unknown = self.table.with(ino, |s| s.lookups == 0).unwrap_or(false);
-            if unknown || self.too_many_loaded() {
+            if unknown || self.table.loaded() + self.heavy() > self.settings.loaded_inodes {
                 self.release_if_idle(ino);
             }
         }
