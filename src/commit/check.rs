@@ -16,7 +16,7 @@ use crate::content::open_chunk;
 use crate::crypt::RealmKeys;
 use crate::error::{Error, Kind, Result};
 use crate::store::pack::{is_whole, read_footer};
-use crate::store::{ChunkStore, PackId, PartId, RunSet};
+use crate::store::{ChunkStore, PackId, RunSet};
 use crate::tree::Map;
 use crate::types::{Address, Version};
 use bytes::Bytes;
@@ -106,10 +106,8 @@ pub fn check(
     };
     let history = checker.heads(versions, newest)?;
     checker.packs(versions, newest)?;
-    let mut parts = HashSet::new();
-    for commit in history.iter().chain([&newest.commit]) {
-        checker.index(&commit.runs, &mut parts)?;
-    }
+    // It finds the chunks of all versions: what only older ones name was merged since, or written anew.
+    checker.index(&newest.commit.runs)?;
     checker.version(&newest.commit, true)?;
     for version in history {
         checker.version(&version, false)?;
@@ -258,11 +256,11 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// The parts of index runs, each once.
-    fn index(&mut self, runs: &RunSet, seen: &mut HashSet<PartId>) -> Result<()> {
+    /// The parts of index runs.
+    fn index(&mut self, runs: &RunSet) -> Result<()> {
         let store = self.source.store.clone();
         for part in runs.parts() {
-            if self.in_subset(&part.id.0) && seen.insert(part.id) {
+            if self.in_subset(&part.id.0) {
                 let name = format!("index run {}", crate::types::hex(&part.id.0));
                 self.note(name, None, store.index().verify(part))?;
             }

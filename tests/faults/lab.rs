@@ -1,11 +1,16 @@
 //! What the cases share: commands and what they said, a drive with a bit of everything, and looking at all of it.
 
 use crate::common::{TestDrive, ok};
+use nacrefs::crypt::Secret;
+use nacrefs::session::{Site, slots};
+use nacrefs::store::Layout;
+use nacrefs::types::Key;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// More rounds, where somebody has the time.
@@ -204,6 +209,18 @@ pub fn objects(store: &Path) -> Vec<String> {
     walk(store, store, &mut out);
     out.sort();
     out
+}
+
+/// The objects of the index that the newest version names.
+pub fn index_runs(d: &TestDrive) -> Vec<String> {
+    let objects = nacrefs::store::open(d.store.to_str().unwrap(), Default::default()).unwrap();
+    let hex = fs::read_to_string(&d.key).unwrap();
+    let byte = |n: usize| u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).unwrap();
+    let secret = Secret::KeyFile(Key(std::array::from_fn(byte)));
+    let secrets = Arc::new(slots::unlock(&*objects, &secret).unwrap().0);
+    let layout = Layout::new(&secrets.realm);
+    let newest = Site::new(objects, secrets).unwrap().newest(None).unwrap().opened.unwrap();
+    newest.commit.runs.parts().map(|part| layout.part(&part.id)).collect()
 }
 
 /// An object that is not as it was, until this is dropped.
