@@ -488,6 +488,7 @@ class State:
         d.end()
         m = Reader(self.record("memory", 3))
         self.seen = m.u64(), m.raw(32)
+        self.base = m.u64(), m.raw(32)
         m.end()
 
     def file(self, name, record):
