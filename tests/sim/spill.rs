@@ -25,14 +25,14 @@ fn tiny() -> Settings {
 fn changes_larger_than_memory_survive_a_crash_at_any_call_in_many_journal_files() {
     let (mut points, mut read_back) = (0, 0);
     let mut files = BTreeSet::new();
-    for seed in 0..times(1, 12) {
+    for seed in 0..times(1, 10) {
         let world = World::new(7000 + seed, tiny());
         let drive = world.open().unwrap();
         let mut kernel = Kernel::fresh(drive, world.clock.clone(), seed);
         let log = Arc::new(Mutex::new(Log { states: vec![kernel.model.clone()], synced: 0 }));
         kernel.log = log.clone();
         let moments = watch(&world, &log, seed);
-        for round in 0..times(50, 120) {
+        for round in 0..times(50, 60) {
             let before = world.disk.count(Op::Read);
             // A name of its own: random steps put other things under the names that they find.
             kernel.put(&format!("spilt-{round}"), round as u8, WRITE);
