@@ -168,6 +168,7 @@ mod tests {
             ("exit 0", false, "exit status 0"),
             ("exit 4", false, "exit status 4"),
         ] {
+            #[expect(clippy::zombie_processes, reason = "waiting is what is tested")]
             let child = std::process::Command::new("sh").arg("-c").arg(script).spawn().unwrap();
             let end = wait(Pid::from_child(&child)).unwrap();
             assert_eq!((was_killed(&end), told(&end).as_str()), (killed, says));

@@ -34,7 +34,8 @@ impl Watch {
     /// that panic was caught by somebody.
     pub fn counts(&self) -> BTreeMap<String, u64> {
         let seen = SEEN.lock();
-        let seen = seen.as_ref().expect("a watch listens until it is dropped");
+        // A watch listens until it is dropped.
+        let Some(seen) = seen.as_ref() else { return BTreeMap::new() };
         assert!(seen.clashes.is_empty(), "{:?}", seen.clashes);
         seen.counts.clone()
     }

@@ -125,7 +125,8 @@ fn suid_and_sgid_go_when_they_must() {
         let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
         rustix::fs::fallocate(rw(p), flags, 0, 5).unwrap();
     };
-    let ways: [(&str, &(dyn Fn(&Path) + Sync)); 4] =
+    type Way<'a> = &'a (dyn Fn(&Path) + Sync);
+    let ways: [(&str, Way); 4] =
         [("set_len", &write), ("O_TRUNC", &truncate), ("append", &append), ("punch", &punch)];
     for (what, way) in ways {
         for (mode, left) in [(0o6777, 0o777), (0o2767, 0o2767), (0o4755, 0o755)] {

@@ -8,8 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-const NOW: i64 = rustix::fs::UTIME_NOW as i64;
-const OMIT: i64 = rustix::fs::UTIME_OMIT as i64;
+const NOW: i64 = rustix::fs::UTIME_NOW;
+const OMIT: i64 = rustix::fs::UTIME_OMIT;
 
 fn set(path: &Path, atime: (i64, i64), mtime: (i64, i64), flags: AtFlags) -> rustix::io::Result<()> {
     let spec = |(tv_sec, tv_nsec): (i64, i64)| Timespec { tv_sec, tv_nsec: tv_nsec as _ };

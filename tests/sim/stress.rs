@@ -96,7 +96,7 @@ fn storm(seed: u64, time: Duration) {
         let committer = s.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 commits.fetch_add(drive.commit().unwrap().is_some().into(), Ordering::Relaxed);
-                if seed % 2 == 0 {
+                if seed.is_multiple_of(2) {
                     std::thread::sleep(Duration::from_millis(3));
                 }
             }
