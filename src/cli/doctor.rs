@@ -105,7 +105,7 @@ struct Patient {
 impl Patient {
     fn of_mount(mount: Mount) -> Patient {
         let status = of_mount(&mount);
-        Patient { store: mount.source.clone(), mount: Some(mount), status: Some(status) }
+        Patient { store: mount.store(), mount: Some(mount), status: Some(status) }
     }
 
     fn name(&self) -> String {

@@ -1,7 +1,7 @@
 //! The mounts of this machine, and which of them are ours.
 
 use super::control::Client;
-use super::paths::{resolve, resolve_parent};
+use super::paths::{resolve, resolve_parent, store_url};
 use super::probe::{self, Answer};
 use super::values::{DrivePath, escape};
 use crate::error::{Context, Error, Kind, Result};
@@ -193,6 +193,11 @@ impl Mount {
     /// cache, even for a daemon that is dead.
     fn ask(&self) -> Result<Answer> {
         probe::getxattr(&self.point, CONTROL_XATTR, self.owner())
+    }
+
+    /// The store's URL, of a mount of ours: its source is the store as it was given, a path or a URL.
+    pub fn store(&self) -> String {
+        store_url(Path::new(&self.source)).unwrap_or_else(|_| self.source.clone())
     }
 
     /// Whether the same drive is mounted at another place as well: a bind mount, or what it was made from.

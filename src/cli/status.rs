@@ -103,12 +103,12 @@ fn unanswered(screen: &mut Screen, mount: &Mount, e: &Error, json: bool) -> Resu
     let point = shown(&mount.point);
     if json {
         return screen.object(&serde_json::json!({
-            "drive": null, "store": mount.source, "mount": point, "version": null, "last_commit": null,
+            "drive": null, "store": mount.store(), "mount": point, "version": null, "last_commit": null,
             "dirty_bytes": null, "journal_bytes": null, "cache_bytes": null, "online": false,
             "last_error": e.to_string(),
         }));
     }
-    screen.line(&format!("{point}\n  {:<12} {}", "store", escape_message(&mount.source)))?;
+    screen.line(&format!("{point}\n  {:<12} {}", "store", escape_message(&mount.store())))?;
     screen.line(&format!("  {:<12} none", "answer"))
 }
 

@@ -187,8 +187,7 @@ impl Checker<'_> {
         self.hint(versions, newest)?;
         while let Some(above) = listed.pop_if(|v| *v > newest.version()) {
             // A valid one has come meanwhile, from another machine.
-            let head = versions.heads().get(above);
-            self.note(format!("head {above}"), None, head)?;
+            self.note(format!("head {above}"), None, versions.open(above))?;
         }
         let mut from = Some(newest.clone());
         while let Some(start) = from.take() {

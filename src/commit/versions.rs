@@ -176,8 +176,34 @@ impl Versions {
     /// (`Conflict` otherwise: a rollback or a fork).
     pub fn open_newest(&self, known: Option<HeadLink>) -> Result<Newest> {
         let newest = self.heads.newest(known)?;
-        let opened = newest.head.map(|head| self.open_head(head)).transpose()?;
-        Ok(Newest { opened, next: newest.next, lost: newest.lost })
+        let (mut lost, mut wanted, mut opened) = (newest.lost, newest.head, None);
+        // Where a version's commit is damaged or gone, the one before it is the newest that can be opened.
+        while let Some(head) = wanted.take() {
+            match self.open_head(head.clone()) {
+                Ok(found) => opened = Some(found),
+                Err(e) if e.kind() == Kind::Damage && head.before.version != 0 => {
+                    tracing::warn!("{}", e.chain());
+                    lost = lost.or(Some(head.version));
+                    wanted = Some(self.linked(&head.before)?.ok_or(e)?);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Newest { opened, next: newest.next, lost })
+    }
+
+    /// Deletes the heads above a version whose commits are damaged or gone: nothing else keeps them from being the
+    /// newest. Returns which. Only for somebody who was told.
+    pub fn give_up_after(&self, kept: Version) -> Result<Vec<Version>> {
+        let mut gone = Vec::new();
+        for version in self.heads.versions()?.into_iter().filter(|v| *v > kept) {
+            if self.heads.get(version).is_ok() && self.open(version).is_err_and(|e| e.kind() == Kind::Damage)
+            {
+                self.objects.delete(&self.layout.head(version))?;
+                gone.push(version);
+            }
+        }
+        Ok(gone)
     }
 
     /// A version by its number. `NotFound` where there is none.

@@ -236,7 +236,10 @@ impl Drive {
         }
         let known = self.newest.read().head.link();
         let newest = c.versions.open_newest(Some(known))?;
-        if newest.next <= c.next || newest.opened.is_none_or(|opened| opened.head.link() != known) {
+        if newest.lost.is_some()
+            || newest.next <= c.next
+            || newest.opened.is_none_or(|opened| opened.head.link() != known)
+        {
             return Ok(Published::Lost);
         }
         tracing::warn!("number {} of a version is taken by what is none: taking {}", c.next, newest.next);

@@ -82,6 +82,9 @@ impl Dispute {
         // The hint must not go on to name a version that was given up.
         let latest = Layout::new(&self.site.keys.realm()).latest();
         self.site.objects.put(&latest, format!("{:020}\n", head.version).into())?;
+        for version in self.site.versions.give_up_after(head.version)? {
+            tracing::warn!("the head of version {version}, whose commit cannot be read, is deleted");
+        }
         // Last: only now can the drive be mounted.
         let base = (head.version, head.hash);
         self.state.put_memory(&self.keys, &Memory { version: head.version, head: head.hash, base })?;

@@ -125,8 +125,9 @@ impl Site {
     pub(super) fn lost(&self, newest: &Newest) -> Option<Error> {
         let (lost, opened) = (newest.lost?, newest.opened.as_ref()?);
         Some(Error::damage(format!(
-            "the head of version {lost} is damaged: restore heads/{lost:020} from a backup of the store, or give \
-             it up with 'nacrefs accept'; the newest version before it is {}, which -o ro shows",
+            "version {lost} is damaged or gone (its head, or the pack of its commit: 'nacrefs check' tells): bring it \
+             back from a backup of the store, or give it up with 'nacrefs accept'; the newest version before it is {}, \
+             which -o ro shows",
             opened.version()
         )))
     }

@@ -39,7 +39,7 @@ pub struct Newest {
     pub head: Option<Head>,
     /// The least number above it that no object has.
     pub next: Version,
-    /// A number above it of which the hint says that it was a version, and whose object is none.
+    /// A number above it of which the hint says that it was a version, and whose object is none, or is gone.
     pub lost: Option<Version>,
 }
 
@@ -106,11 +106,13 @@ impl Heads {
         }
         let above = head.as_ref().map_or(0, |h| h.version) + 1;
         let mut lost = None;
-        if next > above
-            && let Some(hint) = self.hint()?
+        if (next > above || known.is_none())
+            && let Some(hint) = self.hint()?.filter(|hint| *hint >= above && *hint != Version::MAX)
         {
-            // Nobody but a writer that had won the number names it in the hint, unless somebody wants us to stop.
-            lost = found.range(above..).map(|(v, _)| *v).filter(|v| *v <= hint).last();
+            // Nobody but a writer that had won the number names it in the hint, unless somebody wants us to stop. Who
+            // remembers the newest head does without the hint where nothing else tells of another.
+            let damaged = found.range(above..).map(|(v, _)| *v).filter(|v| *v <= hint).last();
+            lost = damaged.or(known.is_none().then_some(hint));
         }
         match (&head, known) {
             (Some(head), Some(known)) => self.check_descent(head, known)?,

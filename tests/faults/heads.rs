@@ -305,12 +305,12 @@ fn a_damaged_newest_head_is_not_passed_over_by_a_machine_that_never_saw_it() {
         fs::write(object(&d, &newest), &damage).unwrap();
         fs::remove_dir_all(&d.state).unwrap();
         Said::from(d.mount_command().output().unwrap())
-            .expect(5, &["version 3 is damaged", "backup", "-o ro"]);
+            .expect(5, &["version 3 is damaged or gone", "backup", "-o ro"]);
         ok(Ok(d.try_mount("ro")));
         assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "version 0");
         d.umount();
         let log = run(d.nacrefs(&["log"]).arg("--store").arg(&d.store));
-        assert!(log.exit == 0 && log.err.contains("version 3 is damaged"), "{log:?}");
+        assert!(log.exit == 0 && log.err.contains("version 3 is damaged or gone"), "{log:?}");
         let found = run(d.nacrefs(&["check"]).arg(&d.store));
         assert!(found.exit == 5 && found.out.contains("head 3"), "{found:?}");
     }
@@ -342,4 +342,44 @@ fn a_version_beside_the_chain_is_found() {
 
 fn object(d: &TestDrive, name: &str) -> PathBuf {
     d.store.join(name)
+}
+
+#[test]
+fn a_newest_version_that_is_gone_is_missed_by_a_machine_that_never_saw_it() {
+    // Its head; and the packs that its commit and what it points to are in.
+    for part in ["/heads/", "/packs/"] {
+        let mut d = versions(1);
+        let before = objects(&d.store);
+        fs::write(d.mnt.join("file"), "version 1").unwrap();
+        d.umount();
+        let gone: Vec<String> =
+            objects(&d.store).into_iter().filter(|n| !before.contains(n) && n.contains(part)).collect();
+        let kept: Vec<_> = gone.iter().map(|n| fs::read(d.store.join(n)).unwrap()).collect();
+        let forget = |d: &TestDrive| {
+            gone.iter().for_each(|n| fs::remove_file(d.store.join(n)).unwrap());
+            fs::remove_dir_all(&d.state).unwrap();
+        };
+        forget(&d);
+        Said::from(d.mount_command().output().unwrap())
+            .expect(5, &["version 3 is damaged or gone", "accept"]);
+        ok(Ok(d.try_mount("ro")));
+        assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "version 0", "{part}");
+        d.umount();
+        assert_eq!(run(d.nacrefs(&["check"]).arg(&d.store)).exit, 5, "{part}");
+        assert_eq!(seen_by_another_machine(&d).out, "version 0", "{part}");
+        // It comes back; then it is lost for good, and given up.
+        gone.iter().zip(&kept).for_each(|(n, bytes)| fs::write(d.store.join(n), bytes).unwrap());
+        d.mount();
+        assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "version 1", "{part}");
+        d.umount();
+        forget(&d);
+        Said::from(d.mount_command().output().unwrap()).expect(5, &["accept"]);
+        let accepted = run(d.nacrefs(&["accept", "--yes"]).arg(&d.store));
+        assert_eq!(accepted.exit, 0, "{part}: {accepted:?}");
+        d.mount();
+        fs::write(d.mnt.join("file"), "after it was given up").unwrap();
+        d.umount();
+        let found = run(d.nacrefs(&["check", "--read-data"]).arg(&d.store));
+        assert_eq!(found.exit, 0, "{part}: {found:?}");
+    }
 }
