@@ -4,18 +4,18 @@ use super::App;
 use super::args::{self, ClosedArgs, SecretArgs, StateArgs, TargetArgs};
 use super::backend::{CheckOptions, Closed, InitOptions};
 use super::complete;
-use super::control::{At, LogEntry, Progress, Reply, Request, Status};
+use super::control::{At, Reply, Request};
 use super::daemon;
 use super::logging;
 use super::mounts::{self, Mount, shown};
 use super::output::Screen;
 use super::paths::{file_url, resolve, store_url, url_path};
 use super::secrets::{self, Given};
+use super::status::Told;
 use super::values::DrivePath;
 use crate::commit::When;
 use crate::error::{Error, Kind, Result};
 use crate::sys::SystemRandom;
-use crate::types::Version;
 use std::path::Path;
 
 /// Makes a drive, and says once what opens it if the passphrase or key is lost.
@@ -144,9 +144,9 @@ pub fn target(app: &App, target: &TargetArgs) -> Result<Closed> {
         return closed(app, store.as_deref().or(target.as_deref()), secrets, state);
     };
     let control = mounts::control_socket(&mount)?;
-    let mut heard = Heard::default();
-    mounts::daemon(&mount)?.ask(&Request::Status {}, &mut heard)?;
-    let status = heard.status.ok_or_else(|| Error::failed("the drive's daemon does not tell its store"))?;
+    let mut told = Told::default();
+    mounts::daemon(&mount)?.ask(&Request::Status {}, &mut told)?;
+    let status = told.status("the drive's daemon")?;
     let state = StateArgs { state_dir: control.parent().map(Path::to_path_buf) };
     closed(app, Some(Path::new(&status.store)), secrets, &state)
 }
@@ -161,39 +161,6 @@ fn mount_of(path: &Path) -> Result<Option<Mount>> {
         Ok((mount, _)) => Ok(Some(mount)),
         Err(e) if e.kind() == Kind::NotADrive => Ok(None),
         Err(e) => Err(e),
-    }
-}
-
-/// Keeps the status that a drive answers with.
-#[derive(Default)]
-struct Heard {
-    status: Option<Status>,
-}
-
-impl Reply for Heard {
-    fn progress(&mut self, _: &Progress) -> Result<()> {
-        Ok(())
-    }
-
-    fn status(&mut self, status: &Status) -> Result<()> {
-        self.status = Some(status.clone());
-        Ok(())
-    }
-
-    fn entry(&mut self, _: &LogEntry) -> Result<()> {
-        Ok(())
-    }
-
-    fn version(&mut self, _: Version) -> Result<()> {
-        Ok(())
-    }
-
-    fn data(&mut self, _: &[u8]) -> Result<()> {
-        Ok(())
-    }
-
-    fn log_level(&mut self, _: &str) -> Result<()> {
-        Ok(())
     }
 }
 

@@ -9,10 +9,10 @@
 //! SIGPIPE is ignored, as in all programs in Rust: a caller that hangs up is an error of its connection.
 
 use super::backend::Running;
-use super::control::{LogEntry, Progress, Reply, Request, Status};
+use super::control::Request;
+use super::status::Told;
 use super::{exit, logging};
 use crate::error::{Context, Result};
-use crate::types::Version;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::thread;
@@ -82,43 +82,20 @@ fn hang_up(mount: Option<&dyn Running>) {
     }
     tracing::info!("hung up: the log is open anew");
     if let Some(mount) = mount
-        && let Err(e) = mount.handler().handle(Request::Commit {}, &mut ToLog)
+        && let Err(e) = mount.handler().handle(Request::Commit {}, &mut Told::default())
     {
         tracing::error!("cannot start a commit: {}", e.chain());
     }
 }
 
+/// Writes the status into the log.
 fn tell_status(mount: &dyn Running) {
-    if let Err(e) = mount.handler().handle(Request::Status {}, &mut ToLog) {
-        tracing::error!("cannot tell the status: {}", e.chain());
-    }
-}
-
-/// Writes a status into the log.
-struct ToLog;
-
-impl Reply for ToLog {
-    fn progress(&mut self, _: &Progress) -> Result<()> {
-        Ok(())
-    }
-    fn status(&mut self, status: &Status) -> Result<()> {
-        match serde_json::to_string(status) {
-            Ok(text) => tracing::info!("status: {text}"),
-            Err(e) => tracing::error!("cannot encode the status: {e}"),
-        }
-        Ok(())
-    }
-    fn entry(&mut self, _: &LogEntry) -> Result<()> {
-        Ok(())
-    }
-    fn version(&mut self, _: Version) -> Result<()> {
-        Ok(())
-    }
-    fn data(&mut self, _: &[u8]) -> Result<()> {
-        Ok(())
-    }
-    fn log_level(&mut self, _: &str) -> Result<()> {
-        Ok(())
+    let mut told = Told::default();
+    let asked = mount.handler().handle(Request::Status {}, &mut told).and_then(|()| told.status("the drive"));
+    match asked.map(|status| serde_json::to_string(&status)) {
+        Ok(Ok(text)) => tracing::info!("status: {text}"),
+        Ok(Err(e)) => tracing::error!("cannot encode the status: {e}"),
+        Err(e) => tracing::error!("cannot tell the status: {}", e.chain()),
     }
 }
 

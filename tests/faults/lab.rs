@@ -1,5 +1,6 @@
 //! What the cases share: commands and what they said, a drive with a bit of everything, and looking at all of it.
 
+pub use crate::common::noise;
 use crate::common::{TestDrive, ok};
 use nacrefs::crypt::Secret;
 use nacrefs::session::{Site, slots};
@@ -57,20 +58,6 @@ impl Said {
         }
         self
     }
-}
-
-/// Bytes that nobody can compress.
-pub fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut out = Vec::with_capacity(len + 8);
-    while out.len() < len {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        out.extend_from_slice(&x.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
-    }
-    out.truncate(len);
-    out
 }
 
 /// Words that stand in the names of files, and must stand in no log.
