@@ -252,7 +252,8 @@ fn refuse_below(dir: &Path, path: &Path, what: &str, advice: &str) -> Result<()>
     let real = path.ancestors().find_map(|a| Some(a.canonicalize().ok()?.join(path.strip_prefix(a).ok()?)));
     if real.is_some_and(|real| real.starts_with(dir)) {
         let (dir, path) = (shown(dir), shown(path));
-        let what = format!("{what} {path} is in the directory to mount on, {dir}, and would be hidden: {advice}");
+        let what =
+            format!("{what} {path} is in the directory to mount on, {dir}, and would be hidden: {advice}");
         return Err(Error::new(Kind::Usage, what));
     }
     Ok(())

@@ -393,7 +393,8 @@ pub fn begun_key(file: &Path) -> PathBuf {
 /// Puts a key in its place, never over another.
 pub fn finish_key(file: &Path) -> Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
-    let (begun, failed) = (begun_key(file), || format!("cannot put the key in its place, {}", file.display()));
+    let (begun, failed) =
+        (begun_key(file), || format!("cannot put the key in its place, {}", file.display()));
     let moved = match renameat_with(CWD, &begun, CWD, file, RenameFlags::NOREPLACE) {
         // Not every file system knows it.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {

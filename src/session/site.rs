@@ -172,7 +172,9 @@ fn begun(objects: &dyn Objects, secret: &Secret) -> Result<Option<DriveSecrets>>
         return conflict("the store is not empty, and holds no drive: choose another, or empty it first");
     }
     if names.iter().any(|name| name == layout::DRIVE) {
-        return conflict("the store's nacre.json is damaged: restore it from a backup, or delete it and begin again");
+        return conflict(
+            "the store's nacre.json is damaged: restore it from a backup, or delete it and begin again",
+        );
     }
     if names.iter().all(|name| name.starts_with(layout::PROBE)) {
         return Ok(None);

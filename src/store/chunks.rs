@@ -439,7 +439,8 @@ impl Batch {
         if suspects != self.suspects {
             for address in &self.duplicates {
                 if !store.contains(address)? {
-                    let what = format!("chunk {address} was taken for a duplicate, and is found damaged since");
+                    let what =
+                        format!("chunk {address} was taken for a duplicate, and is found damaged since");
                     return Err(Error::new(Kind::Conflict, what));
                 }
             }
