@@ -136,9 +136,9 @@ fn write_by_aio(f: &File, data: &[u8], at: u64) {
     let no_limit = std::ptr::null_mut::<libc::timespec>();
     // SAFETY: what the pointers name lives until io_getevents has said that the call is done.
     unsafe {
-        assert_eq!(libc::syscall(libc::SYS_io_setup, 1, &mut context), 0);
-        assert_eq!(libc::syscall(libc::SYS_io_submit, context, 1, [&mut call].as_mut_ptr()), 1);
-        assert_eq!(libc::syscall(libc::SYS_io_getevents, context, 1, 1, &mut event, no_limit), 1);
+        assert_eq!(libc::syscall(libc::SYS_io_setup, 1i64, &mut context), 0);
+        assert_eq!(libc::syscall(libc::SYS_io_submit, context, 1i64, [&mut call].as_mut_ptr()), 1);
+        assert_eq!(libc::syscall(libc::SYS_io_getevents, context, 1i64, 1i64, &mut event, no_limit), 1);
         libc::syscall(libc::SYS_io_destroy, context);
     }
     assert_eq!(event.result, data.len() as i64);

@@ -265,7 +265,6 @@ impl Model {
                 let hi = ((from_at + len) as usize).min(source.len());
                 if lo < hi {
                     self.file(*to, time, |b| lay(b, *to_at as usize, &source[lo..hi]));
-                    self.nodes[*to].perm = without_suid(self.nodes[*to].perm);
                 }
             }
             Op::Chmod { node, perm } => {
@@ -292,10 +291,7 @@ impl Model {
                 n.ctime = time;
             }
         }
-        if let Op::Punch { node, .. } | Op::Zero { node, .. } | Op::Reserve { node, .. } = op {
-            // The request does not say who may keep suid.
-            self.nodes[*node].perm = without_suid(self.nodes[*node].perm);
-        }
+        // Before copies and fallocate the kernel asks for suid and sgid to go where they must: they take nothing.
         Ok(())
     }
 
