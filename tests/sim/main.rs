@@ -3,6 +3,7 @@
 
 mod commits;
 mod crashes;
+mod depth;
 #[path = "../common/dice.rs"]
 mod dice;
 mod failures;
