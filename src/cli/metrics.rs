@@ -268,7 +268,7 @@ fn read_head(stream: &mut Stream, deadline: Instant) -> io::Result<Vec<u8>> {
 }
 
 /// Refuses all but GET (and HEAD) of /metrics, with the status to answer.
-fn route(head: &[u8]) -> Result<(), &'static str> {
+pub(super) fn route(head: &[u8]) -> Result<(), &'static str> {
     let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
     let mut words = line.split(|b| *b == b' ');
     let (method, target, version) = (words.next(), words.next(), words.next());

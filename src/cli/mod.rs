@@ -13,6 +13,8 @@ mod daemon;
 mod doctor;
 mod drives;
 pub mod exit;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod helper;
 mod holders;
 mod keys;

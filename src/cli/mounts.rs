@@ -50,7 +50,7 @@ pub fn list() -> Result<Vec<Mount>> {
     Ok(parse(&text))
 }
 
-fn parse(text: &[u8]) -> Vec<Mount> {
+pub(super) fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|b| *b == b'\n').filter_map(parse_line).collect()
 }
 

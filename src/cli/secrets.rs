@@ -274,7 +274,7 @@ fn typed(question: &str, purpose: Purpose, ask: Ask) -> Result<Zeroizing<String>
 const LONGEST: u64 = 64 << 10;
 
 /// Reads a passphrase: all of it but one line end.
-fn passphrase_of(mut from: impl Read, what: &str) -> Result<Zeroizing<String>> {
+pub(super) fn passphrase_of(mut from: impl Read, what: &str) -> Result<Zeroizing<String>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 64));
     from.by_ref()
         .take(LONGEST + 1)
@@ -342,7 +342,7 @@ pub fn read_key(file: &Path) -> Result<Box<Key>> {
     })
 }
 
-fn parse_key(text: &str) -> Option<Box<Key>> {
+pub(super) fn parse_key(text: &str) -> Option<Box<Key>> {
     let mut key = Box::new(Key([0; 32]));
     if text.len() != 64 {
         return None;

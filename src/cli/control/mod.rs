@@ -11,6 +11,8 @@ mod server;
 
 pub use client::Client;
 pub use protocol::{Answer, At, Failure, LogEntry, MAX_DATA, Progress, Reply, Request, Status};
+#[cfg(fuzzing)]
+pub use server::read_request;
 pub use server::{Handler, Server};
 
 use crate::error::{Context, Error, Result};

@@ -130,7 +130,8 @@ impl Call {
     }
 }
 
-fn read_request(stream: &UnixStream, owner: u32) -> Result<Request> {
+/// Reads what a caller wants; refuses callers but the owner and root.
+pub fn read_request(stream: &UnixStream, owner: u32) -> Result<Request> {
     let peer = rustix::net::sockopt::socket_peercred(stream)
         .map_err(std::io::Error::from)
         .context(|| "cannot tell who calls the control socket")?;
