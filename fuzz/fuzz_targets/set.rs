@@ -13,8 +13,8 @@ fn map(data: &[u8]) -> Result<Vec<u8>> {
     let mut r = Reader::new(data, "set");
     let set = SetMap::get(&mut r)?;
     r.end()?;
-    let covered: u64 = (0..set.members().len()).map(|i| set.piece_range(i).len() as u64).sum();
-    assert_eq!(covered, set.size().into(), "the pieces are the content");
+    let covered = (0..set.members().len()).map(|i| set.piece_range(i).len() as u64).sum::<u64>();
+    assert_eq!(covered, u64::from(set.size()), "the pieces are the content");
     assert_eq!(set.chunks().count(), set.members().len());
     let mut w = Writer::new();
     set.put(&mut w);

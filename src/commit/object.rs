@@ -72,7 +72,7 @@ pub struct Counts {
     /// All inodes but directories.
     pub files: u64,
     pub directories: u64,
-    /// The sizes of all regular files, added up.
+    /// The sizes of all regular files, added up, modulo 2^64.
     pub bytes: u64,
 }
 

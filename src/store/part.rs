@@ -95,7 +95,8 @@ impl Part {
             entries: r.var()?,
             first: r.u64()?,
         };
-        let least = u64::from(part.footer) + HEADER as u64 + part.entries.saturating_mul(ENTRY as u64);
+        let around = u64::from(part.footer) + HEADER as u64;
+        let least = part.entries.saturating_mul(ENTRY as u64).saturating_add(around);
         if part.entries == 0 || part.footer > MAX_FOOTER || part.bytes < least {
             return Err(r.bad("a part of an index run has impossible sizes"));
         }

@@ -3,9 +3,9 @@
 
 mod commits;
 mod crashes;
-mod depth;
 #[path = "../common/dice.rs"]
 mod dice;
+mod extremes;
 mod failures;
 mod golden;
 mod hangs;

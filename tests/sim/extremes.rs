@@ -1,8 +1,8 @@
-//! Directories far below one another, and below themselves.
+//! Directories far below one another, and below themselves; files as large as can be.
 
 use crate::world::{World, tight};
 use nacrefs::commit::FileKind;
-use nacrefs::drive::types::{Caller, New, Wait};
+use nacrefs::drive::types::{Caller, New, SetAttr, Wait};
 use nacrefs::error::Kind;
 use nacrefs::wire::Writer;
 
@@ -35,4 +35,27 @@ fn a_place_below_itself_is_damage() {
     let e = world.open().err().expect("refused");
     assert_eq!(e.kind(), Kind::Damage, "{e:?}");
     assert!(e.chain().contains("below itself"), "{}", e.chain());
+}
+
+/// The sum of their sizes overflowed in a check, and was another than what the commits had counted.
+#[test]
+fn files_larger_together_than_can_be_counted_are_no_damage() {
+    let world = World::new(5, tight());
+    let drive = world.open().unwrap();
+    let caller = Caller { uid: 1000, gid: 1000, umask: 0 };
+    let new = New { kind: FileKind::File, perm: 0o644, rdev: 0, target: b"" };
+    let how = SetAttr { size: Some(i64::MAX as u64), ..SetAttr::default() };
+    let names = [b"a", b"b", b"c"];
+    for name in names {
+        let ino = drive.make(Wait::yes(), &caller, drive.root(), name, &new).unwrap().ino;
+        drive.set_attr(Wait::yes(), &caller, ino, &how).unwrap();
+        drive.commit_all().unwrap();
+    }
+    world.check();
+    for name in names {
+        drive.unlink(Wait::yes(), drive.root(), name).unwrap();
+    }
+    drive.commit_all().unwrap();
+    world.check();
+    assert_eq!(drive.committed().0.commit.counts.bytes, 0);
 }
