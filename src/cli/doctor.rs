@@ -201,8 +201,8 @@ fn examine(app: &App, args: &args::Doctor, patient: &Patient) -> Vec<Finding> {
     }
     match id {
         Err(finding) => findings.push(finding),
-        Ok((_, finding)) => {
-            findings.push(finding);
+        Ok((drive, finding)) => {
+            findings.push(stored::is_mounted(patient.told(), drive).unwrap_or(finding));
             findings.extend(stored::checks(app, args, patient, key.as_deref(), state_dir.as_deref()));
         }
     }

@@ -28,6 +28,8 @@ pub struct Mount {
     pub source: String,
     /// Options of the file system, between commas.
     pub options: String,
+    /// Whether this mount, or the file system, is read-only.
+    pub read_only: bool,
     ours: bool,
 }
 
@@ -60,13 +62,15 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let device = String::from_utf8_lossy(fields.by_ref().nth(2)?).into_owned();
     let root = path_of(fields.next()?);
     let point = path_of(fields.next()?);
+    let flags = String::from_utf8_lossy(fields.next()?).into_owned();
     let mut tail = fields.skip_while(|f| *f != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(tail.next()?).into_owned();
     let source = path_of(tail.next().unwrap_or_default()).to_string_lossy().into_owned();
     let options = String::from_utf8_lossy(tail.next().unwrap_or_default()).into_owned();
     let ours =
         fs_type == FS_TYPE || (fs_type == "fuse" && options.split(',').any(|o| o == "subtype=nacrefs"));
-    Some(Mount { device, root, point, fs_type, source, options, ours })
+    let read_only = [&flags, &options].iter().any(|list| list.split(',').any(|o| o == "ro"));
+    Some(Mount { device, root, point, fs_type, source, options, read_only, ours })
 }
 
 /// Undoes the kernel's `\040`: blanks, tabs, line ends and backslashes are written as three octal digits.

@@ -56,7 +56,12 @@ pub fn may_see(mount: &Mount) -> bool {
 pub fn of_mount(mount: &Mount) -> Result<Status> {
     let mut told = Told::default();
     mounts::daemon(mount)?.within(PATIENCE)?.ask(&Request::Status {}, &mut told)?;
-    told.status(&shown(&mount.point))
+    let mut status = told.status(&shown(&mount.point))?;
+    // What mount(8) has changed since, the daemon need not know.
+    if mount.read_only && status.read_only.is_none() {
+        status.read_only = Some("mounted again with -o remount,ro".into());
+    }
+    Ok(status)
 }
 
 /// Takes the one status that a drive tells.

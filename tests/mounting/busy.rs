@@ -49,7 +49,7 @@ head -c 1M /dev/urandom > m/f
 [ "$(df --output=size -B1 m | tail -1)" -gt 0 ]; [ "$(df --output=avail -B1 m | tail -1)" -gt 0 ]; df -h m >/dev/null
 [ "$(df --output=itotal m | tail -1)" -gt 0 ]; [ "$(df --output=iavail m | tail -1)" -gt 0 ]; df -i m >/dev/null
 [ "$(stat -f -c %T m)" = fuseblk ] || [ "$(stat -f -c %T m)" = fuse ]; [ "$(stat -f -c %l m)" = 255 ]; [ "$(stat -f -c %b m)" -gt 0 ]
-[ "$(stat -c %m m/f)" = $T/m ]; mountpoint -q m; lsblk >/dev/null 2>&1 || true
+[ "$(stat -c %m m/f)" = $T/m ]; mountpoint -q m; lsblk >/dev/null
 exec 5< m/f
 [[ " $(fuser -m m 2>/dev/null) " == *" $$ "* ]]; [[ " $(fuser m/f 2>/dev/null) " == *" $$ "* ]]; lsof -t $T/m | grep -qx $$
 exec 5<&-

@@ -9,6 +9,7 @@ echo "$T/store $T/m nacrefs key_file=$T/key,noauto,commit=3600,flush=3600 0 0" >
 mount m 2>/dev/null; echo before > m/f
 exec 5> m/open; fails 6 mount -o remount,ro m; says 'busy'; touch m/f; exec 5>&-
 mount -o remount,ro m; findmnt -no OPTIONS m | grep -q '^ro,'; [ "$(cat m/f)" = before ]
+"$N" status m | grep -q 'read only .*remount,ro'; "$N" doctor m --key-file key | grep 'writing .*remount,ro' || fail doctor
 for what in "touch m/new" "rm m/f" "mkdir m/d" "truncate -s 0 m/f" "setfattr -n user.x -v y m/f"; do fails 1 $what; says 'Read-only file system'; done
 mount -o remount,ro m
 # All that was written is durable.

@@ -69,12 +69,14 @@ fn helper(root: bool, path: Option<&std::ffi::OsStr>) -> Finding {
     }
 }
 
-/// Whether a line of fstab(5) mounts one of ours for others.
+/// Whether a line of fstab(5) lets an ordinary user mount one of ours for others.
 fn fstab_wants_others(fstab: &str) -> bool {
     fstab.lines().filter(|l| !l.trim_start().starts_with('#')).any(|line| {
         let mut fields = line.split_whitespace().skip(2);
         let ours = fields.next().is_some_and(|t| t == "nacrefs" || t == "fuse.nacrefs");
-        ours && fields.next().is_some_and(|o| o.split(',').any(|o| o == "allow_other"))
+        let has = |o: &str, any: &[&str]| o.split(',').any(|o| any.contains(&o));
+        let users = ["user", "users", "owner", "group"];
+        ours && fields.next().is_some_and(|o| has(o, &["allow_other"]) && has(o, &users))
     })
 }
 
@@ -211,10 +213,14 @@ mod tests {
         says(allow_other(false, "", false), Ok, "nor wanted");
         says(allow_other(false, "mount_max = 5\n user_allow_other # yes\n", true), Ok, "can be used");
         says(allow_other(true, "", true), Ok, "can be used");
-        assert!(fstab_wants_others("# x\n/srv/s /mnt nacrefs rw,allow_other,_netdev 0 0\n"));
-        for fstab in
-            ["#/srv/s /mnt nacrefs allow_other", "/dev/sda / ext4 allow_other", "/s /m nacrefs rw 0 0", ""]
-        {
+        assert!(fstab_wants_others("# x\n/srv/s /mnt nacrefs rw,user,allow_other,_netdev 0 0\n"));
+        for fstab in [
+            "#/srv/s /mnt nacrefs allow_other",
+            "/dev/sda / ext4 allow_other",
+            "/s /m nacrefs rw,user 0 0",
+            "/s /m nacrefs allow_other 0 0",
+            "",
+        ] {
             assert!(!fstab_wants_others(fstab), "{fstab}");
         }
     }

@@ -5,7 +5,7 @@ use super::{Finding, Patient};
 use crate::cli::App;
 use crate::cli::args;
 use crate::cli::backend::Closed;
-use crate::cli::control::Request;
+use crate::cli::control::{Request, Status};
 use crate::cli::mounts::shown;
 use crate::cli::secrets::{self, Given};
 use crate::cli::status::Told;
@@ -65,6 +65,13 @@ pub fn drive_id(app: &App, store: &str) -> Result<(DriveId, Finding), Finding> {
         Ok(drive) => Ok((drive, Finding::ok("store", format!("holds drive {drive}")))),
         Err(e) => Err(unopened(&e)),
     }
+}
+
+/// What is wrong where a mounted drive's store holds another one now.
+pub fn is_mounted(mounted: Option<&Status>, held: DriveId) -> Option<Finding> {
+    let mounted = mounted.filter(|s| s.drive != held.to_string())?;
+    let what = format!("holds drive {held}, but what is mounted is drive {}", mounted.drive);
+    Some(Finding::fail("store", what, "put the mounted drive's own store back in its place"))
 }
 
 /// A store that does not open, and what can be done.
@@ -205,6 +212,17 @@ mod tests {
         says(reach(Some(&dir.path().join("file"))), Fail, "not a directory");
         says(writable(dir.path()), Ok, "can be written");
         says(writable(Path::new("/proc/self/fd/none")), Fail, "cannot be written");
+    }
+
+    #[test]
+    fn another_drive_in_the_place_of_the_mounted_one_is_told() {
+        let held = DriveId([7; 16]);
+        let mounted = |drive: String| Status { drive, ..Status::default() };
+        assert!(
+            is_mounted(None, held).is_none() && is_mounted(Some(&mounted(held.to_string())), held).is_none()
+        );
+        let other = mounted(DriveId([8; 16]).to_string());
+        says(is_mounted(Some(&other), held).unwrap(), Fail, "what is mounted is drive 08");
     }
 
     #[test]
