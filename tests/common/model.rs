@@ -214,6 +214,39 @@ fn describe(bytes: &[u8], mode: u32, xattr: Option<&[u8]>, same: &str) -> String
     format!("file {} {} {mode:o} {x} ={same}", bytes.len(), blake3::hash(bytes).to_hex())
 }
 
+/// Finds the shortest prefix of operations, of at least so many, that makes a tree look so.
+pub fn prefix(before: &Model, ops: &[Op], least: usize, seen: &Seen) -> Result<(usize, Model), String> {
+    let mut m = before.clone();
+    let mut nearest = (usize::MAX, String::new());
+    for k in 0..=ops.len() {
+        if k > 0 {
+            m.apply(&ops[k - 1]);
+        }
+        if k < least {
+            continue;
+        }
+        let want = m.seen();
+        if want == *seen {
+            return Ok((k, m));
+        }
+        let differ: Vec<String> = want
+            .iter()
+            .filter(|(p, w)| seen.get(*p) != Some(w))
+            .map(|(p, w)| format!("{p}: want {w}, is {:?}", seen.get(p)))
+            .chain(seen.keys().filter(|p| !want.contains_key(*p)).map(|p| format!("{p}: is there")))
+            .collect();
+        if differ.len() < nearest.0 {
+            nearest = (differ.len(), format!("{k}: {}", differ.join("\n  ")));
+        }
+    }
+    Err(format!(
+        "the tree is no prefix of the {} operations that has the {least} durable ones; nearest is prefix {}\nlast ops: {:?}",
+        ops.len(),
+        nearest.1,
+        &ops[ops.len().saturating_sub(12)..]
+    ))
+}
+
 /// Does an operation for real.
 pub fn perform(root: &Path, op: &Op) -> std::io::Result<()> {
     let at = |p: &str| root.join(p);
