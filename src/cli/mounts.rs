@@ -116,8 +116,14 @@ pub fn at_exactly(path: &Path) -> Result<Option<Mount>> {
 /// Finds the drive that a path lies in, and the path from the drive's root. The path need not exist.
 pub fn locate(path: &Path) -> Result<(Mount, DrivePath)> {
     let mounts = list()?;
-    // A link inside a drive is itself meant; a link to a drive means the drive.
-    let mut found = resolve_parent(path)?;
+    let typed = std::path::absolute(path).context(|| format!("cannot find {}", shown(path)))?;
+    let inside = above(&mounts, &typed).filter(|m| m.is_ours() && m.point != typed);
+    let mut found = match inside {
+        // Who follows links in it waits for as long as its daemon is stopped.
+        Some(mount) if matches!(mount.ask(), Ok(Answer::Silent)) => typed.clone(),
+        // A link inside a drive is itself meant; a link to a drive means the drive.
+        _ => resolve_parent(path)?,
+    };
     if !above(&mounts, &found).is_some_and(Mount::is_ours) {
         found = resolve(path)?;
     }
@@ -192,7 +198,12 @@ impl Mount {
     /// Asks its daemon where its control socket is. An attribute, because the kernel would answer stat(2) from its
     /// cache, even for a daemon that is dead.
     fn ask(&self) -> Result<Answer> {
-        probe::getxattr(&self.point, CONTROL_XATTR, self.owner())
+        let ask = || probe::getxattr(&self.point, CONTROL_XATTR, self.owner());
+        match ask()? {
+            // It was killed, and ended while it was asked: from now on the kernel answers in its place.
+            Answer::Errno(libc::ECONNABORTED) => ask(),
+            answer => Ok(answer),
+        }
     }
 
     /// The store's URL, of a mount of ours: its source is the store as it was given, a path or a URL.

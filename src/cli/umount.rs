@@ -19,7 +19,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// How long the daemon may take to end after it was detached: it has committed, or was told not to.
+/// How long the daemon may take to end after it was detached (it has committed, or was told not to), or say nothing.
 const END_TIME: Duration = Duration::from_secs(120);
 /// How long it usually takes at most; who takes longer may be mounted in another namespace as well.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
@@ -72,7 +72,8 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
         if state == Expired::Gone {
             break;
         }
-        let client = Client::connect(&socket)?.served_by(mount.owner())?;
+        // While it stores, it says how much is left.
+        let client = Client::connect(&socket)?.served_by(mount.owner())?.within(END_TIME)?;
         let stored = client.ask(&Request::Umount { local }, &mut screen);
         stored.map_err(|e| if is_gone(mount) { by_another(point, e) } else { still_mounted(point, e) })?;
         if state == Expired::No {
