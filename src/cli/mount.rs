@@ -177,9 +177,10 @@ fn serve(app: &App, plan: Plan, report: &mut Report, why: Option<String>) -> Res
         options: plan.options,
     };
     let running = app.backend.mount(request).map_err(|e| made_all_the_same(e, &first))?;
-    let _found_by_umount = utab::Entry::of(&plan.dir);
+    let _found_by_umount = utab::Entry::of(&plan.dir, &noted);
     signals.stop_on_signal(running.clone());
     let owner = rustix::process::geteuid().as_raw();
+    let noted = state_dir.clone();
     let ready = Server::start(&control, owner, running.handler()).and_then(|server| {
         let metrics = match listener {
             Some(listener) => Some(metrics::Server::start(listener, running.clone())?),

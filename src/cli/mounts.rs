@@ -58,19 +58,19 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
     let device = String::from_utf8_lossy(fields.by_ref().nth(2)?).into_owned();
-    let root = path_of(fields.next()?);
-    let point = path_of(fields.next()?);
+    let root = unescape(fields.next()?);
+    let point = unescape(fields.next()?);
     let mut tail = fields.skip_while(|f| *f != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(tail.next()?).into_owned();
-    let source = path_of(tail.next().unwrap_or_default()).to_string_lossy().into_owned();
+    let source = unescape(tail.next().unwrap_or_default()).to_string_lossy().into_owned();
     let options = String::from_utf8_lossy(tail.next().unwrap_or_default()).into_owned();
     let ours =
         fs_type == FS_TYPE || (fs_type == "fuse" && options.split(',').any(|o| o == "subtype=nacrefs"));
     Some(Mount { device, root, point, fs_type, source, options, ours })
 }
 
-/// Undoes the kernel's `\040`: blanks, tabs, line ends and backslashes are written as three octal digits.
-fn path_of(field: &[u8]) -> PathBuf {
+/// Undoes `\040` of the kernel, fstab and utab: blanks, tabs, line ends and backslashes are written as three octal digits.
+pub fn unescape(field: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, after @ ..] = rest {
@@ -280,7 +280,7 @@ mod tests {
     fn octal_is_undone_and_nothing_else() {
         for (field, path) in [(&b"a\\040b"[..], "a b"), (b"\\04", "\\04"), (b"\\", "\\"), (b"\\999", "\\999")]
         {
-            assert_eq!(path_of(field), Path::new(path));
+            assert_eq!(unescape(field), Path::new(path));
         }
     }
 

@@ -186,14 +186,9 @@ fn clock(now: Moment, last: Option<Moment>, store: Option<Moment>) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict::{self, Fail, Ok, Skip, Warn};
+    use super::super::Verdict::{Fail, Ok, Skip, Warn};
+    use super::super::says;
     use super::*;
-
-    #[track_caller]
-    fn says(finding: Finding, verdict: Verdict, word: &str) {
-        assert_eq!(finding.verdict, verdict, "{finding:?}");
-        assert!(finding.line().contains(word), "{finding:?}");
-    }
 
     #[test]
     fn a_store_is_a_directory_that_is_there() {
