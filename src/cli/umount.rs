@@ -36,6 +36,8 @@ pub fn run(args: &args::Umount) -> Result<()> {
         Some(mount) if mount.is_ours() => mount,
         _ => return Err(Error::new(Kind::NotADrive, format!("{} is not a nacrefs mount", shown(&args.dir)))),
     };
+    // Where it was called from is not to keep it busy.
+    std::env::set_current_dir("/").context(|| "cannot leave the directory")?;
     // Neither asks the daemon, which may hang, and which `--lazy` is not to wait for.
     if args.lazy {
         return detach(&mount.point, UnmountFlags::DETACH);
