@@ -308,7 +308,7 @@ impl Handler for Inner {
                 (true, true) | (false, false) => Ok(()),
                 (false, true) => Err(Error::new(
                     Kind::Usage,
-                    "the drive was opened read-only: unmount it, and mount it without `ro`",
+                    "the drive was opened read-only, without its journal: unmount it, and mount it without `ro`",
                 )),
             },
             Request::Log { path } => self.past().log(&path, out),
