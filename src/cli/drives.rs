@@ -11,6 +11,7 @@ use super::backend::{
     Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, MountRequest, Problem, Running,
 };
 use super::control::{Client, Progress, Reply, Request};
+use super::keys::{WEAK, weak_slot};
 use super::options::{Atime, MountOptions};
 use super::output::Spinner;
 use super::paths::url_path;
@@ -116,11 +117,8 @@ impl Backend for Drives {
         // Before the secrets are opened, so that a drive in use is known at once.
         let state = lock_state(&request.state_dir, &request.control)?;
         let site = unlock(&request.store, &request.secret)?;
-        if let Some(slot) = site.slot.as_ref().filter(|slot| slot.is_weak()) {
-            tracing::warn!(
-                "key slot {} was made with less than today's argon2id: 'nacrefs key change' strengthens it",
-                slot.id()
-            );
+        if let Some(slot) = weak_slot(&site) {
+            tracing::warn!("key slot {slot} was {WEAK}");
         }
         Ok(Mounted::start(request, site, state)?)
     }
@@ -194,6 +192,12 @@ impl Backend for Drives {
             bytes_read: found.bytes,
             problems,
         })
+    }
+
+    fn weak_slots(&self, store: &str) -> Result<Vec<String>> {
+        let objects = crate::store::open(store, OpenOptions::default())?;
+        let slots = slots::list(&*objects)?.slots;
+        Ok(slots.iter().filter(|slot| slot.is_weak()).map(|slot| slot.id().to_string()).collect())
     }
 
     fn unlock(&self, drive: &Closed) -> Result<Site> {

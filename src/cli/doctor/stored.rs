@@ -98,6 +98,9 @@ pub fn checks(
         store_time = fs::metadata(dir).ok().map(|m| m.mtime());
     }
     let mut last = patient.told().and_then(|s| s.last_commit);
+    findings.extend(
+        app.backend.weak_slots(&patient.store).map_or_else(|e| Some(unopened(&e)), |weak| weak_slots(&weak)),
+    );
     match secret(app, args, key) {
         None => findings
             .push(Finding::skip("key", "no passphrase or key at hand: give --key-file or --passphrase-file")),
@@ -139,6 +142,14 @@ fn secret(app: &App, args: &args::Doctor, key: Option<&Path>) -> Option<Result<G
     env.passphrase.set(passphrase);
     let set = given || env.passphrase_file.is_some() || env.passphrase_command.is_some();
     (named || credential || set).then(|| secrets::find(flags, key, env, &mut |_| Ok(None)))
+}
+
+/// Passphrases that could be guessed at less cost than they need be.
+fn weak_slots(weak: &[String]) -> Option<Finding> {
+    let slots = if weak.len() == 1 { "slot" } else { "slots" };
+    let what = format!("key {slots} {}: made with less than today's argon2id", weak.join(", "));
+    let todo = "`nacrefs key change` with its passphrase, which may stay as it is";
+    (!weak.is_empty()).then(|| Finding::warn("key slots", what, todo))
 }
 
 fn refused(e: &Error) -> Finding {
@@ -200,6 +211,12 @@ mod tests {
         says(reach(Some(&dir.path().join("file"))), Fail, "not a directory");
         says(writable(dir.path()), Ok, "can be written");
         says(writable(Path::new("/proc/self/fd/none")), Fail, "cannot be written");
+    }
+
+    #[test]
+    fn weak_key_slots_are_told() {
+        assert_eq!(weak_slots(&[]), None);
+        says(weak_slots(&["ab".into(), "cd".into()]).unwrap(), Warn, "slots ab, cd");
     }
 
     #[test]
