@@ -33,6 +33,7 @@ mod written;
 
 pub use committer::Progress;
 pub use open::{FromStore, Keys, Parts, Replayed, Settings};
+pub use others::BothChanged;
 pub use shed::Kernel;
 
 use crate::chunk::Chunks;

@@ -8,13 +8,15 @@ fn a_busy_drive_stays_mounted_and_who_holds_it_is_named() {
 k() { mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; }
 k; mkdir m/d; (cd m/d; exec sleep 60) & sitter=$!
 until [ "$(readlink /proc/$sitter/exe)" = "$(readlink -f "$(command -v sleep)")" ]; do sleep .05; done
-fails 6 umount $T/m; says "busy"; says "sleep[$sitter]"; echo more > m/d/f
-fails 6 umount m; fails 6 "$N" umount m
+fails 6 umount $T/m; says "busy"; says "in use by sleep[$sitter]"; echo more > m/d/f
+# Those who ask are not named, and do not hold it.
+for how in umount "$N umount" "umount.fuse.nacrefs"; do fails 6 $how m; says "in use by sleep[$sitter]"; [[ $said != *mount[* && $said != *nacrefs[* ]] || fail "$said"; done
 # In the middle of it: read-only, at least.
 umount -r m; findmnt -no OPTIONS m | grep -q '^ro,'; fails 1 touch m/x; says 'Read-only'; mount -o remount,rw m; touch m/x
 # Lazily: out of sight at once, working for who is inside, stored when they leave.
 umount -l $T/m; ! mounted m; [ "$(cat /proc/$sitter/cwd/f)" = more ]; echo late > /proc/$sitter/cwd/late
 kill $sitter; wait $sitter || true; gone test -e state/control; rm -r state; k; [ "$(cat m/d/late)" = late ]
+(cd m/d; exec "$N" umount $T/m); ! mounted m; k
 # By force: cut off.
 exec 5< m/d/f; umount -f m; ! mounted m; fails 1 cat <&5; exec 5<&-; gone test -e state/control
 "#);

@@ -21,7 +21,7 @@ cp /bin/true m/true; fails 126 m/true; mount -o remount,exec,suid,dev,relatime $
 findmnt -no OPTIONS m | grep -q relatime; ! findmnt -no OPTIONS m | grep -q nosuid
 umount m; fails 7 "$N" mount -o remount,ro store m
 # A drive that was opened read-only stays so until it is unmounted.
-mount -o ro m 2>/dev/null; fails 1 touch m/x; fails 2 mount -o remount,rw m; says 'unmount it'; mount -o remount,ro m; umount m
+mount -o ro m 2>/dev/null; fails 1 touch m/x; fails 2 mount -o remount,rw m; says 'unmount it, and mount it without `ro`'; [ "$(wc -l <<< "$said")" = 1 ]; mount -o remount,ro m; umount m
 "#);
 }
 

@@ -105,6 +105,9 @@ pub fn checks(
         store_time = fs::metadata(dir).ok().map(|m| m.mtime());
     }
     let mut last = patient.told().and_then(|s| s.last_commit);
+    findings.extend(
+        app.backend.weak_slots(&patient.store).map_or_else(|e| Some(unopened(&e)), |weak| weak_slots(&weak)),
+    );
     match secret(app, args, key) {
         None => findings
             .push(Finding::skip("key", "no passphrase or key at hand: give --key-file or --passphrase-file")),
@@ -146,6 +149,14 @@ fn secret(app: &App, args: &args::Doctor, key: Option<&Path>) -> Option<Result<G
     env.passphrase.set(passphrase);
     let set = given || env.passphrase_file.is_some() || env.passphrase_command.is_some();
     (named || credential || set).then(|| secrets::find(flags, key, env, &mut |_| Ok(None)))
+}
+
+/// Passphrases that could be guessed at less cost than they need be.
+fn weak_slots(weak: &[String]) -> Option<Finding> {
+    let slots = if weak.len() == 1 { "slot" } else { "slots" };
+    let what = format!("key {slots} {}: made with less than today's argon2id", weak.join(", "));
+    let todo = "`nacrefs key change` with its passphrase, which may stay as it is";
+    (!weak.is_empty()).then(|| Finding::warn("key slots", what, todo))
 }
 
 fn refused(e: &Error) -> Finding {
@@ -193,14 +204,9 @@ fn clock(now: Moment, last: Option<Moment>, store: Option<Moment>) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict::{self, Fail, Ok, Skip, Warn};
+    use super::super::Verdict::{Fail, Ok, Skip, Warn};
+    use super::super::says;
     use super::*;
-
-    #[track_caller]
-    fn says(finding: Finding, verdict: Verdict, word: &str) {
-        assert_eq!(finding.verdict, verdict, "{finding:?}");
-        assert!(finding.line().contains(word), "{finding:?}");
-    }
 
     #[test]
     fn a_store_is_a_directory_that_is_there() {
@@ -223,6 +229,12 @@ mod tests {
         );
         let other = mounted(DriveId([8; 16]).to_string());
         says(is_mounted(Some(&other), held).unwrap(), Fail, "what is mounted is drive 08");
+    }
+
+    #[test]
+    fn weak_key_slots_are_told() {
+        assert_eq!(weak_slots(&[]), None);
+        says(weak_slots(&["ab".into(), "cd".into()]).unwrap(), Warn, "slots ab, cd");
     }
 
     #[test]
