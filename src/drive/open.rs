@@ -169,9 +169,14 @@ impl Drive {
         let first =
             make_ino(number, counter.max(1)).ok_or_else(|| Error::failed("inode numbers are used up"))?;
         let journal = Options { floor, before_damage: settings.read_only, ..settings.journal.clone() };
-        let (journal, replay) =
-            Journal::open(parts.journal_disk, parts.journal_key, parts.keys.realm(), parts.random, journal)
-                .context(|| "cannot open the journal")?;
+        let (journal, replay) = Journal::open(
+            parts.journal_disk,
+            parts.journal_key,
+            parts.keys.realm(),
+            parts.random.clone(),
+            journal,
+        )
+        .context(|| "cannot open the journal")?;
 
         let cache = Arc::new(ContentCache::new(settings.cache));
         let source = Cached { cache: parts.disk_cache, source: FromStore(parts.store.clone()) };
@@ -206,6 +211,7 @@ impl Drive {
             cache,
             chunks,
             clock: parts.clock,
+            random: parts.random,
             next_ino: AtomicU64::new(first),
             resident: Resident::new(settings.written),
             committing: Mutex::new(Committing {
