@@ -1,11 +1,11 @@
 #![no_main]
 //! The control protocol (src/cli/control, docs/CONTROL.md), heard from both ends of a socket, and what else is heard from
-//! other programs: requests for metrics, mountinfo.
+//! other programs: requests for metrics, mountinfo, fstab.
 
 use nacrefs::cli::control::{
     Answer, Client, LogEntry, MAX_DATA, Progress, Reply, Request, Status, read_request,
 };
-use nacrefs::cli::fuzzing::{metrics_route, mountinfo};
+use nacrefs::cli::fuzzing::{fstab_lines, metrics_route, mountinfo};
 use nacrefs::error::{Error, Result};
 use nacrefs::types::Version;
 use nacrefs_fuzz::{choice, target};
@@ -84,6 +84,7 @@ target!(8, |data| {
         }
         _ => {
             mountinfo(rest);
+            fstab_lines(&String::from_utf8_lossy(rest));
             let _ = metrics_route(rest);
         }
     }

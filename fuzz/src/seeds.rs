@@ -534,6 +534,12 @@ fn control(seeds: &mut Seeds) {
         3,
         b"36 35 0:98 / /mnt/a\\040b rw,nosuid shared:1 - fuse.nacrefs file:///srv rw,user_id=0,group_id=0\n",
     );
+    seeds.chosen(
+        "control",
+        "fstab",
+        3,
+        b"/srv/my\\040store /mnt/d nacrefs ro,state_dir=/var/s\\040t,nofail 0 0\n",
+    );
     seeds.chosen("control", "metrics", 3, b"GET /metrics?x=1 HTTP/1.1\r\nHost: localhost\r\n\r\n");
 }
 

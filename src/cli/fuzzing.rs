@@ -1,6 +1,6 @@
 //! What the fuzz targets (fuzz/) see of this layer, besides what is public.
 
-use super::{metrics, mounts, secrets};
+use super::{fstab, metrics, mounts, secrets};
 use crate::error::Result;
 use crate::types::Key;
 use std::io::Read;
@@ -11,7 +11,7 @@ pub use super::logging::parse_level;
 
 /// The passphrase in a file.
 pub fn passphrase_of(from: impl Read, what: &str) -> Result<Zeroizing<String>> {
-    secrets::passphrase_of(from, what)
+    secrets::text_of(from, what, "passphrase")
 }
 
 /// The key in the text of a key file.
@@ -27,4 +27,9 @@ pub fn mountinfo(text: &[u8]) -> usize {
 /// Whether the head of a request is one for the metrics; else the status to answer with.
 pub fn metrics_route(head: &[u8]) -> Result<(), &'static str> {
     metrics::route(head)
+}
+
+/// How many lines of an fstab are ours.
+pub fn fstab_lines(text: &str) -> usize {
+    fstab::parse(text).len()
 }
