@@ -318,15 +318,15 @@ impl Filesystem for Ops {
         _: FileHandle,
         offset: u64,
         size: u32,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let op = Op::read(Call::Read, ino.0).long_if(size >= LONG_READ);
         let counts = Arc::clone(self.desk.counts());
+        let read = if flags.0 & libc::O_NOATIME == 0 { Drive::read } else { Drive::read_unseen };
         self.desk.serve(op, [], reply, move |drive, wait, []| {
-            drive
-                .read(wait, ino.0, offset, size as usize)
+            read(drive, wait, ino.0, offset, size as usize)
                 .inspect(|bytes| counts.read.add(bytes.len() as u64))
         });
     }
