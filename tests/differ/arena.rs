@@ -149,7 +149,9 @@ impl Arena {
                 _ if rules::left_out(step, &seen) => continue,
                 _ => self.call(sides, step).map_err(fail)?,
             }
-            let all = at + 1 == steps.len() || (at + 1) % deep == 0 || matches!(step.1, Call::Remount {} | Call::Crash {});
+            let all = at + 1 == steps.len()
+                || (at + 1) % deep == 0
+                || matches!(step.1, Call::Remount {} | Call::Crash {});
             let [ext4, drive] = sides;
             seen = ext4.look(all).map_err(fail)?;
             let there = drive.look(all).map_err(fail)?;
@@ -179,8 +181,9 @@ impl Arena {
         if let Call::SeekData { slot, .. } | Call::SeekHole { slot, .. } = step.1 {
             let file = quietly(&ext4.open_file(step.0, slot)).ok();
             for (whose, outcome) in [("ext4", &want), ("the drive", &got)] {
-                rules::seeks(&step.1, outcome, file.as_ref())
-                    .map_err(|e| Difference::new(format!("{name} of {whose}"), format!("{name} of {whose}: {e}")))?;
+                rules::seeks(&step.1, outcome, file.as_ref()).map_err(|e| {
+                    Difference::new(format!("{name} of {whose}"), format!("{name} of {whose}: {e}"))
+                })?;
             }
         }
         Ok(())

@@ -36,7 +36,8 @@ impl Comparer {
     /// Whether a time was given by a clock while this ran, not set by somebody. (Clocks for times of files may be
     /// a tick behind.)
     fn of_this_run(&self, time: Time) -> bool {
-        let since = |t: SystemTime| t.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() as i64;
+        let since =
+            |t: SystemTime| t.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() as i64;
         let (first, last) = (self.began - Duration::from_secs(1), SystemTime::now() + Duration::from_secs(1));
         (since(first)..=since(last)).contains(&time.0)
     }
@@ -45,8 +46,10 @@ impl Comparer {
     pub fn compare(&mut self, ext4: &Look, drive: &Look) -> Result<(), Difference> {
         let names = |look: &Look| look.keys().cloned().collect::<Vec<_>>();
         if names(ext4) != names(drive) {
-            let only = |a: &Look, b: &Look| a.keys().filter(|k| !b.contains_key(*k)).cloned().collect::<Vec<_>>();
-            let says = format!("only on ext4: {:?}; only on the drive: {:?}", only(ext4, drive), only(drive, ext4));
+            let only =
+                |a: &Look, b: &Look| a.keys().filter(|k| !b.contains_key(*k)).cloned().collect::<Vec<_>>();
+            let says =
+                format!("only on ext4: {:?}; only on the drive: {:?}", only(ext4, drive), only(drive, ext4));
             return Err(Difference::new("names", says));
         }
         for ((name, e), d) in ext4.iter().zip(drive.values()) {

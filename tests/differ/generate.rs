@@ -14,8 +14,8 @@ pub fn steps(seed: u64, len: usize) -> Vec<Step> {
 
 const NAMES: [Path; 5] = ["a", "b", "c", "d", "e"];
 const PATHS: [Path; 24] = [
-    "d/a", "d/b", "d/c", "d/d", "e/a", "e/b", "e/d", "d/d/a", "d/d/b", "e/d/a", "c/a", "b/a", "a/", "d/", "d/.",
-    "d/..", "d/../a", ".", "..", "", "L255", "L256", "/a", "d/L255",
+    "d/a", "d/b", "d/c", "d/d", "e/a", "e/b", "e/d", "d/d/a", "d/d/b", "e/d/a", "c/a", "b/a", "a/", "d/",
+    "d/.", "d/..", "d/../a", ".", "..", "", "L255", "L256", "/a", "d/L255",
 ];
 const TARGETS: [Path; 14] =
     ["a", "b", "c", "d", "e", "../a", "d/a", "d/d", ".", "..", "/d", "nowhere", "L255", "L4090"];
@@ -34,7 +34,23 @@ const XATTRS: [Path; 12] = [
     "user.a",
 ];
 const SIZES: [u64; 18] = [
-    0, 1, 5, 100, 511, 4095, 4096, 4097, 8192, 10_000, 16_384, 65_535, 65_536, 65_537, 131_072, 200_000, 1 << 20,
+    0,
+    1,
+    5,
+    100,
+    511,
+    4095,
+    4096,
+    4097,
+    8192,
+    10_000,
+    16_384,
+    65_535,
+    65_536,
+    65_537,
+    131_072,
+    200_000,
+    1 << 20,
     (1 << 20) + 4097,
 ];
 const LENGTHS: [usize; 11] = [0, 1, 7, 100, 4095, 4096, 4097, 12_288, 65_536, 70_000, 140_000];
@@ -65,7 +81,10 @@ impl Generator {
             Step(owner, Call::Mkdir { path: "d", mode: Mode(0o777) }),
             Step(owner, Call::Chmod { path: "d", mode: Mode(mode), flags: At(0) }),
             Step(ANN, Call::Mkdir { path: "e", mode: Mode(0o755) }),
-            Step(self.user(), Call::Open { slot: 0, path: "a", flags: Open(O_CREAT | O_RDWR), mode: Mode(0o666) }),
+            Step(
+                self.user(),
+                Call::Open { slot: 0, path: "a", flags: Open(O_CREAT | O_RDWR), mode: Mode(0o666) },
+            ),
             Step(BEN, Call::Open { slot: 0, path: "d/a", flags: Open(O_CREAT | O_RDWR), mode: Mode(0o664) }),
         ]
     }
@@ -131,7 +150,17 @@ impl Generator {
             0 => When::Omit,
             1 | 2 => When::Now,
             _ => {
-                let second = self.pick(&[0, 1, -1, -5, 1_000_000_000, 1 << 31, 1 << 32, -2_000_000_000, 9_000_000_000]);
+                let second = self.pick(&[
+                    0,
+                    1,
+                    -1,
+                    -5,
+                    1_000_000_000,
+                    1 << 31,
+                    1 << 32,
+                    -2_000_000_000,
+                    9_000_000_000,
+                ]);
                 When::At(second, self.pick(&[0, 1, 300_000_000, 999_999_999, 999_999_999, 1_000_000_000]))
             }
         }
@@ -143,8 +172,16 @@ impl Generator {
             flags |= O_CREAT;
         }
         for (flag, chance) in [
-            (O_EXCL, 8), (O_TRUNC, 5), (O_APPEND, 6), (O_DIRECT, 8), (O_SYNC, 16), (O_DSYNC, 16),
-            (O_DIRECTORY, 10), (O_NOFOLLOW, 10), (O_NOATIME, 12), (O_PATH, 20),
+            (O_EXCL, 8),
+            (O_TRUNC, 5),
+            (O_APPEND, 6),
+            (O_DIRECT, 8),
+            (O_SYNC, 16),
+            (O_DSYNC, 16),
+            (O_DIRECTORY, 10),
+            (O_NOFOLLOW, 10),
+            (O_NOATIME, 12),
+            (O_PATH, 20),
         ] {
             if self.one_in(chance) {
                 flags |= flag;
@@ -287,9 +324,7 @@ impl Generator {
                 let gid = self.pick(&[-1, 0, 1001, 1003, 1004, -1]);
                 Call::Chown { path, uid, gid, flags: self.follow() }
             }
-            42..55 => {
-                Call::Utimens { path, atime: self.when(), mtime: self.when(), flags: self.follow() }
-            }
+            42..55 => Call::Utimens { path, atime: self.when(), mtime: self.when(), flags: self.follow() },
             55..58 => Call::Umask { mask: Mode(self.pick(&[0, 0o022, 0o077, 0o027, 0o777])) },
             58 => Call::Statfs { path: self.path() },
             59..72 => Call::SetXattr {

@@ -117,7 +117,8 @@ fn inside(path: &Path, stat: &Metadata, named: bool, targets: &mut Targets) -> s
     let target = if kind.is_symlink() && named {
         let key = (stat.ino(), (stat.ctime(), stat.ctime_nsec()));
         let known = targets.get(&key).cloned();
-        let target = known.map_or_else(|| Ok::<_, std::io::Error>(rustix::fs::readlink(path, vec![])?.into_bytes()), Ok)?;
+        let target = known
+            .map_or_else(|| Ok::<_, std::io::Error>(rustix::fs::readlink(path, vec![])?.into_bytes()), Ok)?;
         targets.insert(key, target.clone());
         Some(target)
     } else {

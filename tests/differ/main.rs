@@ -38,7 +38,8 @@ use std::time::{Duration, Instant};
 
 fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    let number = text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |hex| u64::from_str_radix(hex, 16).ok());
+    let number =
+        text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |hex| u64::from_str_radix(hex, 16).ok());
     Some(number.unwrap_or_else(|| panic!("{name}={text} is not a number")))
 }
 

@@ -62,7 +62,8 @@ impl Seat {
                 self.align_place(slot);
                 let mut data = Aligned::of(&pattern(fill, len));
                 // SAFETY: as above.
-                number(unsafe { write(self.fd(slot), data.get().as_ptr().cast(), len) } as i64).map(Got::Number)
+                number(unsafe { write(self.fd(slot), data.get().as_ptr().cast(), len) } as i64)
+                    .map(Got::Number)
             }
             Call::Pwrite { slot, at, len, fill } => {
                 let (len, at) = self.aligned(slot, len, at as i64);
@@ -76,10 +77,8 @@ impl Seat {
                 self.align_place(slot);
                 let (mut a, mut b) =
                     (Aligned::of(&pattern(fill, first)), Aligned::of(&pattern(fill ^ 0x55, second)));
-                let pieces = [&mut a, &mut b].map(|x| iovec {
-                    iov_base: x.get().as_mut_ptr().cast(),
-                    iov_len: x.get().len(),
-                });
+                let pieces = [&mut a, &mut b]
+                    .map(|x| iovec { iov_base: x.get().as_mut_ptr().cast(), iov_len: x.get().len() });
                 // SAFETY: as above.
                 number(unsafe { writev(self.fd(slot), pieces.as_ptr(), 2) } as i64).map(Got::Number)
             }
@@ -125,9 +124,9 @@ impl Seat {
             Call::MapWrite { slot, at, len, fill } => self.map(slot, at, len, Some(fill)),
             Call::MapRead { slot, at, len } => self.map(slot, at, len, None),
             // SAFETY: as above.
-            Call::Fsync { slot, data } => done(unsafe {
-                if data { fdatasync(self.fd(slot)) } else { fsync(self.fd(slot)) }
-            }),
+            Call::Fsync { slot, data } => {
+                done(unsafe { if data { fdatasync(self.fd(slot)) } else { fsync(self.fd(slot)) } })
+            }
             // SAFETY: as above.
             Call::Flock { slot, how } => done(unsafe { flock(self.fd(slot), how.0 | LOCK_NB) }),
             Call::SetLock { slot, how, at, len, ofd } => {
@@ -218,4 +217,3 @@ impl Seat {
         }
     }
 }
-

@@ -2,6 +2,7 @@
 
 use crate::arena::Arena;
 use crate::calls::*;
+use libc::*;
 
 /// Makes the calls of each case on ext4 and on one drive.
 fn alike(cases: &[(&str, &[Step])]) {
@@ -11,4 +12,34 @@ fn alike(cases: &[(&str, &[Step])]) {
             panic!("{name}: after call {}: {}", failure.at + 1, failure.difference.says);
         }
     }
+}
+
+#[test]
+fn names_are_as_on_ext4() {
+    alike(&[(
+        "a whiteout belongs to who renames, not to the owner of what was renamed",
+        &[
+            Step(ANN, Call::Mkdir { path: "c", mode: Mode(0o644) }),
+            Step(ROOT, Call::Rename { from: "c", to: "a", flags: Ren(RENAME_FLAG_WHITEOUT) }),
+        ],
+    )]);
+}
+
+#[test]
+fn times_are_as_on_ext4() {
+    alike(&[(
+        "reading with O_NOATIME leaves the access time as it is",
+        &[
+            Step(ROOT, Call::Open { slot: 0, path: "a", flags: Open(O_RDWR | O_CREAT), mode: Mode(0o644) }),
+            Step(ROOT, Call::Write { slot: 0, len: 5000, fill: 1 }),
+            Step(
+                ROOT,
+                Call::Utimens { path: "a", atime: When::At(1, 0), mtime: When::At(5, 0), flags: At(0) },
+            ),
+            // So that the bytes are in no cache of the kernel.
+            Step(ROOT, Call::Remount {}),
+            Step(ROOT, Call::Open { slot: 0, path: "a", flags: Open(O_NOATIME), mode: Mode(0) }),
+            Step(ROOT, Call::Read { slot: 0, len: 100 }),
+        ],
+    )]);
 }

@@ -68,7 +68,10 @@ pub fn seeks(call: &Call, outcome: &Outcome, file: Option<&File>) -> Result<(), 
         (_, Ok(Got::Place(x))) => {
             let x = *x as u64;
             // The end of the file is a hole too.
-            x == size || x >= at && x < size && first_byte(file, x).map_err(say)?.is_none_or(|d| d / 4096 > x / 4096)
+            x == size
+                || x >= at
+                    && x < size
+                    && first_byte(file, x).map_err(say)?.is_none_or(|d| d / 4096 > x / 4096)
         }
         _ => false,
     };

@@ -4,8 +4,8 @@ use crate::calls::{Call, SLOTS};
 use crate::outcome::{Errno, Got, Outcome, done, errno, number};
 use libc::*;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 use std::ffi::CString;
 use std::io::{IoSlice, IoSliceMut};

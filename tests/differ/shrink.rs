@@ -66,7 +66,8 @@ pub fn shrink(arena: &mut Arena, steps: &[Step], failure: &Failure) -> (Vec<Step
 
 /// A failure as the code of a regression test.
 pub fn code(seed: u64, steps: &[Step], failure: &Failure) -> String {
-    let mut out = format!("    // Seed {seed:#x}: {}\n    &[\n", failure.difference.says.replace('\n', "\n    // "));
+    let mut out =
+        format!("    // Seed {seed:#x}: {}\n    &[\n", failure.difference.says.replace('\n', "\n    // "));
     for Step(who, call) in steps {
         let _ = writeln!(out, "        Step({}, {call:?}),", USERS[*who].name);
     }

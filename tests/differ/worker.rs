@@ -10,7 +10,6 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,15 +19,20 @@ use std::time::Duration;
 enum Ask {
     Call(Call),
     /// Put the open file of a slot on the wire, and the other side of it: take one from there.
-    Give { slot: u8 },
-    Take { slot: u8 },
+    Give {
+        slot: u8,
+    },
+    Take {
+        slot: u8,
+    },
 }
 
-/// The wire on which open files go from one user to another.
-pub type Wire = Arc<(UnixDatagram, UnixDatagram)>;
+/// The wire on which open files go from one user to another: each worker keeps its own copies of both ends, from
+/// when it begins.
+pub type Wire = (UnixDatagram, UnixDatagram);
 
 pub fn wire() -> Wire {
-    Arc::new(UnixDatagram::pair().expect("a pair of sockets"))
+    UnixDatagram::pair().expect("a pair of sockets")
 }
 
 pub struct Worker {
@@ -45,9 +49,8 @@ impl Worker {
         let (ask, asked) = channel::<Ask>();
         let (answer, answers) = channel();
         let (ready, is_ready) = channel();
-        let (root, wire) = (root.to_owned(), wire.clone());
+        let (root, ends) = (root.to_owned(), [wire.0.as_raw_fd(), wire.1.as_raw_fd()]);
         let run = move || {
-            let ends = [wire.0.as_raw_fd(), wire.1.as_raw_fd()];
             become_user(&root, user, ends).unwrap_or_else(|e| panic!("{user:?} in {}: {e}", root.display()));
             // SAFETY: the call has no arguments.
             ready.send(unsafe { libc::gettid() }).unwrap_or(());

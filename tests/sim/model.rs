@@ -331,9 +331,8 @@ impl Model {
         }
         self.enter(to, to_name, id, time);
         if how.whiteout {
-            let owner = (self.nodes[id].uid, self.nodes[id].gid);
-            let node = Node { uid: owner.0, gid: owner.1, ..Model::node(FileKind::CharDevice, 0, time) };
-            self.make(dir, name, node, time);
+            // Of whoever renames, not of what was renamed.
+            self.make(dir, name, Model::node(FileKind::CharDevice, 0, time), time);
         }
         Ok(())
     }
