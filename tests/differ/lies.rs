@@ -4,7 +4,7 @@ use crate::arena::{Arena, Lie};
 use crate::calls::*;
 use crate::generate;
 use crate::outcome::{Errno, Got, Outcome};
-use crate::shrink::shrink;
+use crate::shrink::{DEEP, shrink};
 use libc::*;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, chown};
@@ -17,7 +17,7 @@ fn is_found(lie: Lie, kind: &str, most: usize) {
     arena.lie = Some(lie);
     for seed in 1..200 {
         let steps = generate::steps(seed, 150);
-        let Err(failure) = arena.run(&steps, 8) else { continue };
+        let Err(failure) = arena.run(&steps, DEEP) else { continue };
         assert!(failure.difference.kind.starts_with(kind), "{kind:?} was to be found: {failure:?}");
         let (few, small) = shrink(&mut arena, &steps, &failure);
         assert!(few.len() <= most, "{few:#?}\n{small:?}");

@@ -63,7 +63,7 @@ fn random_calls_do_on_a_drive_what_they_do_on_ext4() {
     while seed == first || Instant::now() < until && one.is_none() && failures.len() < 12 {
         let steps = generate::steps(seed, length(seed));
         calls += steps.len();
-        if let Err(failure) = arena.run(&steps, 8)
+        if let Err(failure) = arena.run(&steps, shrink::DEEP)
             && !failures.contains_key(&failure.difference.kind)
         {
             let (few, small) = shrink::shrink(&mut arena, &steps, &failure);

@@ -93,9 +93,11 @@ impl Seat {
     }
 
     fn close_dir(&self, path: &str, dir: c_int) {
-        if !Seat::open_file(path) {
-            // SAFETY: it was opened by `open_dir`.
-            unsafe { close(dir) };
+        // SAFETY: they take numbers alone; what is closed was opened by `open_dir`.
+        match Seat::open_file(path) {
+            // Places in a directory are each file system's own: none is left to be seen.
+            true => _ = unsafe { lseek64(dir, 0, SEEK_SET) },
+            false => _ = unsafe { close(dir) },
         }
     }
 }

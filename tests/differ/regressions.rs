@@ -26,6 +26,32 @@ fn names_are_as_on_ext4() {
 }
 
 #[test]
+fn attributes_are_as_on_ext4() {
+    let made = Step(ROOT, Call::Mkdir { path: "d", mode: Mode(0o755) });
+    let remove = |name| Step(ROOT, Call::RemoveXattr { path: "d", name, follow: true });
+    let get = |name| Step(ROOT, Call::GetXattr { path: "d", name, room: 100, follow: true });
+    let set = Step(
+        ROOT,
+        Call::SetXattr { path: "d", name: "user.a", len: 3, fill: 1, flags: Xattr(0), follow: true },
+    );
+    alike(&[
+        (
+            "what is in no space is not supported, and a space's prefix alone is invalid, whatever is asked",
+            &[
+                made,
+                remove("a"),
+                remove("nowhere.x"),
+                remove("user."),
+                get("a"),
+                get("nowhere.x"),
+                get("user."),
+            ],
+        ),
+        ("setting an attribute to what it is changes nothing, not even the ctime", &[made, set, set]),
+    ]);
+}
+
+#[test]
 fn times_are_as_on_ext4() {
     alike(&[(
         "reading with O_NOATIME leaves the access time as it is",

@@ -38,6 +38,10 @@ pub fn left_out(Step(who, call): &Step, ext4: &Look) -> bool {
         Call::Fallocate { slot: to, .. } | Call::CopyRange { to, .. } => {
             *who == ROOT && open(*to).is_some_and(|f| f.mode & 0o6000 != 0)
         }
+        // "places in a directory": each file system's own; only the beginning is the same.
+        Call::Lseek { slot, at, whence } => {
+            open(*slot).is_some_and(|f| f.mode & S_IFMT == S_IFDIR) && (*at != 0 || whence % 3 != 0)
+        }
         // "sgid when an ACL is set by an owner whose own group is not the file's": goes, even if the file's group
         // is another one of the owner's. Only Eve has others.
         Call::SetAcl { default: false, .. } => {

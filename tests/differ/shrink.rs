@@ -4,29 +4,36 @@ use crate::arena::{Arena, Failure};
 use crate::calls::{ROOT, Step, USERS};
 use std::cell::Cell;
 use std::fmt::Write;
+use std::time::{Duration, Instant};
 
-/// The most runs that one failure is worth.
-const PATIENCE: usize = 4000;
+/// How often all is looked at while calls are random.
+pub const DEEP: usize = 8;
+
+/// The longest that one failure is worth.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Drops calls, then makes those left simpler, as long as the difference stays of its kind.
 pub fn shrink(arena: &mut Arena, steps: &[Step], failure: &Failure) -> (Vec<Step>, Failure) {
     let mut best = (steps[..=failure.at].to_vec(), failure.clone());
-    let runs = Cell::new(0);
-    let mut attempt = |best: &mut (Vec<Step>, Failure), steps: Vec<Step>| {
-        runs.set(runs.get() + 1);
-        // All is looked at after each call, so that a difference is found where it begins.
-        match arena.run(&steps, 1) {
-            Err(found) if found.difference.kind == failure.difference.kind => {
-                *best = (steps[..=found.at].to_vec(), found);
-                true
-            }
-            _ => false,
+    let until = Instant::now() + PATIENCE;
+    // What is looked at inside is read, and so in the kernel's cache: to look at all after each call shows a
+    // difference where it begins, but may hide it.
+    let often = Cell::new(1);
+    let mut attempt = |best: &mut (Vec<Step>, Failure), steps: Vec<Step>| match arena.run(&steps, often.get())
+    {
+        Err(found) if found.difference.kind == failure.difference.kind => {
+            *best = (steps[..=found.at].to_vec(), found);
+            true
         }
+        _ => false,
     };
     let whole = best.0.clone();
-    if !attempt(&mut best, whole) {
-        // It does not come back: what there is, is the whole.
-        return best;
+    if !attempt(&mut best, whole.clone()) {
+        often.set(DEEP);
+        if !attempt(&mut best, whole) {
+            // It does not come back: what there is, is the whole.
+            return best;
+        }
     }
     // Halves, quarters, …, single calls; then once more what simpler calls have made superfluous.
     loop {
@@ -37,7 +44,7 @@ pub fn shrink(arena: &mut Arena, steps: &[Step], failure: &Failure) -> (Vec<Step
             while at < best.0.len() {
                 let mut fewer = best.0.clone();
                 fewer.drain(at..(at + piece).min(fewer.len()));
-                if fewer.is_empty() || !attempt(&mut best, fewer) {
+                if fewer.is_empty() || Instant::now() > until || !attempt(&mut best, fewer) {
                     at += piece;
                 }
             }
@@ -51,6 +58,9 @@ pub fn shrink(arena: &mut Arena, steps: &[Step], failure: &Failure) -> (Vec<Step
             let other = call.simpler().into_iter().map(|c| Step(who, c));
             let others = if who == ROOT { vec![] } else { vec![Step(ROOT, call)] };
             for step in others.into_iter().chain(other) {
+                if Instant::now() > until {
+                    break;
+                }
                 let mut simpler = best.0.clone();
                 simpler[at] = step;
                 if attempt(&mut best, simpler) {
@@ -58,7 +68,7 @@ pub fn shrink(arena: &mut Arena, steps: &[Step], failure: &Failure) -> (Vec<Step
                 }
             }
         }
-        if best.0 == before || runs.get() > PATIENCE {
+        if best.0 == before || Instant::now() > until {
             return best;
         }
     }
