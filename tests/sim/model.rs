@@ -283,8 +283,12 @@ impl Model {
             }
             Op::SetXattr { node, name, len, fill } => {
                 let n = &mut self.nodes[*node];
-                n.xattrs.insert(name.clone(), pattern(*fill, *len));
-                n.ctime = time;
+                let value = pattern(*fill, *len);
+                // What it says already is no change.
+                if n.xattrs.get(name) != Some(&value) {
+                    n.xattrs.insert(name.clone(), value);
+                    n.ctime = time;
+                }
             }
             Op::RemoveXattr { node, name } => {
                 let n = &mut self.nodes[*node];
