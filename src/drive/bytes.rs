@@ -93,11 +93,21 @@ impl Drive {
 
     /// Reads up to `len` bytes; fewer only at the end of the file.
     pub fn read(&self, wait: Wait, ino: Ino, at: u64, len: usize) -> Result<Vec<u8>> {
+        let (inode, out) = self.read_at(wait, ino, at, len)?;
+        self.touch_atime(&inode);
+        Ok(out)
+    }
+
+    /// The same for a file that was opened with O_NOATIME: the access time stays.
+    pub fn read_unseen(&self, wait: Wait, ino: Ino, at: u64, len: usize) -> Result<Vec<u8>> {
+        self.read_at(wait, ino, at, len).map(|(_, out)| out)
+    }
+
+    fn read_at(&self, wait: Wait, ino: Ino, at: u64, len: usize) -> Result<(Arc<Inode>, Vec<u8>)> {
         let inode = self.load(ino, wait)?;
         let (_, out) = self.bytes_of(&inode, at, len, wait)?;
         self.note_read(&inode, at, at + out.len() as u64);
-        self.touch_atime(&inode);
-        Ok(out)
+        Ok((inode, out))
     }
 
     /// A range of a file, cut at its end; and its size.

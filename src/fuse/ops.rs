@@ -232,7 +232,7 @@ impl Filesystem for Ops {
 
     fn rename(
         &self,
-        _: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -240,13 +240,14 @@ impl Filesystem for Ops {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let caller = caller(req, 0);
         let names = [name.as_bytes(), newname.as_bytes()];
         self.desk.serve(
             Op::free(Call::Rename, parent.0),
             names,
             reply,
             move |drive, wait, [name, newname]| {
-                drive.rename(wait, parent.0, name, newparent.0, newname, convert::rename_how(flags)?)
+                drive.rename(wait, parent.0, name, newparent.0, newname, convert::rename_how(flags, caller)?)
             },
         );
     }
@@ -318,15 +319,15 @@ impl Filesystem for Ops {
         _: FileHandle,
         offset: u64,
         size: u32,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let op = Op::read(Call::Read, ino.0).long_if(size >= LONG_READ);
         let counts = Arc::clone(self.desk.counts());
+        let read = if flags.0 & libc::O_NOATIME == 0 { Drive::read } else { Drive::read_unseen };
         self.desk.serve(op, [], reply, move |drive, wait, []| {
-            drive
-                .read(wait, ino.0, offset, size as usize)
+            read(drive, wait, ino.0, offset, size as usize)
                 .inspect(|bytes| counts.read.add(bytes.len() as u64))
         });
     }
