@@ -28,7 +28,7 @@ fn check_space(name: &[u8]) -> Result<()> {
 }
 
 impl Drive {
-    pub fn set_attr(&self, wait: Wait, _caller: &Caller, ino: Ino, how: &SetAttr) -> Result<Stat> {
+    pub fn set_attr(&self, wait: Wait, caller: &Caller, ino: Ino, how: &SetAttr) -> Result<Stat> {
         self.check_writable()?;
         if how.size.is_some_and(|s| s > MAX_SIZE) {
             return Err(Error::errno_of(libc::EFBIG));
@@ -48,7 +48,12 @@ impl Drive {
         let chown = how.uid.is_some() || how.gid.is_some() || nothing;
         if how.kill_suid || chown && !node.is_dir() {
             let now = perm.unwrap_or(old.perm);
-            let without = without_suid(now);
+            let mut without = without_suid(now);
+            // Where the group may not execute, sgid goes as well if the caller is not of it. Of groups the request tells
+            // only the first.
+            if nothing && caller.uid != 0 && caller.gid != old.gid {
+                without &= !0o2000;
+            }
             perm = if without != now { Some(without) } else { perm };
         }
         let now = self.clock.now();
