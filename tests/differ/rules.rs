@@ -32,6 +32,22 @@ pub const DIRECT: &str = "left out for O_DIRECT";
 
 /// Calls that are left out, for what they do is an exception and would stay visible.
 pub fn left_out(Step(who, call): &Step, ext4: &Look) -> bool {
+    let user = &USERS[*who];
+    // "sgid of a file that its group may not execute": stays when somebody who is not of that group changes the
+    // bytes or the owner.
+    let changes = match call {
+        Call::Write { .. } | Call::Pwrite { .. } | Call::Writev { .. } | Call::Pwritev2 { .. } => true,
+        Call::Truncate { .. } | Call::Ftruncate { .. } | Call::Chown { .. } | Call::Sendfile { .. } => true,
+        Call::Fallocate { .. } | Call::CopyRange { .. } => true,
+        Call::Open { flags, .. } => flags.0 & O_TRUNC != 0,
+        _ => false,
+    };
+    let foreign = |f: &Facts| {
+        f.mode & (S_IFMT | 0o2010) == S_IFREG | 0o2000 && f.gid != user.gid && !user.groups.contains(&f.gid)
+    };
+    if changes && *who != ROOT && ext4.values().any(foreign) {
+        return true;
+    }
     let open = |slot: u8| ext4.get(&format!("{}:{slot}", USERS[*who].name));
     match call {
         // "fallocate and copy_file_range on a suid file": clear suid and sgid for everybody, root too.
