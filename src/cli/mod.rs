@@ -13,6 +13,9 @@ mod daemon;
 mod doctor;
 mod drives;
 pub mod exit;
+mod fstab;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod helper;
 mod holders;
 mod keys;

@@ -11,6 +11,7 @@ use super::metrics::{self, Listener};
 use super::mounts::{self, shown};
 use super::notify::ServiceManager;
 use super::options::MountOptions;
+use super::output::with_names;
 use super::paths::{file_url, resolve, url_path};
 use super::pulse::Pulse;
 use super::remount;
@@ -38,6 +39,14 @@ struct Plan {
     make: bool,
     state_dir: Option<PathBuf>,
     options: MountOptions,
+    /// Somebody reads the errors: they may name files, which what goes to a log may not.
+    names: bool,
+}
+
+impl Plan {
+    fn told(&self) -> fn(Error) -> Error {
+        if self.names { with_names } else { |e| e }
+    }
 }
 
 enum Secret {
@@ -60,7 +69,8 @@ pub fn run(app: &App, args: &args::Mount) -> Result<()> {
     app.env.forget();
     let dir = plan.dir.clone();
     if plan.options.foreground {
-        return serve(app, plan, &mut Report::foreground(), None);
+        let told = plan.told();
+        return serve(app, plan, &mut Report::foreground(), None).map_err(told);
     }
     match daemon::fork()? {
         Side::Command(daemon) => {
@@ -83,7 +93,9 @@ pub fn run(app: &App, args: &args::Mount) -> Result<()> {
 }
 
 fn in_background(app: &App, plan: Plan, mut report: Report, why: Option<String>) -> Result<()> {
-    serve(app, plan, &mut report, why).or_else(|e| report.failed(e))
+    // A later daemon's errors are for the supervisor's log.
+    let told = if why.is_none() { plan.told() } else { |e| e };
+    serve(app, plan, &mut report, why).or_else(|e| report.failed(told(e)))
 }
 
 /// Checks everything that can be checked without opening the drive, and asks for what must be asked for while
@@ -119,7 +131,9 @@ fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan
     let given = args.state.state_dir.as_ref().or(options.state_dir.as_ref()).or(app.state_dir_env.as_ref());
     // Here, because the daemon is in another directory.
     let state_dir = given.map(|d| resolve(d)).transpose()?;
-    Ok(Plan { store, source, dir, secret, key_file, make, state_dir, options })
+    // What a service manager starts, or mount(8) at boot, writes into a log.
+    let names = std::io::stderr().is_terminal() || !(options.foreground || args.as_helper);
+    Ok(Plan { store, source, dir, secret, key_file, make, state_dir, options, names })
 }
 
 /// The life of a mount, from opening the drive to its end; `why`: what became of the daemon before this one.
@@ -166,6 +180,7 @@ fn serve(app: &App, plan: Plan, report: &mut Report, why: Option<String>) -> Res
     // Before the drive is mounted: a place that is taken must not leave half a mount.
     let listener = plan.options.metrics.as_ref().map(Listener::bind).transpose()?;
     let control = state_dir.join(SOCKET);
+    let noted = state_dir.clone();
     let request = MountRequest {
         store: plan.store,
         source: plan.source,
@@ -177,7 +192,7 @@ fn serve(app: &App, plan: Plan, report: &mut Report, why: Option<String>) -> Res
         options: plan.options,
     };
     let running = app.backend.mount(request).map_err(|e| made_all_the_same(e, &first))?;
-    let _found_by_umount = utab::Entry::of(&plan.dir);
+    let _found_by_umount = utab::Entry::of(&plan.dir, &noted);
     signals.stop_on_signal(running.clone());
     let owner = rustix::process::geteuid().as_raw();
     let ready = Server::start(&control, owner, running.handler()).and_then(|server| {

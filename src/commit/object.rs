@@ -5,7 +5,7 @@ use super::params::Parameters;
 use crate::error::{Error, Result};
 use crate::store::{PackId, PackInfo, RunSet};
 use crate::tree::Map;
-use crate::types::{DeviceId, Incarnation, Ino, Lsn, Time, Version};
+use crate::types::{DeviceId, Incarnation, Ino, Lsn, MAX_LSN, Time, Version};
 use crate::wire::{Reader, Writer};
 use std::collections::BTreeSet;
 
@@ -72,7 +72,7 @@ pub struct Counts {
     /// All inodes but directories.
     pub files: u64,
     pub directories: u64,
-    /// The sizes of all regular files, added up.
+    /// The sizes of all regular files, added up, modulo 2^64.
     pub bytes: u64,
 }
 
@@ -233,8 +233,8 @@ fn get_devices(r: &mut Reader) -> Result<Vec<Device>> {
         if d.number <= after || d.number > MAX_DEVICE_NUMBER || !ids.insert(d.id) {
             return Err(r.bad("has devices out of order, or one of them twice"));
         }
-        if d.next_ino > 1 << COUNTER_BITS {
-            return Err(r.bad("has a device whose inode numbers are out of range"));
+        if d.next_ino > 1 << COUNTER_BITS || d.lsn > MAX_LSN {
+            return Err(r.bad("has a device whose inode numbers, or journal's numbers, are out of range"));
         }
         devices.push(d);
     }

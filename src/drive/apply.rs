@@ -80,7 +80,7 @@ impl Drive {
             Op::Link { ino, at } => {
                 let node = held.node(ino)?;
                 node.meta.names.push(Name { parent: at.dir, name: at.name.into() });
-                node.meta.attr.nlink += 1;
+                node.meta.attr.nlink = node.meta.attr.nlink.saturating_add(1);
                 node.meta.attr.ctime = time;
                 node.meta.shell = true;
                 let kind = node.meta.attr.kind;
@@ -250,8 +250,9 @@ impl Drive {
         let dir = node.dir().ok_or(Error::errno_of(libc::ENOTDIR))?;
         dir.top.names.insert(key, Some((ino, kind)));
         let attr = &mut node.meta.attr;
-        attr.size += 1;
-        attr.nlink += u32::from(kind == FileKind::Directory);
+        // A version may have said anything of them.
+        attr.size = attr.size.saturating_add(1);
+        attr.nlink = attr.nlink.saturating_add(u32::from(kind == FileKind::Directory));
         (attr.mtime, attr.ctime) = (time, time);
         Ok(())
     }

@@ -231,7 +231,7 @@ impl Filesystem for Ops {
 
     fn rename(
         &self,
-        _: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -239,13 +239,14 @@ impl Filesystem for Ops {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let caller = caller(req, 0);
         let names = [name.as_bytes(), newname.as_bytes()];
         self.desk.serve(
             Op::free(Call::Rename, parent.0),
             names,
             reply,
             move |drive, wait, [name, newname]| {
-                drive.rename(wait, parent.0, name, newparent.0, newname, convert::rename_how(flags)?)
+                drive.rename(wait, parent.0, name, newparent.0, newname, convert::rename_how(flags, caller)?)
             },
         );
     }

@@ -104,6 +104,9 @@ impl Heads {
         while found.contains_key(&next) {
             next += 1;
         }
+        if next == Version::MAX {
+            return Err(Error::failed("this drive has had all the versions that it can have"));
+        }
         let above = head.as_ref().map_or(0, |h| h.version) + 1;
         let mut lost = None;
         if (next > above || known.is_none())

@@ -8,6 +8,7 @@ use super::{pace_of, settings_of, store_dir};
 use crate::cli::backend::{MountRequest, Phase, Running};
 use crate::cli::clear_dead;
 use crate::cli::control::{Handler, Progress, Reply, Request, Status};
+use crate::cli::keys::weak_slot;
 use crate::cli::logging;
 use crate::cli::metrics::Page;
 use crate::cli::options::{Atime, Synchronous};
@@ -260,6 +261,7 @@ impl Inner {
             cache_limit: figures.cache_limit as u64,
             waiting: figures.waiting as u64,
             unprotected: self.unprotected.clone(),
+            weak_slot: weak_slot(&self.site),
             store_speed: super::measures::store_speed(&self.site.requests),
             memory_bytes: super::measures::resident_bytes(),
             state_dir: Some(escape(self.state_dir.as_os_str().as_bytes())),
@@ -308,7 +310,7 @@ impl Handler for Inner {
                 (true, true) | (false, false) => Ok(()),
                 (false, true) => Err(Error::new(
                     Kind::Usage,
-                    "the drive was opened read-only: unmount it, and mount it without `ro`",
+                    "the drive was opened read-only, without its journal: unmount it, and mount it without `ro`",
                 )),
             },
             Request::Log { path } => self.past().log(&path, out),
