@@ -15,7 +15,8 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// File capabilities: gone with each change of the bytes or the owner (FUSE_HANDLE_KILLPRIV_V2).
+/// File capabilities: gone with each change of the bytes or the owner (FUSE_HANDLE_KILLPRIV_V2), but of
+/// directories, where they mean nothing.
 const CAPABILITY: &[u8] = b"security.capability";
 
 /// What suid and sgid become when somebody without the right to keep them writes.
@@ -157,7 +158,8 @@ impl Drive {
                     node.meta.attr.size = size;
                     node.meta.attr.mtime = time;
                 }
-                if uid.is_some() || gid.is_some() || size.is_some() {
+                let is_dir = node.is_dir();
+                if (uid.is_some() || gid.is_some() || size.is_some()) && !is_dir {
                     remove_xattr(&mut node.meta, CAPABILITY);
                 }
                 let attr = &mut node.meta.attr;

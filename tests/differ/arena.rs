@@ -156,7 +156,7 @@ impl Arena {
             seen = ext4.look(all).map_err(fail)?;
             let there = drive.look(all).map_err(fail)?;
             comparer.compare(&seen, &there).map_err(|mut d| {
-                d.kind += &format!(" after {}", step.1.name());
+                d.says = format!("after {}: {}", step.1.name(), d.says);
                 fail(d)
             })?;
         }

@@ -30,6 +30,15 @@ fn attributes_are_as_on_ext4() {
     let made = Step(ROOT, Call::Mkdir { path: "d", mode: Mode(0o755) });
     let remove = |name| Step(ROOT, Call::RemoveXattr { path: "d", name, follow: true });
     let get = |name| Step(ROOT, Call::GetXattr { path: "d", name, room: 100, follow: true });
+    let capable = Call::SetXattr {
+        path: "d",
+        name: "security.capability",
+        len: 20,
+        fill: 0,
+        flags: Xattr(0),
+        follow: true,
+    };
+    let given = Step(ROOT, Call::Chown { path: "d", uid: 1001, gid: -1, flags: At(0) });
     let set = Step(
         ROOT,
         Call::SetXattr { path: "d", name: "user.a", len: 3, fill: 1, flags: Xattr(0), follow: true },
@@ -47,6 +56,7 @@ fn attributes_are_as_on_ext4() {
                 get("user."),
             ],
         ),
+        ("a directory that is given away keeps its attributes", &[made, Step(ROOT, capable), given]),
         ("setting an attribute to what it is changes nothing, not even the ctime", &[made, set, set]),
     ]);
 }
