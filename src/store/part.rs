@@ -492,9 +492,10 @@ mod tests {
         };
         open(&|footer| assert!(footer.len() > unpadded + 1)).unwrap();
         open(&|footer| footer.truncate(unpadded)).unwrap();
-        let cut: &dyn Fn(&mut Vec<u8>) = &|footer| footer.truncate(unpadded - 1);
+        let cut = &|footer: &mut Vec<u8>| footer.truncate(unpadded - 1);
         assert!(open(cut).unwrap_err().to_string().contains("filter"));
-        let bent: [&dyn Fn(&mut Vec<u8>); 4] = [
+        type Bend<'a> = &'a dyn Fn(&mut Vec<u8>);
+        let bent: [Bend; 4] = [
             &|footer| *footer.last_mut().unwrap() = 1,
             &|footer| footer.truncate(unpadded + 1),
             &|footer| footer.truncate(footer.len() - 1),

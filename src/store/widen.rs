@@ -113,6 +113,7 @@ impl Widened {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
     use crate::error::Kind;

@@ -283,8 +283,12 @@ impl Model {
             }
             Op::SetXattr { node, name, len, fill } => {
                 let n = &mut self.nodes[*node];
-                n.xattrs.insert(name.clone(), pattern(*fill, *len));
-                n.ctime = time;
+                let value = pattern(*fill, *len);
+                // What it says already is no change.
+                if n.xattrs.get(name) != Some(&value) {
+                    n.xattrs.insert(name.clone(), value);
+                    n.ctime = time;
+                }
             }
             Op::RemoveXattr { node, name } => {
                 let n = &mut self.nodes[*node];
@@ -331,9 +335,8 @@ impl Model {
         }
         self.enter(to, to_name, id, time);
         if how.whiteout {
-            let owner = (self.nodes[id].uid, self.nodes[id].gid);
-            let node = Node { uid: owner.0, gid: owner.1, ..Model::node(FileKind::CharDevice, 0, time) };
-            self.make(dir, name, node, time);
+            // Of whoever renames, not of what was renamed.
+            self.make(dir, name, Model::node(FileKind::CharDevice, 0, time), time);
         }
         Ok(())
     }
