@@ -63,7 +63,7 @@ fn publish(world: &World, data: &[u8]) -> Result<()> {
     let fetch = store.clone();
     let fetch = move |a: &Address| fetch.fetch(a);
     let opener = Opener::new(Arc::new(ContentCache::new(1 << 20)), fetch, Keys(site.keys.clone()));
-    let mut batch = store.begin();
+    let mut batch = store.begin([7; 32]);
     let keys: &dyn Sealer = &*site.keys;
     let edits = |entries: BTreeMap<Vec<u8>, Vec<u8>>| -> Vec<_> {
         entries.into_iter().map(|(k, v)| (k, Some(v))).collect()
