@@ -29,11 +29,15 @@ impl Entry {
         rustix::process::geteuid().is_root().then(|| Entry::make(Path::new(DIR), point))
     }
 
-    fn make(dir: &Path, point: &Path) -> Entry {
+    fn new(dir: &Path, point: &Path) -> Entry {
         let mut line = format!("{SOURCE}TARGET=").into_bytes();
         line.extend(escape(point));
         line.extend(b" ROOT=/ OPTS=helper=nacrefs\n");
-        let entry = Entry { dir: dir.to_owned(), line };
+        Entry { dir: dir.to_owned(), line }
+    }
+
+    fn make(dir: &Path, point: &Path) -> Entry {
+        let entry = Entry::new(dir, point);
         if let Err(e) = entry.update(true) {
             tracing::warn!(
                 "plain `umount` will not wait for the store: cannot write {}/utab: {e}",
@@ -71,6 +75,13 @@ impl Entry {
         file.set_permissions(for_all(0o644))?;
         file.write_all(&new)?;
         fs::rename(self.dir.join("utab.nacrefs"), self.dir.join("utab"))
+    }
+}
+
+/// Removes the entry that a daemon has left which was killed.
+pub fn forget(point: &Path) {
+    if rustix::process::geteuid().is_root() && Path::new(DIR).join("utab").exists() {
+        drop(Entry::new(Path::new(DIR), point));
     }
 }
 
