@@ -81,6 +81,10 @@ impl Backend for FakeBackend {
         Ok(CheckReport::default())
     }
 
+    fn weak_slots(&self, _: &str) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     fn unlock(&self, _: &Closed) -> Result<Site> {
         Err(Error::failed("this drive has no store"))
     }

@@ -235,11 +235,21 @@ fn a_slot_with_weaker_parameters_opens_and_is_said_to_be_weak_until_it_is_change
         "{said}"
     );
     let log = || fs::read_to_string(d.state.join("log")).unwrap();
-    let mount = || {
+    // `status` tells it of the slot that was used, `doctor` of all, without a secret.
+    let mount = |weak: bool| {
         done(&mut with(&["mount", "store", "mnt"]));
+        for line in [&["status", "mnt"][..], &["doctor", "mnt"]] {
+            let said = run(&mut bare(&d, line)).1;
+            assert_eq!(said.contains("made with less than today's argon2id"), weak, "{said}");
+        }
+        let status: serde_json::Value =
+            serde_json::from_str(&done(&mut bare(&d, &["status", "mnt", "--json"]))).unwrap();
+        assert_eq!(status["weak_slot"].is_string(), weak, "{status}");
         ok(Command::new(NACREFS).arg("umount").arg(&d.mnt).output());
+        let said = done(&mut with(&["status", "--store", "store"]));
+        assert_eq!(said.contains("made with less than today's argon2id"), weak, "{said}");
     };
-    mount();
+    mount(true);
     assert!(log().contains("'nacrefs key change' strengthens it"), "{}", log());
     fs::remove_file(d.state.join("log")).unwrap();
 
@@ -248,7 +258,7 @@ fn a_slot_with_weaker_parameters_opens_and_is_said_to_be_weak_until_it_is_change
     let slots = list(&mut with(&["key", "list", "store"]));
     let slot = slots.iter().find(|s| s["opened"] == true).unwrap();
     assert_eq!((&slot["weak"], &slot["kdf"]["memory_kib"]), (&false.into(), &262144.into()));
-    mount();
+    mount(false);
     assert!(!log().contains("strengthens"), "{}", log());
 }
 

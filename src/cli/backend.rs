@@ -39,6 +39,9 @@ pub trait Backend {
         progress: &mut dyn FnMut(&Progress) -> Result<()>,
     ) -> Result<CheckReport>;
 
+    /// The ids of a store's key slots that were made with less than today's parameters; no secret is needed for that.
+    fn weak_slots(&self, store: &str) -> Result<Vec<String>>;
+
     /// Opens a drive's store, to work on its key slots or on what a state directory remembers of it.
     fn unlock(&self, drive: &Closed) -> Result<Site>;
 }

@@ -139,7 +139,7 @@ pub(super) fn closed(
 
 /// The same for a drive that may be named by its mount.
 pub fn target(app: &App, target: &TargetArgs) -> Result<Closed> {
-    let TargetArgs { target, store, secrets, state } = target;
+    let TargetArgs { target, closed: ClosedArgs { store, secrets, state } } = target;
     let Some(mount) = target.as_deref().map(mount_of).transpose()?.flatten() else {
         return closed(app, store.as_deref().or(target.as_deref()), secrets, state);
     };

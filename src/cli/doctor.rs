@@ -16,12 +16,14 @@ mod stored;
 
 use super::App;
 use super::args;
-use super::control::Status;
+use super::control::{SOCKET, Status};
+use super::fstab;
 use super::mounts::{self, Mount, shown};
 use super::output::Screen;
 use super::paths::{file_url, resolve, store_url, url_path};
 use super::probe;
 use super::status::{may_see, of_mount};
+use super::utab;
 use super::values::escape_message;
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize, Serializer};
@@ -177,12 +179,13 @@ fn patients(app: &App, target: Option<&Path>) -> Result<Vec<Patient>> {
         let default = app.places().ok().filter(|p| p.store.exists()).map(|p| file_url(&p.store));
         return Ok(default.map(closed).into_iter().collect());
     };
-    if let Some(mount) = mounts::at(target)?.filter(Mount::is_ours) {
-        return Ok(vec![Patient::of_mount(mount)]);
-    }
     match mounts::locate(target) {
         Ok((mount, _)) => Ok(vec![Patient::of_mount(mount)]),
-        Err(e) if e.kind() == Kind::NotADrive => Ok(vec![closed(store_url(target)?)]),
+        Err(e) if e.kind() == Kind::NotADrive => {
+            // A place that fstab mounts means the drive that would be there.
+            let line = resolve(target).ok().and_then(|place| fstab::at(&fstab::ours(), &place));
+            Ok(vec![closed(store_url(line.as_ref().map_or(target, |line| &line.store))?)])
+        }
         Err(e) => Err(e),
     }
 }
@@ -247,14 +250,15 @@ fn look(app: &App, args: &args::Doctor, patient: &Patient, tell: &mut dyn FnMut(
     match id {
         None => {}
         Some(Err(finding)) => tell(finding),
-        Some(Ok((_, finding))) => {
-            tell(finding);
+        Some(Ok((drive, finding))) => {
+            tell(stored::is_mounted(patient.told(), drive).unwrap_or(finding));
             stored::checks(app, args, patient, key.as_deref(), dir.as_deref(), tell);
         }
     }
 }
 
-/// Where the drive's state is on this machine: said, told by the daemon, or where it would be.
+/// Where the drive's state is on this machine: said, told by the daemon, noted by it before it died, or where it would
+/// be. None where that would be a guess: the daemon does not answer, and its socket is not there.
 fn state_dir(
     app: &App,
     args: &args::Doctor,
@@ -269,10 +273,23 @@ fn state_dir(
     {
         return socket.parent().map(Path::to_owned);
     }
+    let point = patient.mount.as_ref().map(|mount| mount.point.as_path());
+    if let Some(dir) = point.and_then(utab::state_dir) {
+        return Some(dir);
+    }
     if let Some(dir) = &app.state_dir_env {
         return resolve(dir).ok();
     }
-    Some(app.places().ok()?.state_dir(drive?))
+    let is_this = |line: &fstab::Line| match point {
+        Some(point) => line.point == point,
+        None => store_url(&line.store).is_ok_and(|store| store == patient.store),
+    };
+    let line = fstab::ours().into_iter().find(is_this);
+    if let Some(dir) = line.as_ref().and_then(|line| line.value("state_dir")) {
+        return Some(dir.into());
+    }
+    let dir = app.places().ok()?.state_dir(drive?);
+    (point.is_none() || dir.join(SOCKET).exists()).then_some(dir)
 }
 
 /// The key file that would open the drive, if one is named or is the default drive's.
@@ -296,6 +313,15 @@ pub fn unprotected(key: Option<&Path>, state_dir: &Path) -> Option<String> {
 
 /// How every word on that begins.
 const STOLEN: &str = "not protected if this disk is stolen";
+
+/// Checks what a finding is and says; what to do is told of what is wrong, and of nothing else.
+#[cfg(test)]
+#[track_caller]
+fn says(finding: Finding, verdict: Verdict, word: &str) {
+    assert_eq!(finding.verdict, verdict, "{finding:?}");
+    assert!(finding.line().contains(word), "{finding:?}");
+    assert_eq!(finding.todo.is_some(), matches!(verdict, Verdict::Warn | Verdict::Fail), "{finding:?}");
+}
 
 #[cfg(test)]
 mod tests {

@@ -13,6 +13,7 @@ mod daemon;
 mod doctor;
 mod drives;
 pub mod exit;
+mod fstab;
 mod helper;
 mod holders;
 mod keys;

@@ -11,6 +11,7 @@ use super::metrics::{self, Listener};
 use super::mounts::{self, shown};
 use super::notify::ServiceManager;
 use super::options::MountOptions;
+use super::output::with_names;
 use super::paths::{file_url, resolve, url_path};
 use super::pulse::Pulse;
 use super::remount;
@@ -40,6 +41,14 @@ struct Plan {
     options: MountOptions,
     /// What this mount takes the place of.
     before: Option<Before>,
+    /// Somebody reads the errors: they may name files, which what goes to a log may not.
+    names: bool,
+}
+
+impl Plan {
+    fn told(&self) -> fn(Error) -> Error {
+        if self.names { with_names } else { |e| e }
+    }
 }
 
 enum Secret {
@@ -99,7 +108,8 @@ pub fn run(app: &App, args: &args::Mount) -> Result<()> {
     app.env.forget();
     let dir = plan.dir.clone();
     if plan.options.foreground {
-        return serve(app, plan, &mut Report::foreground());
+        let told = plan.told();
+        return serve(app, plan, &mut Report::foreground()).map_err(told);
     }
     match daemon::fork()? {
         Side::Command(daemon) => {
@@ -124,7 +134,7 @@ fn supervised(app: &App, mut plan: Plan, report: Report) -> Result<()> {
         supervise::Side::Over => Ok(()),
         supervise::Side::Daemon(report, before) => {
             if let Some(before) = before {
-                plan.follow(before);
+                plan.follow(*before);
             }
             in_background(app, plan, report)
         }
@@ -132,7 +142,9 @@ fn supervised(app: &App, mut plan: Plan, report: Report) -> Result<()> {
 }
 
 fn in_background(app: &App, plan: Plan, mut report: Report) -> Result<()> {
-    serve(app, plan, &mut report).or_else(|e| report.failed(e))
+    // A later daemon's errors are for the supervisor's log.
+    let told = if plan.before.is_none() { plan.told() } else { |e| e };
+    serve(app, plan, &mut report).or_else(|e| report.failed(told(e)))
 }
 
 /// Checks everything that can be checked without opening the drive, and asks for what must be asked for while
@@ -171,7 +183,9 @@ fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan
     let given = args.state.state_dir.as_ref().or(options.state_dir.as_ref()).or(app.state_dir_env.as_ref());
     // Here, because the daemon is in another directory.
     let state_dir = given.map(|d| resolve(d)).transpose()?;
-    Ok(Plan { store, source, dir, secret, key_file, make, state_dir, options, before: None })
+    // What a service manager starts, or mount(8) at boot, writes into a log.
+    let names = std::io::stderr().is_terminal() || !(options.foreground || args.as_helper);
+    Ok(Plan { store, source, dir, secret, key_file, make, state_dir, options, before: None, names })
 }
 
 /// The life of a mount, from opening the drive to its end.
@@ -242,7 +256,7 @@ fn mounted(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
         options: plan.options,
     };
     let running = app.backend.mount(request).map_err(|e| made_all_the_same(e, &first))?;
-    let _found_by_umount = utab::Entry::of(&plan.dir);
+    let _found_by_umount = utab::Entry::of(&plan.dir, &state_dir);
     signals.stop_on_signal(running.clone());
     let owner = rustix::process::geteuid().as_raw();
     let ready = Server::start(&control, owner, running.handler()).and_then(|server| {

@@ -31,6 +31,8 @@ pub struct Mount {
     pub source: String,
     /// Options of the file system, between commas.
     pub options: String,
+    /// Whether this mount, or the file system, is read-only.
+    pub read_only: bool,
     ours: bool,
 }
 
@@ -61,20 +63,21 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
     let device = String::from_utf8_lossy(fields.by_ref().nth(2)?).into_owned();
-    let root = path_of(fields.next()?);
-    let point = path_of(fields.next()?);
+    let root = unescape(fields.next()?);
+    let point = unescape(fields.next()?);
     let flags = String::from_utf8_lossy(fields.next()?).into_owned();
     let mut tail = fields.skip_while(|f| *f != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(tail.next()?).into_owned();
-    let source = path_of(tail.next().unwrap_or_default()).to_string_lossy().into_owned();
+    let source = unescape(tail.next().unwrap_or_default()).to_string_lossy().into_owned();
     let options = String::from_utf8_lossy(tail.next().unwrap_or_default()).into_owned();
     let ours =
         fs_type == FS_TYPE || (fs_type == "fuse" && options.split(',').any(|o| o == "subtype=nacrefs"));
-    Some(Mount { device, root, point, flags, fs_type, source, options, ours })
+    let read_only = [&flags, &options].iter().any(|list| list.split(',').any(|o| o == "ro"));
+    Some(Mount { device, root, point, flags, fs_type, source, options, read_only, ours })
 }
 
-/// Undoes the kernel's `\040`: blanks, tabs, line ends and backslashes are written as three octal digits.
-fn path_of(field: &[u8]) -> PathBuf {
+/// Undoes `\040` of the kernel, fstab and utab: blanks, tabs, line ends and backslashes are written as three octal digits.
+pub fn unescape(field: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, after @ ..] = rest {
@@ -120,8 +123,14 @@ pub fn at_exactly(path: &Path) -> Result<Option<Mount>> {
 /// Finds the drive that a path lies in, and the path from the drive's root. The path need not exist.
 pub fn locate(path: &Path) -> Result<(Mount, DrivePath)> {
     let mounts = list()?;
-    // A link inside a drive is itself meant; a link to a drive means the drive.
-    let mut found = resolve_parent(path)?;
+    let typed = std::path::absolute(path).context(|| format!("cannot find {}", shown(path)))?;
+    let inside = above(&mounts, &typed).filter(|m| m.is_ours() && m.point != typed);
+    let mut found = match inside {
+        // Who follows links in it waits for as long as its daemon is stopped.
+        Some(mount) if matches!(mount.ask(), Ok(Answer::Silent)) => typed.clone(),
+        // A link inside a drive is itself meant; a link to a drive means the drive.
+        _ => resolve_parent(path)?,
+    };
     if !above(&mounts, &found).is_some_and(Mount::is_ours) {
         found = resolve(path)?;
     }
@@ -196,7 +205,12 @@ impl Mount {
     /// Asks its daemon where its control socket is. An attribute, because the kernel would answer stat(2) from its
     /// cache, even for a daemon that is dead.
     fn ask(&self) -> Result<Answer> {
-        probe::getxattr(&self.point, CONTROL_XATTR, self.owner())
+        let ask = || probe::getxattr(&self.point, CONTROL_XATTR, self.owner());
+        match ask()? {
+            // It was killed, and ended while it was asked: from now on the kernel answers in its place.
+            Answer::Errno(libc::ECONNABORTED) => ask(),
+            answer => Ok(answer),
+        }
     }
 
     /// The store's URL, of a mount of ours: its source is the store as it was given, a path or a URL.
@@ -318,7 +332,7 @@ mod tests {
     fn octal_is_undone_and_nothing_else() {
         for (field, path) in [(&b"a\\040b"[..], "a b"), (b"\\04", "\\04"), (b"\\", "\\"), (b"\\999", "\\999")]
         {
-            assert_eq!(path_of(field), Path::new(path));
+            assert_eq!(unescape(field), Path::new(path));
         }
     }
 

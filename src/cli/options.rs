@@ -307,12 +307,14 @@ fn passes_along(name: &str, option: &str) -> bool {
         "auto", "noauto", "user", "nouser", "users", "nousers", "owner", "noowner", "group", "nogroup", "nofail", "_netdev", "defaults", "sloppy",
         "norelatime", "nostrictatime", "lazytime", "nolazytime", "iversion", "noiversion", "mand", "nomand",
         "silent", "loud", "sub", "nosub", "symfollow", "nosymfollow",
+        // Habits from other file systems: what they ask for is so, or has no meaning here.
+        "acl", "user_xattr", "discard", "nodiscard", "barrier", "noquota",
     ];
     // The last ones are what the kernel shows of a mount: they come back at a remount.
     #[rustfmt::skip]
     const VALUED: &[&str] = &[
         "user", "comment", "fsname", "subtype", "helper", "uhelper", "context", "fscontext", "defcontext",
-        "rootcontext", "offset", "sizelimit", "fd", "rootmode", "user_id", "group_id", "max_read", "blksize",
+        "rootcontext", "errors", "offset", "sizelimit", "fd", "rootmode", "user_id", "group_id", "max_read", "blksize",
     ];
     FLAGS.contains(&option)
         || (option.contains('=') && VALUED.contains(&name))

@@ -4,7 +4,7 @@
 //! was given (sizes, intervals, `allow_other`) stays as it is. Where something else is asked for, a line says so.
 
 use super::control::Request;
-use super::mounts::{self, Mount, shown};
+use super::mounts::{self, shown};
 use super::options::{Atime, MountOptions, Synchronous};
 use super::output::Screen;
 use crate::error::{Context, Error, Kind, Result};
@@ -45,18 +45,13 @@ pub fn run(dir: &Path, options: &MountOptions, given: &[String]) -> Result<()> {
 }
 
 /// Makes the options what a mount's flags say, as mountinfo has them: somebody may have changed them since it was
-/// mounted. A drive that was opened for changes stays so: see [`is_ro`].
+/// mounted. A drive that was opened for changes stays so ([`Mount::read_only`](super::Mount)).
 pub fn keep(options: &mut MountOptions, flags: &str) {
     let has = |flag| flags.split(',').any(|f| f == flag);
     options.ro &= has("ro");
     (options.nosuid, options.nodev, options.noexec) = (has("nosuid"), has("nodev"), has("noexec"));
     options.atime = if has("noatime") { Atime::Never } else { Atime::Relative };
     options.nodiratime = has("nodiratime");
-}
-
-/// Whether the kernel refuses changes.
-pub fn is_ro(mount: &Mount) -> bool {
-    mount.flags.split(',').any(|f| f == "ro")
 }
 
 /// All that mount(2) can change; what is not said is cleared, and mount(8) says all of it.

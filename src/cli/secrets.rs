@@ -13,14 +13,17 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::sys::Random;
 use crate::sys::dirs::{make_dir, sync_dir};
 use crate::types::Key;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fstatfs};
 use std::cell::Cell;
 use std::ffi::{CStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// A secret that may open a drive.
@@ -294,26 +297,30 @@ fn typed(question: &str, purpose: Purpose, ask: Ask) -> Result<Zeroizing<String>
     Ok(answer)
 }
 
+/// How long a named pipe may have nobody who writes into it.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The kind of file system that pipes without a name are on (PIPEFS_MAGIC in statfs(2)).
+const PIPEFS: rustix::fs::FsWord = 0x5049_5045;
 /// More than any secret: a wrong file is not read whole.
 const LONGEST: u64 = 64 << 10;
 
-/// Reads a passphrase: all of it but one line end.
-fn passphrase_of(mut from: impl Read, what: &str) -> Result<Zeroizing<String>> {
+/// Reads a passphrase, or the text of a key file: all of it but one line end.
+fn text_of(mut from: impl Read, what: &str, kind: &str) -> Result<Zeroizing<String>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 64));
     from.by_ref()
         .take(LONGEST + 1)
         .read_to_end(&mut bytes)
         .map_err(|e| Error::new(Kind::Secret, format!("cannot read {what}")).with_source(e))?;
-    let refuse = |why| Err(Error::new(Kind::Secret, format!("{what} {why}")));
+    let refuse = |why: String| Err(Error::new(Kind::Secret, format!("{what} {why}")));
     if bytes.len() as u64 > LONGEST {
-        return refuse("is too long for a passphrase");
+        return refuse(format!("is too long for a {kind}"));
     }
     let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     let text = text.strip_suffix(b"\r").unwrap_or(text);
     match std::str::from_utf8(text) {
-        Ok("") => refuse("holds no passphrase"),
+        Ok("") => refuse(format!("is empty: it holds no {kind}")),
         Ok(text) => Ok(Zeroizing::new(text.to_owned())),
-        Err(_) => refuse("is not UTF-8"),
+        Err(_) => refuse("is not UTF-8".to_owned()),
     }
 }
 
@@ -322,8 +329,17 @@ fn open(file: &Path) -> Result<File> {
     let cannot = |e: std::io::Error| {
         Error::new(Kind::Secret, format!("cannot open {}", file.display())).with_source(e)
     };
-    let opened = File::open(file).map_err(cannot)?;
+    // Without waiting for somebody to write into a named pipe, who may never come.
+    let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(file).map_err(cannot)?;
     let meta = opened.metadata().map_err(cannot)?;
+    let refuse = |why: &str| Err(Error::new(Kind::Secret, format!("{} {why}", file.display())));
+    if meta.is_dir() {
+        return refuse("is a directory: give the file in it");
+    }
+    if meta.file_type().is_fifo() && !is_written_to(&opened).map_err(cannot)? {
+        return refuse("is a named pipe, and nobody writes into it");
+    }
+    rustix::fs::fcntl_setfl(&opened, OFlags::empty()).map_err(|e| cannot(e.into()))?;
     // As ssh has it: what belongs to somebody else, such as root, is that one's business. Systemd's credentials are.
     if meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 != 0 {
         let mode = meta.mode() & 0o7777;
@@ -335,8 +351,18 @@ fn open(file: &Path) -> Result<File> {
     Ok(opened)
 }
 
+/// Whether there is something to read from a pipe. A pipe that has a name may have no writer: it gets [`PATIENCE`]. One
+/// that has none (`<(command)` of a shell) was made for this, by whoever writes into it.
+fn is_written_to(pipe: &File) -> std::io::Result<bool> {
+    if fstatfs(pipe)?.f_type == PIPEFS {
+        return Ok(true);
+    }
+    let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    Ok(poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&patience))? > 0)
+}
+
 fn read_passphrase(file: &Path) -> Result<Zeroizing<String>> {
-    passphrase_of(open(file)?, &file.display().to_string())
+    text_of(open(file)?, &file.display().to_string(), "passphrase")
 }
 
 fn run(command: &OsString) -> Result<Zeroizing<String>> {
@@ -345,7 +371,7 @@ fn run(command: &OsString) -> Result<Zeroizing<String>> {
     let mut child =
         Command::new("sh").arg("-c").arg(command).stdout(Stdio::piped()).spawn().map_err(failed)?;
     let read = match child.stdout.take() {
-        Some(out) => passphrase_of(out, what),
+        Some(out) => text_of(out, what, "passphrase"),
         None => Err(Error::failed("the passphrase command has no output")),
     };
     let status = child.wait().map_err(failed)?;
@@ -357,12 +383,10 @@ fn run(command: &OsString) -> Result<Zeroizing<String>> {
 
 /// Reads a key file: 64 hexadecimal digits and a line end.
 pub fn read_key(file: &Path) -> Result<Box<Key>> {
-    let text = passphrase_of(open(file)?, &file.display().to_string())?;
+    let text = text_of(open(file)?, &file.display().to_string(), "key")?;
     parse_key(text.trim()).ok_or_else(|| {
-        Error::new(
-            Kind::Secret,
-            format!("{} is no key file: it must hold 64 hexadecimal digits", file.display()),
-        )
+        let said = format!("{} is no key file: it must hold 64 hexadecimal digits", file.display());
+        Error::new(Kind::Secret, said)
     })
 }
 
@@ -530,11 +554,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f");
         let table: [(&[u8], &str); 3] =
-            [(b"\n", "no passphrase"), (b"\xff\n", "UTF-8"), (&[b'x'; 70_000], "too long")];
+            [(b"\n", "holds no"), (b"\xff\n", "UTF-8"), (&[b'x'; 70_000], "too long")];
         for (bytes, why) in table {
             fs::write(&file, bytes).unwrap();
-            let e = read_passphrase(&file).unwrap_err();
-            assert!(e.kind() == Kind::Secret && e.to_string().contains(why), "{e}");
+            for e in [read_passphrase(&file).unwrap_err(), read_key(&file).unwrap_err()] {
+                assert!(e.kind() == Kind::Secret && e.to_string().contains(why), "{e}");
+            }
         }
         for text in ["12", &"0g".repeat(32), &"é".repeat(32)] {
             fs::write(&file, text).unwrap();
@@ -542,6 +567,37 @@ mod tests {
         }
         assert_eq!(read_key(Path::new("/no/such")).unwrap_err().kind(), Kind::Secret);
         assert_eq!(run(&"exit 3".into()).unwrap_err().kind(), Kind::Secret);
+    }
+
+    /// Opening a named pipe into which nobody writes used to wait for ever.
+    #[test]
+    fn a_pipe_is_read_once_somebody_writes_and_not_waited_for_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+            .unwrap();
+        let e = read_key(&pipe).unwrap_err();
+        assert!(e.kind() == Kind::Secret && e.to_string().contains("nobody writes"), "{e}");
+        let to = pipe.clone();
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            let mut out = File::options().write(true).open(to)?;
+            out.write_all(b"a pass")?;
+            std::thread::sleep(Duration::from_millis(200));
+            out.write_all(b"phrase\n")
+        });
+        assert_eq!(*read_passphrase(&pipe).unwrap(), "a passphrase");
+        writer.join().unwrap().unwrap();
+        // As a shell's <(command): it may take its time.
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        use std::os::fd::AsRawFd;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
+        let slow = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            writer.write_all(b"typed late\n")
+        });
+        assert_eq!(*read_passphrase(&path).unwrap(), "typed late");
+        slow.join().unwrap().unwrap();
     }
 
     #[test]

@@ -21,7 +21,7 @@ const LIFE: Duration = Duration::from_secs(60);
 /// Which process this is.
 pub enum Side {
     /// A daemon; and what was before, where it is not the first.
-    Daemon(Report, Option<Before>),
+    Daemon(Report, Option<Box<Before>>),
     /// The supervisor, when there is nothing more to watch.
     Over,
 }
@@ -48,7 +48,7 @@ pub fn supervise(mut report: Report, dir: &Path, log: &LogOptions) -> Result<Sid
     loop {
         let begun = Instant::now();
         let (daemon, waiting) = match daemon::split()? {
-            daemon::Half::Child(own) => return Ok(Side::Daemon(own, before)),
+            daemon::Half::Child(own) => return Ok(Side::Daemon(own, before.map(Box::new))),
             daemon::Half::Parent(pid, waiting) => (pid, waiting),
         };
         let heard = first_words(waiting, &mut report);

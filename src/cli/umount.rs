@@ -20,7 +20,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// How long the daemon may take to end after it was detached: it has committed, or was told not to.
+/// How long the daemon may take to end after it was detached (it has committed, or was told not to), or say nothing.
 const END_TIME: Duration = Duration::from_secs(120);
 /// How long it usually takes at most; who takes longer may be mounted in another namespace as well.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
@@ -39,6 +39,8 @@ pub fn run(args: &args::Umount) -> Result<()> {
         _ if args.dead => return Ok(()),
         _ => return Err(Error::new(Kind::NotADrive, format!("{} is not a nacrefs mount", shown(&args.dir)))),
     };
+    // Where it was called from is not to keep it busy.
+    std::env::set_current_dir("/").context(|| "cannot leave the directory")?;
     leave(args, &mount)?;
     // A daemon that was killed, or that goes on out of sight, does not do this.
     if !mounts::at_exactly(&mount.point)?.is_some_and(|m| m.is_ours()) {
@@ -87,7 +89,8 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
         if state == Expired::Gone {
             break;
         }
-        let client = Client::connect(&socket)?.served_by(mount.owner())?;
+        // While it stores, it says how much is left.
+        let client = Client::connect(&socket)?.served_by(mount.owner())?.within(END_TIME)?;
         let stored = client.ask(&Request::Umount { local }, &mut screen);
         stored.map_err(|e| if is_gone(mount) { by_another(point, e) } else { still_mounted(point, e) })?;
         if state == Expired::No {

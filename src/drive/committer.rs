@@ -17,6 +17,7 @@ use crate::commit::{
 use crate::content::Ctx;
 use crate::error::{Error, Kind, Result};
 use crate::store::{Batch, ChunkStore};
+use crate::sys::random;
 use crate::types::{DeviceId, Incarnation, Ino, Lsn, Time, Version};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -350,7 +351,8 @@ impl Drive {
         let tools =
             Tools { keys: &self.keys, directories: &directories, chunks: &*self.chunks, fetch: &fetch };
         let Closed { generation, inodes, batch, .. } = closed;
-        let batch = batch.get_or_insert_with(|| self.store.begin());
+        let order = random(&*self.random)?;
+        let batch = batch.get_or_insert_with(|| self.store.begin(order));
         let mut changes = Vec::with_capacity(inodes.len());
         let mut nameless = Vec::new();
         let gens = *self.gate.read();

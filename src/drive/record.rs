@@ -118,6 +118,32 @@ fn get_perm(r: &mut Reader) -> Result<u16> {
 }
 
 impl<'a> Op<'a> {
+    /// The inodes that the operation is about, and not the directories that their names are in.
+    pub fn subjects(&self) -> Vec<Ino> {
+        match *self {
+            Op::Rename { ino, replaced, whiteout, .. } => {
+                [Some(ino), replaced, whiteout.map(|(ino, ..)| ino)].into_iter().flatten().collect()
+            }
+            Op::Create { ino, .. }
+            | Op::Link { ino, .. }
+            | Op::Remove { ino, .. }
+            | Op::Write { ino, .. }
+            | Op::Hole { ino, .. }
+            | Op::SetAttr { ino, .. }
+            | Op::SetXattr { ino, .. }
+            | Op::RemoveXattr { ino, .. } => vec![ino],
+        }
+    }
+
+    /// The names that it gives or takes away.
+    pub fn names(&self) -> Vec<At<'a>> {
+        match *self {
+            Op::Create { at, .. } | Op::Link { at, .. } | Op::Remove { at, .. } => vec![at],
+            Op::Rename { from, to, .. } => vec![from, to],
+            _ => Vec::new(),
+        }
+    }
+
     /// The inodes that the operation changes, except those it makes.
     pub fn inodes(&self) -> Vec<Ino> {
         match self {

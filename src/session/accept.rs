@@ -1,5 +1,7 @@
-//! After a rollback or a fork: what this machine remembers of a drive, what the store shows, and going on from that.
+//! After a rollback or a fork, or where the journal does not go with what other machines have made since: what this
+//! machine remembers of a drive, what the store shows, and going on from that.
 
+use super::begin;
 use super::site::{Site, unfinished};
 use super::state::StateDir;
 use crate::commit::Opened;
@@ -12,7 +14,8 @@ use crate::types::{DeviceId, Time};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A store that does not go on from what this machine has seen, or whose newest head is damaged. The state directory stays locked while this lives.
+/// A store that does not go on from what this machine has seen or done, or whose newest head is damaged. The state
+/// directory stays locked while this lives.
 pub struct Dispute {
     site: Site,
     state: StateDir,
@@ -28,6 +31,8 @@ pub struct Dispute {
     /// The newest version that the store shows.
     pub shown: Opened,
     pub journal: Unstored,
+    /// The store goes on from what this machine has seen: only its journal does not go with it.
+    pub descends: bool,
 }
 
 /// What the journal of a machine holds that is not in the version that the machine remembers.
@@ -46,13 +51,17 @@ impl Dispute {
         let keys = state.keys(&site.secrets, &SystemRandom)?;
         let memory = state.memory(&keys)?;
         let remembered = memory.map(|m| HeadLink { version: m.version, hash: m.head });
-        let refusal = match site.newest(remembered) {
-            Ok(newest) => match site.lost(&newest) {
-                Some(lost) => lost,
-                None => return Ok(None),
+        let (refusal, descends) = match site.newest(remembered) {
+            Ok(newest) => match (site.lost(&newest), memory) {
+                (Some(lost), _) => (lost, false),
+                (None, None) => return Ok(None),
+                (None, Some(memory)) => match begin::refusal(&site, &state, &keys, memory, &newest)? {
+                    Some(refusal) => (refusal, true),
+                    None => return Ok(None),
+                },
             },
             // A head that was damaged since: the one before it is the newest.
-            Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Damage) => e,
+            Err(e) if matches!(e.kind(), Kind::Conflict | Kind::Damage) => (e, false),
             Err(e) => return Err(e),
         };
         let shown = site.newest(None)?.opened.ok_or_else(unfinished)?;
@@ -60,7 +69,7 @@ impl Dispute {
         let base = memory.map(|m| HeadLink { version: m.base.0, hash: m.base.1 });
         let journal = unstored(&site, &state, &keys, [remembered, base], device)?;
         let seen = state.remembered_at();
-        Ok(Some(Dispute { site, state, keys, refusal, remembered, seen, device, shown, journal }))
+        Ok(Some(Dispute { site, state, keys, refusal, remembered, seen, device, shown, journal, descends }))
     }
 
     /// Makes the version that the store shows the one that this machine goes on from. What the journal holds is to

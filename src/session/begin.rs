@@ -16,6 +16,9 @@ use crate::types::{Incarnation, Version};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// The memory that a replay may take that is only to show whether it can be done, in bytes.
+const REPLAY_MEMORY: usize = 256 << 20;
+
 /// What a drive is opened with.
 pub struct Opening {
     pub site: Site,
@@ -122,10 +125,7 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
         space: Box::new(move || room_of(store_dir.as_deref())),
     };
     let opened = assemble(&site, machine, settings).map_err(|e| match (over, e.kind()) {
-        (Some(_), Kind::Conflict) => e.context(format!(
-            "cannot go on from the newest version: mount with -o ro to see the drive as this machine left it, copy what \
-             you need elsewhere, then delete {path}"
-        )),
+        (Some(_), Kind::Conflict) => e.context(way_on(&path)),
         _ => e,
     })?;
     // What the journal holds stands on the newest version now.
@@ -138,6 +138,65 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
         }
     }
     Ok(opened)
+}
+
+/// What can be done where the newest version is sound, and the journal does not go with it.
+fn way_on(state_dir: &str) -> String {
+    format!(
+        "cannot go on from the newest version: -o ro shows the drive as this machine left it, and 'nacrefs accept STORE' \
+         goes on without what it has not stored, which is kept aside (state directory {state_dir})"
+    )
+}
+
+/// Why a machine cannot go on from the newest version, which descends from what it has seen: what its journal holds does
+/// not go with it. None where a mount would succeed. It is as [`open`] does it, and changes nothing.
+pub(super) fn refusal(
+    site: &Site,
+    state: &StateDir,
+    keys: &LocalKeys,
+    memory: Memory,
+    newest: &Newest,
+) -> Result<Option<Error>> {
+    let (Some(opened), Some(device)) = (&newest.opened, state.device(keys)?) else { return Ok(None) };
+    let known = HeadLink { version: memory.version, hash: memory.head };
+    if was_copied(site, opened, known, &device)? {
+        let base = site.versions.open(known.version)?;
+        let changes = unstored(site, state, keys, &base, &device)?;
+        return Ok((changes > 0).then(|| copied(state, changes)));
+    }
+    if !others_wrote(site, opened, memory.base.0, &device) {
+        return Ok(None);
+    }
+    let machine = Machine {
+        newest: newest.clone(),
+        over: Some(memory.base.0),
+        device: device.device,
+        signing: device.signing,
+        incarnation: device.incarnation,
+        journal_disk: Arc::new(state.journal()?),
+        journal_key: keys.journal_key().clone(),
+        index: None,
+        clock: Arc::new(SystemClock),
+        random: Arc::new(SystemRandom),
+        remember: Box::new(|_, _| Ok(())),
+        disk_cache: None,
+        space: Box::new(|| room_of(None)),
+    };
+    let settings = Settings { read_only: true, ..Settings::within(REPLAY_MEMORY) };
+    match assemble(site, machine, settings) {
+        Err(e) if e.kind() == Kind::Conflict => Ok(Some(e)),
+        replayed => replayed.map(|_| None),
+    }
+}
+
+/// A journal whose numbers another machine has used as well.
+fn copied(state: &StateDir, changes: u64) -> Error {
+    let path = state.path().display();
+    let what = format!(
+        "the state directory {path} was copied, and its twin has written to the drive; the journal here holds {changes} \
+         changes that are not in the store"
+    );
+    Error::new(Kind::Conflict, what)
 }
 
 /// Whether other machines have made versions after this one, or may have: not every version can be read for ever.
@@ -217,14 +276,7 @@ fn divide(
             );
             return Ok(Divided::Alone(Box::new(base)));
         }
-        return Err(Error::new(
-            Kind::Conflict,
-            format!(
-                "the state directory {path} was copied, and its twin has written to the drive; the journal here holds \
-                 {changes} changes that are not in the store: mount with -o ro, copy what you need elsewhere, then \
-                 delete {path}"
-            ),
-        ));
+        return Err(copied(state, changes).context(way_on(&path.to_string())));
     }
     tracing::warn!("{path} was copied, and its twin has written to the drive: going on here as a new device");
     state.clear_journal()?;

@@ -246,7 +246,7 @@ pub fn init_in(
         crate::drive::Keys(site.keys.clone()),
     );
     let tools = Tools { keys: &site.keys, directories: &*site.keys, chunks: &opener, fetch: &fetch };
-    let mut batch = chunks.begin();
+    let mut batch = chunks.begin(random(source)?);
     let (commit, _) = build(None, vec![root], &Nothing, &making, tools, &mut batch)?;
     let prepared = site.versions.prepare(&newest, commit, &mut batch, &opener, &signer)?;
     match site.versions.publish(&prepared)? {

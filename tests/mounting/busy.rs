@@ -8,13 +8,15 @@ fn a_busy_drive_stays_mounted_and_who_holds_it_is_named() {
 k() { mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; }
 k; mkdir m/d; (cd m/d; exec sleep 60) & sitter=$!
 until [ "$(readlink /proc/$sitter/exe)" = "$(readlink -f "$(command -v sleep)")" ]; do sleep .05; done
-fails 6 umount $T/m; says "busy"; says "sleep[$sitter]"; echo more > m/d/f
-fails 6 umount m; fails 6 "$N" umount m
+fails 6 umount $T/m; says "busy"; says "in use by sleep[$sitter]"; echo more > m/d/f
+# Those who ask are not named, and do not hold it.
+for how in umount "$N umount" "umount.fuse.nacrefs"; do fails 6 $how m; says "in use by sleep[$sitter]"; [[ $said != *mount[* && $said != *nacrefs[* ]] || fail "$said"; done
 # In the middle of it: read-only, at least.
 umount -r m; findmnt -no OPTIONS m | grep -q '^ro,'; fails 1 touch m/x; says 'Read-only'; mount -o remount,rw m; touch m/x
 # Lazily: out of sight at once, working for who is inside, stored when they leave.
 umount -l $T/m; ! mounted m; [ "$(cat /proc/$sitter/cwd/f)" = more ]; echo late > /proc/$sitter/cwd/late
 kill $sitter; wait $sitter || true; gone test -e state/control; rm -r state; k; [ "$(cat m/d/late)" = late ]
+(cd m/d; exec "$N" umount $T/m); ! mounted m; k
 # By force: cut off.
 exec 5< m/d/f; umount -f m; ! mounted m; fails 1 cat <&5; exec 5<&-; [ ! -e state/control ]
 "#);
@@ -74,7 +76,7 @@ head -c 1M /dev/urandom > m/f
 [ "$(df --output=size -B1 m | tail -1)" -gt 0 ]; [ "$(df --output=avail -B1 m | tail -1)" -gt 0 ]; df -h m >/dev/null
 [ "$(df --output=itotal m | tail -1)" -gt 0 ]; [ "$(df --output=iavail m | tail -1)" -gt 0 ]; df -i m >/dev/null
 [ "$(stat -f -c %T m)" = fuseblk ] || [ "$(stat -f -c %T m)" = fuse ]; [ "$(stat -f -c %l m)" = 255 ]; [ "$(stat -f -c %b m)" -gt 0 ]
-[ "$(stat -c %m m/f)" = $T/m ]; mountpoint -q m; lsblk >/dev/null 2>&1 || true
+[ "$(stat -c %m m/f)" = $T/m ]; mountpoint -q m; lsblk >/dev/null
 exec 5< m/f
 [[ " $(fuser -m m 2>/dev/null) " == *" $$ "* ]]; [[ " $(fuser m/f 2>/dev/null) " == *" $$ "* ]]; lsof -t $T/m | grep -qx $$
 exec 5<&-

@@ -61,13 +61,13 @@ below=$(pgrep -f "below-store below ")
 mkdir below/store; "$N" init below/store --key-file key >/dev/null
 mount -t nacrefs below/store m -o key_file=key,commit=3600 2>/dev/null; echo precious > m/f
 kill -STOP $below; start=$SECONDS
-(rc=0; timeout 140 umount m >umount.said 2>&1 || rc=$?; echo $rc > umount.rc) &
+(rc=0; timeout 140 umount m >umount.said 2>&1 || rc=$?; echo $rc > umount.rc) & asked=$!
 # All that needs no store is told, and then that it does not answer.
 rc=0; said=$(timeout 60 "$N" doctor m --key-file key 2>&1) || rc=$?; [ $rc = 1 ] || fail "doctor $rc: $said"
 says '/dev/fuse'; says 'FAIL  answers'; [ $((SECONDS - start)) -lt 40 ] || fail "doctor took $((SECONDS - start)) s"
 while [ $((SECONDS - start)) -lt 34 ]; do sleep 1; done
 "$N" status m > status.said; grep -q 'out of reach since' status.said || fail "$(cat status.said)"
-wait %2; [ "$(cat umount.rc)" = 4 ] || fail "umount: $(cat umount.rc umount.said)"
+wait $asked; [ "$(cat umount.rc)" = 4 ] || fail "umount: $(cat umount.rc umount.said)"
 grep -q 'still mounted: the store is out of reach' umount.said || fail "$(cat umount.said)"
 [ $((SECONDS - start)) -lt 90 ]; mounted m; echo more > m/g
 kill -CONT $below; kill $guard; timeout 60 umount m

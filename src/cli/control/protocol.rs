@@ -102,6 +102,9 @@ pub struct Status {
     /// Why a thief of this machine's disk could open the drive, or parts of it.
     #[serde(default)]
     pub unprotected: Option<String>,
+    /// The key slot that the drive was opened with, where it was made with less than today's argon2id.
+    #[serde(default)]
+    pub weak_slot: Option<String>,
     /// Bytes a second that went to the store, on the average since it was mounted, while something went.
     #[serde(default)]
     pub store_speed: Option<u64>,

@@ -5,7 +5,7 @@ use super::{Finding, Patient};
 use crate::cli::App;
 use crate::cli::args;
 use crate::cli::backend::Closed;
-use crate::cli::control::Request;
+use crate::cli::control::{Request, Status};
 use crate::cli::mounts::shown;
 use crate::cli::secrets::{self, Given};
 use crate::cli::status::Told;
@@ -47,6 +47,13 @@ pub fn drive_id(app: &App, store: &str) -> Result<(DriveId, Finding), Finding> {
     }
 }
 
+/// What is wrong where a mounted drive's store holds another one now.
+pub fn is_mounted(mounted: Option<&Status>, held: DriveId) -> Option<Finding> {
+    let mounted = mounted.filter(|s| s.drive != held.to_string())?;
+    let what = format!("holds drive {held}, but what is mounted is drive {}", mounted.drive);
+    Some(Finding::fail("store", what, "put the mounted drive's own store back in its place"))
+}
+
 /// A store that does not open, and what can be done.
 fn unopened(e: &Error) -> Finding {
     let todo = match e.kind() {
@@ -78,6 +85,8 @@ pub fn checks(
         store_time = fs::metadata(dir).ok().map(|m| m.mtime());
     }
     let mut last = patient.told().and_then(|s| s.last_commit);
+    let weak = app.backend.weak_slots(&patient.store);
+    weak.map_or_else(|e| Some(unopened(&e)), |weak| weak_slots(&weak)).into_iter().for_each(&mut *tell);
     match secret(app, args, key) {
         None => {
             tell(Finding::skip("key", "no passphrase or key at hand: give --key-file or --passphrase-file"));
@@ -118,6 +127,14 @@ fn secret(app: &App, args: &args::Doctor, key: Option<&Path>) -> Option<Result<G
     env.passphrase.set(passphrase);
     let set = given || env.passphrase_file.is_some() || env.passphrase_command.is_some();
     (named || credential || set).then(|| Ok(secrets::find(flags, key, env, &mut |_| Ok(None))?.given))
+}
+
+/// Passphrases that could be guessed at less cost than they need be.
+fn weak_slots(weak: &[String]) -> Option<Finding> {
+    let slots = if weak.len() == 1 { "slot" } else { "slots" };
+    let what = format!("key {slots} {}: made with less than today's argon2id", weak.join(", "));
+    let todo = "`nacrefs key change` with its passphrase, which may stay as it is";
+    (!weak.is_empty()).then(|| Finding::warn("key slots", what, todo))
 }
 
 fn refused(e: &Error) -> Finding {
@@ -165,14 +182,9 @@ fn clock(now: Moment, last: Option<Moment>, store: Option<Moment>) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict::{self, Fail, Ok, Skip, Warn};
+    use super::super::Verdict::{Fail, Ok, Skip, Warn};
+    use super::super::says;
     use super::*;
-
-    #[track_caller]
-    fn says(finding: Finding, verdict: Verdict, word: &str) {
-        assert_eq!(finding.verdict, verdict, "{finding:?}");
-        assert!(finding.line().contains(word), "{finding:?}");
-    }
 
     #[test]
     fn a_store_is_a_directory_that_is_there() {
@@ -184,6 +196,23 @@ mod tests {
         says(reach(Some(&dir.path().join("file"))), Fail, "not a directory");
         says(writable(dir.path()), Ok, "can be written");
         says(writable(Path::new("/proc/self/fd/none")), Fail, "cannot be written");
+    }
+
+    #[test]
+    fn another_drive_in_the_place_of_the_mounted_one_is_told() {
+        let held = DriveId([7; 16]);
+        let mounted = |drive: String| Status { drive, ..Status::default() };
+        assert!(
+            is_mounted(None, held).is_none() && is_mounted(Some(&mounted(held.to_string())), held).is_none()
+        );
+        let other = mounted(DriveId([8; 16]).to_string());
+        says(is_mounted(Some(&other), held).unwrap(), Fail, "what is mounted is drive 08");
+    }
+
+    #[test]
+    fn weak_key_slots_are_told() {
+        assert_eq!(weak_slots(&[]), None);
+        says(weak_slots(&["ab".into(), "cd".into()]).unwrap(), Warn, "slots ab, cd");
     }
 
     #[test]

@@ -8,10 +8,10 @@ use super::{pace_of, settings_of, store_dir};
 use crate::cli::Ground;
 use crate::cli::backend::{MountRequest, Phase, Running};
 use crate::cli::control::{Handler, Progress, Reply, Request, Status};
+use crate::cli::keys::weak_slot;
 use crate::cli::logging;
 use crate::cli::metrics::Page;
 use crate::cli::options::{Atime, MountOptions, Synchronous};
-use crate::cli::remount;
 use crate::cli::values::{Moment, escape};
 use crate::drive::Drive;
 use crate::drive::keeper::Keeper;
@@ -83,7 +83,7 @@ impl Mounted {
         let root = rustix::process::geteuid().is_root();
         let config = MountConfig {
             source,
-            read_only: options.ro || dead.as_ref().is_some_and(remount::is_ro),
+            read_only: options.ro || dead.as_ref().is_some_and(|dead| dead.read_only),
             allow_other: options.allow_other,
             suid: root && !options.nosuid,
             dev: root && !options.nodev,
@@ -303,6 +303,7 @@ impl Inner {
             cache_limit: figures.cache_limit as u64,
             waiting: figures.waiting as u64,
             unprotected: self.unprotected.clone(),
+            weak_slot: weak_slot(&self.site),
             store_speed: super::measures::store_speed(&self.site.requests),
             memory_bytes: super::measures::resident_bytes(),
             state_dir: Some(escape(self.state_dir.as_os_str().as_bytes())),
@@ -321,7 +322,7 @@ impl Inner {
             (false, true) => {
                 return Err(Error::new(
                     Kind::Usage,
-                    "the drive was opened read-only: unmount it, and mount it without `ro`",
+                    "the drive was opened read-only, without its journal: unmount it, and mount it without `ro`",
                 ));
             }
         }
