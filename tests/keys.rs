@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
-use common::terminal::converse;
+use common::terminal::{converse, end_at};
 use common::{NACREFS, TestDrive, ok, private_file};
 use nacrefs::crypt::{KdfParams, Secret, Slot};
 use nacrefs::session::{Site, slots};
@@ -323,5 +323,14 @@ fn a_secret_that_others_may_read_is_warned_of_in_a_line() {
         assert_eq!((status, &out[..]), (0, "what is in it"));
         assert_eq!(err.lines().count(), usize::from(warned), "{open:o}: {err}");
         assert!(!warned || err.contains("chmod 600") && err.contains(&format!("{open:04o}")), "{err}");
+    }
+}
+
+/// A terminal on which nothing that is typed is seen is of no use: it used to stay so.
+#[test]
+fn a_prompt_that_is_ended_by_a_signal_leaves_the_terminal_as_it_was() {
+    let d = TestDrive::unmounted("");
+    for signal in [libc::SIGTERM, libc::SIGHUP, libc::SIGINT] {
+        assert!(end_at(&mut bare(&d, &["mount", "store", "mnt"]), "Passphrase: ", signal), "signal {signal}");
     }
 }

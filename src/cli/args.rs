@@ -230,6 +230,9 @@ pub struct Umount {
     /// Where it is in use, make it read-only instead
     #[arg(short, long)]
     pub read_only: bool,
+    /// Only clear the mount of a daemon that has died; leave any other alone
+    #[arg(long, conflicts_with_all = ["local", "lazy", "force", "read_only"])]
+    pub dead: bool,
 }
 
 #[derive(Args, Debug)]

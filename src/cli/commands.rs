@@ -28,7 +28,7 @@ pub fn init(app: &App, args: &args::Init) -> Result<()> {
             made_key = Some(shown(&resolve(file)?));
             Given::KeyFile(secrets::make_key(file, &SystemRandom)?)
         }
-        _ => secrets::find_new(&args.secrets, &app.env.open, &mut secrets::ask_terminal)?,
+        _ => secrets::find_new(&args.secrets, &app.env.open, &mut secrets::ask_terminal)?.given,
     };
     let created = app.backend.init(&store, &secret, &InitOptions { recovery_code: true })?;
     let mut screen = Screen::new(false);
@@ -133,7 +133,7 @@ pub(super) fn closed(
         Some(dir) => resolve(dir)?,
         None => app.places()?.state_dir(drive),
     };
-    let secret = secrets::find(flags, key, &app.env.open, &mut secrets::ask_terminal)?;
+    let secret = secrets::find(flags, key, &app.env.open, &mut secrets::ask_terminal)?.given;
     Ok(Closed { store: url, secret, state_dir })
 }
 

@@ -41,7 +41,7 @@ mod utab;
 pub mod values;
 
 pub use drives::Drives;
-pub use mounts::{CONTROL_XATTR, FS_TYPE, clear_dead};
+pub use mounts::{CONTROL_XATTR, FS_TYPE, Ground, Mount};
 
 use crate::crypt::protect::protect_process;
 use crate::error::Result;

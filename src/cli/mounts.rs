@@ -3,6 +3,7 @@
 use super::control::Client;
 use super::paths::{resolve, resolve_parent, store_url};
 use super::probe::{self, Answer};
+use super::status::may_see;
 use super::values::{DrivePath, escape};
 use crate::error::{Context, Error, Kind, Result};
 use rustix::mount::UnmountFlags;
@@ -23,6 +24,8 @@ pub struct Mount {
     /// Which directory of the file system is mounted: not `/` for a bind mount.
     pub root: PathBuf,
     pub point: PathBuf,
+    /// Options of this mount point, between commas: `ro`, `nosuid`, …
+    pub flags: String,
     pub fs_type: String,
     /// What is mounted: of ours, the store as it was given.
     pub source: String,
@@ -70,7 +73,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let ours =
         fs_type == FS_TYPE || (fs_type == "fuse" && options.split(',').any(|o| o == "subtype=nacrefs"));
     let read_only = [&flags, &options].iter().any(|list| list.split(',').any(|o| o == "ro"));
-    Some(Mount { device, root, point, fs_type, source, options, read_only, ours })
+    Some(Mount { device, root, point, flags, fs_type, source, options, read_only, ours })
 }
 
 /// Undoes `\040` of the kernel, fstab and utab: blanks, tabs, line ends and backslashes are written as three octal digits.
@@ -153,7 +156,7 @@ pub fn implied() -> Result<Mount> {
     if let Ok((mount, _)) = locate(Path::new(".")) {
         return Ok(mount);
     }
-    let mut mounts = ours()?;
+    let mut mounts: Vec<_> = ours()?.into_iter().filter(may_see).collect();
     match (mounts.pop(), mounts.len()) {
         (Some(mount), 0) => Ok(mount),
         (None, _) => Err(Error::new(
@@ -215,9 +218,9 @@ impl Mount {
         store_url(Path::new(&self.source)).unwrap_or_else(|_| self.source.clone())
     }
 
-    /// Whether the same drive is mounted at another place as well: a bind mount, or what it was made from.
+    /// Whether the same drive is mounted once more: a bind mount, or what it was made from, perhaps at the same place.
     pub fn has_twin(&self) -> Result<bool> {
-        Ok(list()?.iter().any(|m| m.device == self.device && m.point != self.point))
+        Ok(list()?.iter().filter(|m| m.device == self.device).count() > 1)
     }
 }
 
@@ -236,6 +239,50 @@ pub fn clear_dead(point: &Path) -> Result<()> {
         super::umount::detach(&mount.point, UnmountFlags::DETACH)?;
     }
     Ok(())
+}
+
+/// What is mounted at a place just before a drive is. Others may mount there at the same time, and the kernel would
+/// stack them.
+pub struct Ground {
+    point: PathBuf,
+    /// Devices, the topmost last.
+    below: Vec<String>,
+}
+
+impl Ground {
+    /// Clears a dead mount. With `dead`, the device of one, that one must be there.
+    ///
+    /// # Errors
+    /// `Conflict` where another drive is mounted there, `NotADrive` where the dead mount is gone.
+    pub fn clear(point: &Path, dead: Option<&str>) -> Result<Ground> {
+        let found = at_exactly(point)?.filter(Mount::is_ours);
+        if dead.is_some_and(|dead| !found.as_ref().is_some_and(|m| m.device == dead && m.is_dead())) {
+            let point = shown(point);
+            return Err(Error::new(Kind::NotADrive, format!("{point} was unmounted meanwhile")));
+        }
+        clear_dead(point)?;
+        if at_exactly(point)?.is_some_and(|m| m.is_ours()) {
+            return Err(taken(point));
+        }
+        let below = list()?.into_iter().filter(|m| m.point == point).map(|m| m.device).collect();
+        Ok(Ground { point: point.to_owned(), below })
+    }
+
+    /// To be asked after mounting: an error where another drive was mounted there first, since [`Ground::clear`]. Of
+    /// two, the one below stays.
+    pub fn check(&self, device: &str) -> Result<()> {
+        let mounts = list()?;
+        let here = mounts.iter().filter(|m| m.point == self.point).take_while(|m| m.device != device);
+        match here.filter(|m| m.is_ours()).all(|m| self.below.contains(&m.device)) {
+            true => Ok(()),
+            false => Err(taken(&self.point)),
+        }
+    }
+}
+
+fn taken(point: &Path) -> Error {
+    let said = format!("another drive was mounted on {} at the same time", shown(point));
+    Error::new(Kind::Conflict, said)
 }
 
 pub fn shown(path: &Path) -> String {
@@ -259,6 +306,7 @@ mod tests {
     fn mountinfo_is_read() {
         let mounts = parse(INFO);
         assert_eq!(mounts.len(), 6);
+        assert_eq!(mounts[1].flags, "rw,nosuid");
         let ours = mounts.iter().filter(|m| m.is_ours()).map(|m| m.point.as_path()).collect::<Vec<_>>();
         assert_eq!(ours, [Path::new("/home/joe/my drive"), Path::new("/srv/bind")]);
         assert_eq!(mounts[5].point, Path::new("/a\\b\tc\n"));

@@ -54,6 +54,11 @@ impl Screen {
         self.line(&text)
     }
 
+    /// Shows what was printed so far.
+    pub fn flush(&mut self) -> Result<()> {
+        self.out.flush().map_err(lost)
+    }
+
     /// Ends the output; must be called, or errors of the last writes are lost.
     pub fn finish(mut self) -> Result<()> {
         self.bar.clear();
@@ -114,6 +119,11 @@ impl Reply for Screen {
 
     fn log_level(&mut self, level: &str) -> Result<()> {
         self.line(&escape_message(level))
+    }
+
+    fn note(&mut self, text: &str) -> Result<()> {
+        eprintln!("nacrefs: {}", escape_message(text));
+        Ok(())
     }
 
     fn data(&mut self, bytes: &[u8]) -> Result<()> {

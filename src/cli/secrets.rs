@@ -3,6 +3,9 @@
 //! Secrets stand in buffers of their full size on the heap, each wiped when it is dropped: what moves or grows leaves
 //! copies behind.
 
+mod again;
+pub use again::{Again, SecretFile};
+
 use super::args::{NewSecretArgs, SecretArgs};
 use super::{output, prompt};
 use crate::crypt::RecoveryCode;
@@ -39,6 +42,27 @@ impl fmt::Debug for Given {
             Given::KeyFile(_) => "KeyFile(…)",
             Given::Recovery(_) => "Recovery(…)",
         })
+    }
+}
+
+/// A secret, and the file that it stands in, if it was read from one.
+#[derive(Debug)]
+pub struct Found {
+    pub given: Given,
+    pub file: Option<SecretFile>,
+}
+
+impl Found {
+    fn only(given: Given) -> Found {
+        Found { given, file: None }
+    }
+}
+
+impl TryFrom<SecretFile> for Found {
+    type Error = Error;
+
+    fn try_from(file: SecretFile) -> Result<Found> {
+        Ok(Found { given: file.read()?, file: Some(file) })
     }
 }
 
@@ -161,12 +185,12 @@ enum Purpose {
 
 /// The secret for opening a drive: the first that is found of the flags, the key file of the default drive (if
 /// it is that drive, and the file is there), the environment, the systemd credentials, the terminal.
-pub fn find(flags: &SecretArgs, default_key: Option<&Path>, env: &SecretEnv, ask: Ask) -> Result<Given> {
+pub fn find(flags: &SecretArgs, default_key: Option<&Path>, env: &SecretEnv, ask: Ask) -> Result<Found> {
     find_for(Purpose::Open, flags, default_key, env, ask)
 }
 
 /// The same for a drive that is about to be made: what is typed is asked for twice.
-pub fn find_new(flags: &SecretArgs, env: &SecretEnv, ask: Ask) -> Result<Given> {
+pub fn find_new(flags: &SecretArgs, env: &SecretEnv, ask: Ask) -> Result<Found> {
     if flags.recovery {
         return Err(Error::new(Kind::Usage, "--recovery opens a drive; a new one is given a recovery code"));
     }
@@ -199,7 +223,7 @@ pub fn find_another(
         None => {
             let passphrase_file = flags.new_passphrase_file.clone();
             let flags = SecretArgs { passphrase_file, ..SecretArgs::default() };
-            have(find_for(Purpose::Add, &flags, None, env, ask)?)
+            have(find_for(Purpose::Add, &flags, None, env, ask)?.given)
         }
     }
 }
@@ -210,19 +234,19 @@ fn find_for(
     default_key: Option<&Path>,
     env: &SecretEnv,
     ask: Ask,
-) -> Result<Given> {
+) -> Result<Found> {
     let in_env = env.passphrase.take();
     if flags.recovery {
         return match &flags.passphrase_file {
-            Some(file) => read_passphrase(file).map(Given::Recovery),
-            None => typed("Recovery code: ", purpose, ask).map(Given::Recovery),
+            Some(file) => SecretFile::Recovery(file.clone()).try_into(),
+            None => typed("Recovery code: ", purpose, ask).map(Given::Recovery).map(Found::only),
         };
     }
     if let Some(file) = &flags.passphrase_file {
-        return read_passphrase(file).map(Given::Passphrase);
+        return SecretFile::Passphrase(file.clone()).try_into();
     }
     if let Some(file) = flags.key_file.as_deref().or(default_key.filter(|key| key.exists())) {
-        return read_key(file).map(Given::KeyFile);
+        return SecretFile::Key(file.to_owned()).try_into();
     }
     let (new, question) = match purpose {
         Purpose::Add => ("new-", "New passphrase: "),
@@ -234,17 +258,17 @@ fn find_for(
         file.exists().then_some(file)
     };
     if let Some(file) = &env.passphrase_file {
-        read_passphrase(file).map(Given::Passphrase)
+        SecretFile::Passphrase(file.clone()).try_into()
     } else if let Some(command) = &env.passphrase_command {
-        run(command).map(Given::Passphrase)
+        run(command).map(Given::Passphrase).map(Found::only)
     } else if let Some(text) = in_env {
-        Ok(Given::Passphrase(text))
+        Ok(Found::only(Given::Passphrase(text)))
     } else if let Some(file) = credential("passphrase") {
-        read_passphrase(&file).map(Given::Passphrase)
+        SecretFile::Passphrase(file).try_into()
     } else if let Some(file) = credential("key") {
-        read_key(&file).map(Given::KeyFile)
+        SecretFile::Key(file).try_into()
     } else {
-        typed(question, purpose, ask).map(Given::Passphrase)
+        typed(question, purpose, ask).map(Given::Passphrase).map(Found::only)
     }
 }
 
@@ -427,6 +451,10 @@ mod tests {
         Ok(None)
     }
 
+    fn given(found: Result<Found>) -> Result<Given> {
+        Ok(found?.given)
+    }
+
     fn says(given: Result<Given>) -> String {
         match given.unwrap() {
             Given::Passphrase(p) => p.to_string(),
@@ -452,8 +480,9 @@ mod tests {
         };
         put("nacrefs.passphrase", "credential");
         let mut typed = |_: &str| Ok(Some(Zeroizing::new("typed".to_owned())));
-        let mut next =
-            |flags: &SecretArgs, env: &SecretEnv, key: Option<&Path>| says(find(flags, key, env, &mut typed));
+        let mut next = |flags: &SecretArgs, env: &SecretEnv, key: Option<&Path>| {
+            says(given(find(flags, key, env, &mut typed)))
+        };
 
         assert_eq!(next(&flags, &env, Some(&key)), "flag");
         flags.passphrase_file = None;
@@ -516,7 +545,8 @@ mod tests {
         let mut ask = |_: &str| Ok(answers.pop().map(|a| Zeroizing::new(a.to_owned())));
         let (flags, env) = (SecretArgs::default(), SecretEnv::default());
         assert!(find_new(&flags, &env, &mut ask).unwrap_err().to_string().contains("differ"));
-        assert_eq!(says(find_new(&flags, &env, &mut |_| Ok(Some(Zeroizing::new("x".into()))))), "x");
+        let typed = find_new(&flags, &env, &mut |_| Ok(Some(Zeroizing::new("x".into()))));
+        assert_eq!(says(given(typed)), "x");
     }
 
     #[test]

@@ -36,10 +36,14 @@ impl Entry {
         rustix::process::geteuid().is_root().then(|| Entry::make(Path::new(DIR), point, state_dir))
     }
 
-    fn make(dir: &Path, point: &Path, state_dir: &Path) -> Entry {
+    fn new(dir: &Path, point: &Path, state_dir: &Path) -> Entry {
         let place = place(point);
         let line = [&place, STATE.as_bytes(), &escape(state_dir), b"\n"].concat();
-        let entry = Entry { dir: dir.to_owned(), place, line };
+        Entry { dir: dir.to_owned(), place, line }
+    }
+
+    fn make(dir: &Path, point: &Path, state_dir: &Path) -> Entry {
+        let entry = Entry::new(dir, point, state_dir);
         if let Err(e) = entry.update(true) {
             tracing::warn!(
                 "plain `umount` will not wait for the store: cannot write {}/utab: {e}",
@@ -77,6 +81,13 @@ impl Entry {
         file.set_permissions(for_all(0o644))?;
         file.write_all(&new)?;
         fs::rename(self.dir.join("utab.nacrefs"), self.dir.join("utab"))
+    }
+}
+
+/// Removes the entry that a daemon has left which was killed.
+pub fn forget(point: &Path) {
+    if rustix::process::geteuid().is_root() && Path::new(DIR).join("utab").exists() {
+        drop(Entry::new(Path::new(DIR), point, Path::new("")));
     }
 }
 

@@ -18,7 +18,32 @@ umount -l $T/m; ! mounted m; [ "$(cat /proc/$sitter/cwd/f)" = more ]; echo late 
 kill $sitter; wait $sitter || true; gone test -e state/control; rm -r state; k; [ "$(cat m/d/late)" = late ]
 (cd m/d; exec "$N" umount $T/m); ! mounted m; k
 # By force: cut off.
-exec 5< m/d/f; umount -f m; ! mounted m; fails 1 cat <&5; exec 5<&-; gone test -e state/control
+exec 5< m/d/f; umount -f m; ! mounted m; fails 1 cat <&5; exec 5<&-; [ ! -e state/control ]
+"#);
+}
+
+/// `umount` used to wait two minutes for a daemon that had been detached from one of two mounts at the same place.
+#[test]
+fn a_bind_mount_over_itself_goes_first() {
+    run(r#"
+mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; echo 1 > m/f; mount --bind m m
+timeout 20 umount m; mounted m; [ "$(cat m/f)" = 1 ]; timeout 20 umount m; ! mounted m; [ ! -e state/control ]
+rm -r state; mount -t nacrefs store m -o key_file=key 2>/dev/null; [ "$(cat m/f)" = 1 ]; umount m
+"#);
+}
+
+/// Told to end, a daemon used to serve on for ever, and to say that files were open.
+#[test]
+fn a_daemon_that_is_told_to_end_ends_though_something_is_mounted_over_it() {
+    run(r#"
+k() { mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; pid=$(pgrep -f "$T/store $T/m "); }
+k; echo 1 > m/f; mount -t tmpfs over m; kill -TERM $pid; gone kill -0 $pid 2>/dev/null
+grep -q 'something else is mounted over it' state/log; ! grep -q 'files are open' state/log
+# It has stored everything, and the next mount clears what it has left.
+umount m; fails 2 ls m; says 'endpoint'; rm -r state; k; [ "$(cat m/f)" = 1 ]
+# What goes in time is not in the way.
+echo 2 > m/f; mount -t tmpfs over m; kill -TERM $pid; sleep 2; umount m; gone kill -0 $pid 2>/dev/null; ! mounted m
+rm -r state; k; [ "$(cat m/f)" = 2 ]; umount m
 "#);
 }
 

@@ -19,6 +19,9 @@ mount -o remount,ro $T/m; mount -o remount,rw $T/m; echo after > m/f; findmnt -n
 mount -o remount,noexec,nosuid,nodev,noatime m; for o in noexec nosuid nodev noatime; do findmnt -no OPTIONS m | grep -q "$o" || fail $o; done
 cp /bin/true m/true; fails 126 m/true; mount -o remount,exec,suid,dev,relatime $T/store $T/m; m/true
 findmnt -no OPTIONS m | grep -q relatime; ! findmnt -no OPTIONS m | grep -q nosuid
+# What it cannot change is said, and what fstab says anew each time is not.
+said=$(mount -o remount,allow_other,sync=store m 2>&1); says 'cannot change this: '; says allow_other; says sync=store; [ "$(wc -l <<< "$said")" = 1 ]
+said=$(mount -o remount,ro m 2>&1); [ -z "$said" ] || fail "$said"; mount -o remount,rw m
 umount m; fails 7 "$N" mount -o remount,ro store m
 # A drive that was opened read-only stays so until it is unmounted.
 mount -o ro m 2>/dev/null; fails 1 touch m/x; fails 2 mount -o remount,rw m; says 'unmount it, and mount it without `ro`'; [ "$(wc -l <<< "$said")" = 1 ]; mount -o remount,ro m; umount m

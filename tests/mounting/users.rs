@@ -22,6 +22,8 @@ findmnt -no SOURCE,FSTYPE,OPTIONS $M > is; grep -q "^$T/home/store fuse.nacrefs 
 # Mounted once, and seen by nobody else.
 fails 6 as 65534 mount $M; mount -a; [ "$(findmnt -rno TARGET | grep -cx "$M")" = 1 ]
 fails 2 as 1 ls $M; says 'Permission denied'; fails 2 ls $M; rc=0; said=$(as 1 umount $M 2>&1) || rc=$?; [ $rc != 0 ]; mounted $M
+# The only one of theirs is meant where none is named.
+mount -t nacrefs store m -o key_file=key,state_dir=$T/state 2>/dev/null; (cd /; as 65534 "$N" sync; as 65534 "$N" log) >/dev/null; umount m
 # In use, then unmounted and stored.
 as 65534 bash -c "exec 5< $M/f; sleep 60" & sleep .3; rc=0; said=$(as 65534 umount $M 2>&1) || rc=$?; [ $rc = 6 ] || fail "$rc $said"; says busy; mounted $M; pkill -P $! ; kill $! 2>/dev/null || true; wait $! || true
 as 65534 umount $M; ! mounted $M; [ ! -e home/state/control ]

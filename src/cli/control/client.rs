@@ -94,6 +94,7 @@ impl Client {
                 Answer::Status(status) => out.status(&status)?,
                 Answer::Entry(entry) => out.entry(&entry)?,
                 Answer::Version(version) => out.version(version)?,
+                Answer::Note(text) => out.note(&text)?,
                 Answer::LogLevel(level) => out.log_level(&level)?,
                 Answer::Data { len } if len <= MAX_DATA => {
                     data.resize(len, 0);

@@ -187,6 +187,10 @@ impl Reply for Lines<'_> {
         self.line(&Answer::LogLevel(level.to_owned()))
     }
 
+    fn note(&mut self, text: &str) -> Result<()> {
+        self.line(&Answer::Note(text.to_owned()))
+    }
+
     fn caller(&self) -> Option<OwnedFd> {
         let peer = rustix::net::sockopt::socket_peercred(*self.out.get_ref()).ok()?;
         rustix::process::pidfd_open(peer.pid, rustix::process::PidfdFlags::empty()).ok()

@@ -16,11 +16,7 @@ use rustix::fs::{Access, StatVfsMountFlags};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::mpsc::channel;
-use std::time::Duration;
 
-/// How long a directory may take to be looked at.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Clocks that are apart by no more than so many seconds are the same.
 const APART: i64 = 60;
 /// The first day of the year in which this was written: no clock that is right shows less. Unix time.
@@ -28,33 +24,17 @@ const YEAR: i64 = 1_767_225_600;
 
 /// Whether a store's directory is there. Others than `file://` are reached by opening them.
 pub fn reach(dir: Option<&Path>) -> Finding {
-    let Some(dir) = dir.map(Path::to_owned) else {
+    let Some(dir) = dir else {
         return Finding::skip("reach", "the store is no directory");
     };
-    let name = shown(&dir);
-    let (tell, told) = channel();
-    // A network file system that is gone may hold whoever looks for ever.
-    let look = move || {
-        // Whoever has given up hears nothing.
-        let _ = tell.send(fs::metadata(&dir));
-    };
-    if let Err(e) = std::thread::Builder::new().name("look".into()).spawn(look) {
-        return Finding::skip("reach", format!("cannot start a thread: {e}"));
-    }
-    match told.recv_timeout(PATIENCE) {
-        Ok(Ok(meta)) if meta.is_dir() => Finding::ok("reach", name),
-        Ok(Ok(_)) => {
-            Finding::fail("reach", format!("{name} is not a directory"), "give the store's directory")
-        }
-        Ok(Err(e)) => Finding::fail(
+    let name = shown(dir);
+    match fs::metadata(dir) {
+        Ok(meta) if meta.is_dir() => Finding::ok("reach", name),
+        Ok(_) => Finding::fail("reach", format!("{name} is not a directory"), "give the store's directory"),
+        Err(e) => Finding::fail(
             "reach",
             format!("{name} is out of reach ({e})"),
             "mount what holds it, or bring it back",
-        ),
-        Err(_) => Finding::fail(
-            "reach",
-            format!("{name} does not answer within {} s", PATIENCE.as_secs()),
-            "see to the disk or the network that it is on",
         ),
     }
 }
@@ -92,26 +72,26 @@ pub fn checks(
     patient: &Patient,
     key: Option<&Path>,
     state_dir: Option<&Path>,
-) -> Vec<Finding> {
-    let mut findings = Vec::new();
+    tell: &mut dyn FnMut(Finding),
+) {
     let dir = patient.store_dir();
     let mut store_time = None;
     if let Some(dir) = &dir {
-        findings.push(writable(dir));
+        tell(writable(dir));
         if let Ok(found) = rustix::fs::statfs(dir) {
             let block = found.f_bsize as u64;
-            findings.push(room("store disk", dir, found.f_bavail * block, found.f_blocks * block, 0));
+            tell(room("store disk", dir, found.f_bavail * block, found.f_blocks * block, 0));
         }
         store_time = fs::metadata(dir).ok().map(|m| m.mtime());
     }
     let mut last = patient.told().and_then(|s| s.last_commit);
-    findings.extend(
-        app.backend.weak_slots(&patient.store).map_or_else(|e| Some(unopened(&e)), |weak| weak_slots(&weak)),
-    );
+    let weak = app.backend.weak_slots(&patient.store);
+    weak.map_or_else(|e| Some(unopened(&e)), |weak| weak_slots(&weak)).into_iter().for_each(&mut *tell);
     match secret(app, args, key) {
-        None => findings
-            .push(Finding::skip("key", "no passphrase or key at hand: give --key-file or --passphrase-file")),
-        Some(Err(e)) => findings.push(refused(&e)),
+        None => {
+            tell(Finding::skip("key", "no passphrase or key at hand: give --key-file or --passphrase-file"));
+        }
+        Some(Err(e)) => tell(refused(&e)),
         Some(Ok(secret)) => {
             let drive = Closed {
                 store: patient.store.clone(),
@@ -127,16 +107,14 @@ pub fn checks(
             {
                 Ok(status) => {
                     last = last.max(status.last_commit);
-                    findings
-                        .push(Finding::ok("key", format!("opens the drive, at version {}", status.version)));
+                    tell(Finding::ok("key", format!("opens the drive, at version {}", status.version)));
                 }
-                Err(e) if e.kind() == Kind::Secret => findings.push(refused(&e)),
-                Err(e) => findings.push(unopened(&e)),
+                Err(e) if e.kind() == Kind::Secret => tell(refused(&e)),
+                Err(e) => tell(unopened(&e)),
             }
         }
     }
-    findings.push(clock(Moment::now(), last, store_time.map(|sec| Moment(Time { sec, nsec: 0 }))));
-    findings
+    tell(clock(Moment::now(), last, store_time.map(|sec| Moment(Time { sec, nsec: 0 }))));
 }
 
 /// The secret that a mount would find without asking; None where there is none.
@@ -148,7 +126,7 @@ fn secret(app: &App, args: &args::Doctor, key: Option<&Path>) -> Option<Result<G
     let given = passphrase.is_some();
     env.passphrase.set(passphrase);
     let set = given || env.passphrase_file.is_some() || env.passphrase_command.is_some();
-    (named || credential || set).then(|| secrets::find(flags, key, env, &mut |_| Ok(None)))
+    (named || credential || set).then(|| Ok(secrets::find(flags, key, env, &mut |_| Ok(None))?.given))
 }
 
 /// Passphrases that could be guessed at less cost than they need be.
