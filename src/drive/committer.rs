@@ -106,12 +106,17 @@ impl Ancestors for AsClosed<'_> {
     }
 }
 
-/// What to do where the store does not go on from the version that this mount stands on.
+/// What to do where the store does not go on from the version that this mount stands on. One message: of an error that
+/// others add to, the middle is not shown.
 fn way_on(e: Error) -> Error {
+    let told = e.chain();
     match e.kind() {
-        Kind::Conflict | Kind::Damage => e.context(
-            "cannot go on: what was changed here is kept in the journal; bring the store's newest state back; or unmount \
-             with --local, and go on from what the store shows with 'nacrefs accept'",
+        kind @ (Kind::Conflict | Kind::Damage) => Error::new(
+            kind,
+            format!(
+                "{told}; what was changed here is kept in the journal: bring the store's newest state back, or unmount \
+                 with --local and go on from what the store shows with 'nacrefs accept'"
+            ),
         ),
         _ => e,
     }

@@ -1,9 +1,9 @@
 //! After a rollback, a fork or a loss, or where the journal does not go with what other machines have made since: what
 //! this machine remembers of a drive, what the store shows, and going on from that.
 //!
-//! Nothing is deleted, neither in the store nor here. Where newer versions cannot be read, a version is published with
-//! the content of the one that is kept: it is the newest then, and whoever still works on what was given up loses the
-//! race for its number, or finds that the history has parted. Then the state directory changes at one moment (`aside.rs`).
+//! Nothing is deleted, neither in the store nor here. Where newer versions cannot be read, or are gone, a version is
+//! published with the content of the one that is kept: it is the newest then, and whoever still works on what was given
+//! up loses the race for its number, or finds that the history has parted. Then the state directory changes at one moment (`aside.rs`).
 
 use super::aside::Switch;
 use super::begin;
@@ -131,6 +131,9 @@ impl Dispute {
             identity,
         };
         dispute.fate = dispute.fate()?;
+        if let (Unstored::Unknown, Fate::Replayed { changes, .. }) = (dispute.journal, dispute.fate) {
+            dispute.journal = Unstored::Changes(changes);
+        }
         Ok(Some(dispute))
     }
 
@@ -171,8 +174,8 @@ impl Dispute {
         Ok(Fate::Aside { base })
     }
 
-    /// Makes the version that the store shows the one that this machine goes on from. Where newer ones cannot be read, a
-    /// version is made that has its content. Where the journal does not go with it, it is moved aside, and the machine
+    /// Makes the version that the store shows the one that this machine goes on from. Where newer ones cannot be
+    /// read, or are gone, a version is made that has its content. Where the journal does not go with it, it is moved aside, and the machine
     /// gets another device id and other inode numbers, for those that it has given since may be given again. After an
     /// error or a crash it can be repeated: the state directory is as it was, or as it is to be.
     pub fn accept(self, clock: &dyn Clock) -> Result<Accepted> {
@@ -180,9 +183,11 @@ impl Dispute {
             (Fate::Replayed { .. }, Some(identity)) => identity,
             _ => StateDir::new_device(&SystemRandom)?,
         };
-        let version = match self.newest.lost {
-            Some(_) => publish(&self.site, &self.newest, &self.shown, &device, clock)?,
-            None => self.shown,
+        // After a rollback as well: the store that is accepted is then another one than what is given up, for ever.
+        let newer = self.remembered.is_some_and(|seen| seen.version > self.shown.version());
+        let version = match newer || self.newest.lost.is_some() {
+            true => publish(&self.site, &self.newest, &self.shown, &device, clock)?,
+            false => self.shown,
         };
         // It can be made anew, and the new versions may have the numbers of the old ones.
         self.state.clear_index()?;

@@ -33,6 +33,9 @@ pub struct Opening {
 /// Opens the drive, and replays its journal. The state directory stays locked as long as the result lives.
 pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     let Opening { site, state, settings, store_dir, cache } = opening;
+    if let Some(aside) = &state.resumed {
+        tracing::warn!("an accept that was interrupted is finished: the journal before it is in {}", aside.display());
+    }
     let state = Arc::new(state);
     let keys: LocalKeys = state.keys(&site.secrets, &SystemRandom)?;
     let memory = state.memory(&keys)?;

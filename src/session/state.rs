@@ -96,8 +96,10 @@ impl StateDir {
     /// The keys of this directory; new ones, where it is a new one.
     pub fn keys(&self, secrets: &DriveSecrets, random: &dyn Random) -> Result<LocalKeys> {
         if let Some(bytes) = self.read("key")? {
-            return LocalKeys::unwrap(secrets, &bytes)
-                .map_err(|e| e.context(format!("cannot open {}", self.path.join("key").display())));
+            return LocalKeys::unwrap(secrets, &bytes).map_err(|e| self.locked(e));
+        }
+        if self.read("device")?.is_some() || self.read("memory")?.is_some() {
+            return Err(self.locked(Error::damage("it is missing")));
         }
         let keys = LocalKeys::generate(secrets, random)?;
         self.write("key", &keys.wrap(secrets)?)?;
@@ -108,6 +110,15 @@ impl StateDir {
     pub fn device(&self, keys: &LocalKeys) -> Result<Option<DeviceRecord>> {
         let device = self.read("device")?.map(|bytes| DeviceRecord::open(keys, &bytes));
         device.transpose().map_err(|e| self.unreadable("device", e))
+    }
+
+    /// A key that does not open: nothing else here can be read without it.
+    fn locked(&self, e: Error) -> Error {
+        let path = self.path.display();
+        e.context(format!(
+            "cannot open {path}/key: bring it back from a backup; or, to go on without what was not stored from here, move \
+             {path} away"
+        ))
     }
 
     /// A file of this directory that is damaged, and what can be done.

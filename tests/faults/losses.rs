@@ -1,7 +1,7 @@
 //! Versions that the store has lost, under drives that are mounted and that are not: nothing that can still be read is
 //! lost with them, and no two machines go on in two ways.
 
-use crate::common::{NACREFS, TestDrive, ok};
+use crate::common::{TestDrive, ok};
 use crate::lab::*;
 use nacrefs::crypt::Secret;
 use nacrefs::error::Kind;
@@ -12,7 +12,6 @@ use nacrefs::types::Key;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -367,7 +366,11 @@ fn a_state_directory_with_a_damaged_or_missing_record_is_named_and_has_a_way_on(
         d.umount_local();
         d.state = state.clone();
     }
-    let mut c = Command::new(NACREFS);
-    c.arg("check").arg(&d.store).arg("--key-file").arg(&d.key);
-    assert_eq!(run(c.env("NACREFS_STATE_DIR", d.dir().join("none"))).exit, 0);
+    assert_eq!(check(&d).exit, 0);
+    fs::remove_dir_all(&state).unwrap();
+    copy(&whole, &state);
+    fs::remove_file(state.join("key")).unwrap();
+    let named = state.join("key").display().to_string();
+    Said::from(d.try_mount("commit=3600")).expect(5, &[&named, "missing", "backup"]);
+    assert!(!state.join("key").exists());
 }
