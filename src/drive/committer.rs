@@ -251,9 +251,14 @@ impl Drive {
         let known = self.newest.read().head.link();
         let tried = self.try_publish(c, closed).map_err(|e| match e.kind() {
             // What is missing may be so because the store is not the one that it was.
-            Kind::Damage | Kind::NotFound | Kind::Conflict => {
-                c.versions.is_there(&known).err().map_or(e, way_on)
-            }
+            Kind::Damage | Kind::NotFound | Kind::Conflict => match c.versions.is_there(&known) {
+                Ok(()) => e,
+                Err(gone) => {
+                    // What was made is in a store that may be exchanged for another again: it must be made anew then.
+                    (closed.ready, closed.batch) = (None, None);
+                    way_on(gone)
+                }
+            },
             _ => e,
         });
         if let won @ Published::Won(_) = tried? {
