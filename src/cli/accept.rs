@@ -10,10 +10,11 @@ use super::output::{Screen, names_of};
 use super::prompt;
 use super::values::{Moment, escape_message};
 use crate::error::{Error, Kind, Result};
-use crate::session::{Dispute, StateDir, Unstored};
+use crate::session::{Accepted, Dispute, Fate, StateDir, Unstored};
 use crate::sys::SystemClock;
 use crate::types::Version;
 use serde::Serialize;
+use std::path::Path;
 
 /// Both sides, and what became of them. The JSON fields are a contract.
 #[derive(Serialize)]
@@ -30,6 +31,8 @@ struct Told {
     store_device: String,
     /// How many changes only the journal has; null where that cannot be told.
     not_stored: Option<u64>,
+    /// What is not stored yet goes with the store's version: the next mount does it again.
+    replayed: bool,
     /// The state directory in which the journal was put aside.
     aside: Option<String>,
 }
@@ -50,6 +53,7 @@ impl Told {
                 Unstored::Changes(n) => Some(n),
                 Unstored::Unknown => None,
             },
+            replayed: matches!(dispute.fate, Fate::Replayed { .. }),
             aside: None,
         }
     }
@@ -60,14 +64,23 @@ pub fn run(app: &App, args: &Accept) -> Result<()> {
     daemon::keep_files_private();
     let drive = target(app, &args.target)?;
     let dir = shown(&drive.state_dir);
-    if !drive.state_dir.exists() {
-        return nothing(args, &format!("this machine has no state directory of this drive ({dir})"));
-    }
     // Before the secrets are opened, so that a drive in use is known at once.
-    let state = StateDir::open(&drive.state_dir)?;
+    let known = drive.state_dir.exists().then(|| StateDir::open(&drive.state_dir)).transpose()?;
     let site = app.backend.unlock(&drive)?;
+    let state = match known {
+        Some(state) => state,
+        None if site.newest(None)?.lost.is_none() => {
+            return nothing(args, &format!("this machine has no state directory of this drive ({dir})"));
+        }
+        None => StateDir::open(&drive.state_dir)?,
+    };
+    let resumed = state.resumed.clone();
     let Some(dispute) = Dispute::find(site, state)? else {
-        return nothing(args, "the store goes on from what this machine has seen and done");
+        let finished = resumed.map(|aside| format!(" (an accept that was interrupted is finished now: {})", kept(&aside, None)));
+        return nothing(
+            args,
+            &format!("the store goes on from what this machine has seen and done{}", finished.unwrap_or_default()),
+        );
     };
     let mut told = Told::of(&dispute);
     if !args.json {
@@ -91,26 +104,61 @@ pub fn run(app: &App, args: &Accept) -> Result<()> {
             return Err(nobody());
         }
     }
-    let descends = dispute.descends;
-    let aside = dispute.accept(&SystemClock)?;
+    let (fate, how) = (dispute.fate, Look::of(&dispute));
+    let Accepted { version, aside } = dispute.accept(&SystemClock)?;
     if args.json {
         (told.accepted, told.aside) = (true, aside.as_deref().map(shown));
         return print(&told);
     }
     let mut screen = Screen::new(false);
-    screen.line(&format!("accepted: this machine goes on from version {version}"))?;
+    let version = version.version();
+    screen.line(&match version == told.store_version {
+        true => format!("accepted: this machine goes on from version {version}"),
+        false => format!(
+            "accepted: this machine goes on from version {}, as version {version} for all machines",
+            told.store_version
+        ),
+    })?;
+    if let Fate::Replayed { changes, .. } = fate {
+        screen.line(&format!("its journal goes with it: the next mount has the {changes} changes in it"))?;
+    }
     if let Some(aside) = aside {
-        let how = match descends {
-            true => "mount the store with -o ro and",
-            false => "mount a copy of the store that has the other versions with",
-        };
-        screen.line(&format!(
-            "its journal is in {0}, a state directory by itself: to see what is in it, {how} --state-dir {0}; delete it \
-             when it is not needed",
-            shown(&aside)
-        ))?;
+        screen.line(&kept(&aside, Some(how)))?;
     }
     screen.finish()
+}
+
+/// How what was put aside can be looked at.
+#[derive(Clone, Copy)]
+enum Look {
+    WithThisStore,
+    WithACopy,
+    /// Not without the file that says whose it is.
+    NotAtAll,
+}
+
+impl Look {
+    fn of(dispute: &Dispute) -> Look {
+        match dispute.fate {
+            _ if dispute.device.is_none() => Look::NotAtAll,
+            _ if dispute.descends => Look::WithThisStore,
+            Fate::Aside { .. } => Look::WithThisStore,
+            _ => Look::WithACopy,
+        }
+    }
+}
+
+fn kept(aside: &Path, how: Option<Look>) -> String {
+    let aside = shown(aside);
+    let how = match how {
+        None => return format!("the journal is in {aside}, a state directory by itself"),
+        Some(Look::WithThisStore) => format!("to see what is in it, mount the store with -o ro and --state-dir {aside}"),
+        Some(Look::WithACopy) => format!(
+            "to see what is in it, mount a copy of the store that has the other versions with --state-dir {aside}"
+        ),
+        Some(Look::NotAtAll) => "it can be read once its file 'device' is back".to_owned(),
+    };
+    format!("its journal is in {aside}, a state directory by itself: {how}; delete it when it is not needed")
 }
 
 fn nothing(args: &Accept, why: &str) -> Result<()> {
@@ -162,9 +210,14 @@ fn lines(dispute: &Dispute) -> Vec<String> {
                 Unstored::Unknown => "perhaps changes in the journal: it cannot be told without that version".to_owned(),
             }
         ),
-        match descends {
-            true => "Going on from the store's version leaves out what is not stored yet, all of it; it is kept aside.",
-            false => {
+        match (descends, &dispute.fate) {
+            (true, _) => {
+                "Going on from the store's version leaves out what is not stored yet, all of it; it is kept aside."
+            }
+            (_, Fate::Replayed { .. }) => {
+                "The journal goes back to that version: going on from it loses nothing that this machine has done."
+            }
+            _ => {
                 "Going on from the store's version gives up what only this machine's version has. If the store can be \
                  brought back (from a backup, or from whoever restored it), do that instead."
             }

@@ -93,6 +93,16 @@ impl Commit {
         self.devices.iter().find(|d| d.id == *id)
     }
 
+    /// Whether nothing was changed between the two: no commit of changes leaves root and history as they are.
+    pub fn has_content_of(&self, other: &Commit) -> bool {
+        let root = |commit: &Commit| {
+            let mut w = Writer::new();
+            commit.root.put(&mut w);
+            w.into_vec()
+        };
+        self.history == other.history && self.shells == other.shells && root(self) == root(other)
+    }
+
     /// The number that a device gets which this version does not know.
     pub fn next_device_number(&self) -> u32 {
         self.devices.last().map_or(1, |d| d.number.saturating_add(1))

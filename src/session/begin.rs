@@ -5,7 +5,7 @@ use super::site::{Site, unfinished};
 use super::state::StateDir;
 use crate::commit::{Newest, Opened};
 use crate::content::DiskCache;
-use crate::crypt::{DeviceRecord, LocalKeys, Memory};
+use crate::crypt::{DeviceRecord, LocalKeys, Memory, SigningKey};
 use crate::drive::types::Space;
 use crate::drive::{Drive, Replayed, Settings};
 use crate::error::{Error, Kind, Result};
@@ -33,6 +33,9 @@ pub struct Opening {
 /// Opens the drive, and replays its journal. The state directory stays locked as long as the result lives.
 pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     let Opening { site, state, settings, store_dir, cache } = opening;
+    if let Some(aside) = &state.resumed {
+        tracing::warn!("an accept that was interrupted is finished: the journal before it is in {}", aside.display());
+    }
     let state = Arc::new(state);
     let keys: LocalKeys = state.keys(&site.secrets, &SystemRandom)?;
     let memory = state.memory(&keys)?;
@@ -46,7 +49,10 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     }
     let (mut device, fresh) = match state.device(&keys)? {
         Some(device) => (device, false),
-        None => (StateDir::new_device(&SystemRandom)?, true),
+        None => match lost_device(&site, &state, &keys)? {
+            Some(lost) => return Err(lost),
+            None => (StateDir::new_device(&SystemRandom)?, true),
+        },
     };
     let mut over = None;
     let path = state.path().display().to_string();
@@ -167,11 +173,44 @@ pub(super) fn refusal(
     if !others_wrote(site, opened, memory.base.0, &device) {
         return Ok(None);
     }
+    try_replay(site, state, keys, &device, newest, Some(memory.base.0))
+}
+
+/// Why a journal that was written on top of `base` cannot be replayed over the newest version, if it cannot. Changes
+/// nothing.
+pub(super) fn replays(
+    site: &Site,
+    state: &StateDir,
+    keys: &LocalKeys,
+    device: &DeviceRecord,
+    newest: &Newest,
+    base: &Opened,
+) -> Result<Option<Error>> {
+    let over = newest
+        .opened
+        .as_ref()
+        .is_some_and(|opened| others_wrote(site, opened, base.version(), device))
+        .then_some(base.version());
+    match try_replay(site, state, keys, device, newest, over) {
+        Err(e) if e.kind() != Kind::Away => Ok(Some(e)),
+        tried => tried,
+    }
+}
+
+/// Replays the journal, to see whether it can be. A conflict with what others have made is no error of its own.
+fn try_replay(
+    site: &Site,
+    state: &StateDir,
+    keys: &LocalKeys,
+    device: &DeviceRecord,
+    newest: &Newest,
+    over: Option<Version>,
+) -> Result<Option<Error>> {
     let machine = Machine {
         newest: newest.clone(),
-        over: Some(memory.base.0),
+        over,
         device: device.device,
-        signing: device.signing,
+        signing: SigningKey::from_bytes(&device.signing.to_bytes()),
         incarnation: device.incarnation,
         journal_disk: Arc::new(state.journal()?),
         journal_key: keys.journal_key().clone(),
@@ -187,6 +226,19 @@ pub(super) fn refusal(
         Err(e) if e.kind() == Kind::Conflict => Ok(Some(e)),
         replayed => replayed.map(|_| None),
     }
+}
+
+/// That the record of who this machine is has gone, while its journal holds something: what is in there cannot be added
+/// to the drive without it.
+pub(super) fn lost_device(site: &Site, state: &StateDir, keys: &LocalKeys) -> Result<Option<Error>> {
+    let options = journal::Options { before_damage: true, ..journal::Options::default() };
+    let (disk, key) = (Arc::new(state.journal()?), keys.journal_key().clone());
+    let (_, replay) = Journal::open(disk, key, site.keys.realm(), Arc::new(SystemRandom), options)?;
+    if replay.count() == 0 && replay.damage().is_none() {
+        return Ok(None);
+    }
+    let gone = Error::damage("it is missing, and the journal beside it holds changes, which only it can tell whose they are");
+    Ok(Some(state.unreadable("device", gone)))
 }
 
 /// A journal whose numbers another machine has used as well.

@@ -125,8 +125,8 @@ impl Site {
     pub(super) fn lost(&self, newest: &Newest) -> Option<Error> {
         let (lost, opened) = (newest.lost?, newest.opened.as_ref()?);
         Some(Error::damage(format!(
-            "version {lost} is damaged or gone (its head, or the pack of its commit: 'nacrefs check' tells): bring it \
-             back from a backup of the store, or give it up with 'nacrefs accept'; the newest version before it is {}, \
+            "version {lost} is damaged or gone (its head, or a pack with its commit or its root directory: 'nacrefs check' \
+             tells): bring it back from a backup of the store, or give it up with 'nacrefs accept'; the newest version before it is {}, \
              which -o ro shows",
             opened.version()
         )))

@@ -14,4 +14,5 @@ mod heads;
 mod index;
 mod journal;
 mod lab;
+mod losses;
 mod pressure;
