@@ -88,7 +88,8 @@ impl Comparer {
 
     fn compare_times(&self, e: &Facts, d: &Facts) -> Result<(), Difference> {
         let before = [self.before[0].get(&e.ino), self.before[1].get(&d.ino)];
-        let times: [(&str, fn(&Facts) -> Time); 2] = [("mtime", |f| f.mtime), ("ctime", |f| f.ctime)];
+        type Get = fn(&Facts) -> Time;
+        let times: [(&str, Get); 2] = [("mtime", |f| f.mtime), ("ctime", |f| f.ctime)];
         for (what, of) in times {
             let (te, td) = (of(e), of(d));
             if !self.of_this_run(te) || !self.of_this_run(td) {
