@@ -22,6 +22,7 @@ use super::utab;
 use super::values::escape;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::fusermount;
+use crate::store::layout;
 use crate::sys::SystemRandom;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -75,7 +76,7 @@ impl Secret {
                 secret.give().map_err(|e| Error::failed("the drive's secret is not at hand").with_source(e))
             }
             Secret::Again(secret) => secret.give(),
-            Secret::NewKey(file) => Ok(Given::KeyFile(secrets::make_key(&file, &SystemRandom)?)),
+            Secret::NewKey(file) => Ok(Given::KeyFile(secrets::begin_key(&file, &SystemRandom)?)),
         }
     }
 }
@@ -168,17 +169,39 @@ fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan
     fuse_usable(Path::new("/dev/fuse"), rustix::process::geteuid().is_root(), &fusermount())?;
     let places = app.places();
     let is_default = places.as_ref().is_ok_and(|p| file_url(&p.store) == store);
-    let make = args.store.is_none() && url_path(&store).is_some_and(|path| is_missing_or_empty(&path));
+    let at = url_path(&store).filter(|_| args.store.is_none());
+    let nothing = at.as_deref().is_some_and(is_missing_or_empty);
+    let make = nothing || at.as_deref().is_some_and(is_unfinished);
     let flagged = flags.key_file.is_some() || flags.passphrase_file.is_some() || flags.recovery;
     let key = places.as_ref().ok().map(|p| p.key.clone()).filter(|_| is_default);
     let env = &app.env.open;
     let ask = &mut secrets::ask_terminal;
     let key_file = flags.key_file.as_deref().map(resolve).transpose()?;
-    let key_file = key_file.or(key.clone().filter(|k| !flagged && (make || k.exists())));
+    if let Some(key) = key.as_deref().filter(|key| nothing && key.exists()) {
+        let (key, at) = (shown(key), at.as_deref().map(shown).unwrap_or_default());
+        return Err(Error::new(
+            Kind::NotADrive,
+            format!(
+                "there is a key, {key}, and no drive in {at}: mount the disk that has it, or bring it back from a backup; \
+                 to make a new drive there: nacrefs init {at} --key-file {key}"
+            ),
+        ));
+    }
+    // A key that waits for its drive to be made.
+    let begun = key.as_ref().is_some_and(|key| secrets::begun_key(key).exists());
+    let key_file = key_file.or(key.clone().filter(|k| !flagged && (make || begun || k.exists())));
     let secret = match key {
-        Some(key) if make && !flagged && !key.exists() => Secret::NewKey(key),
+        Some(key) if (make || begun) && !flagged && !key.exists() => Secret::NewKey(key),
         Some(_) if make && flagged => Secret::Found(secrets::find_new(&flags, env, ask)?),
-        key => Secret::Found(secrets::find(&flags, key.as_deref(), env, ask)?),
+        key => {
+            let lost = key.as_deref().filter(|key| !flagged && !key.exists()).map(shown);
+            Secret::Found(secrets::find(&flags, key.as_deref(), env, ask).map_err(|e| match lost {
+                Some(lost) => e.context(format!(
+                    "the drive's key file, {lost}, is not there: bring it back from a backup, or give another secret"
+                )),
+                None => e,
+            })?)
+        }
     };
     let given = args.state.state_dir.as_ref().or(options.state_dir.as_ref()).or(app.state_dir_env.as_ref());
     // Here, because the daemon is in another directory.
@@ -206,6 +229,10 @@ fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
 
 fn mounted(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     let signals = Signals::watch(report.is_foreground() && std::io::stderr().is_terminal())?;
+    let new_key = match &plan.secret {
+        Secret::NewKey(file) => Some(file.clone()),
+        _ => None,
+    };
     let secret = plan.secret.give(plan.before.is_some())?;
     let mut pulse = None;
     if report.is_foreground() {
@@ -220,6 +247,7 @@ fn mounted(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
         true => Some(app.backend.init(&plan.store, &secret, &InitOptions { recovery_code: false })?.drive),
         false => None,
     };
+    new_key.as_deref().map_or(Ok(()), secrets::finish_key)?;
     let state_dir = match (plan.state_dir, made) {
         (Some(dir), _) => dir,
         (None, Some(drive)) => app.places()?.state_dir(drive),
@@ -409,6 +437,18 @@ fn is_missing_or_empty(dir: &Path) -> bool {
         Ok(mut entries) => entries.next().is_none(),
         Err(e) => e.kind() == std::io::ErrorKind::NotFound,
     }
+}
+
+/// Whether somebody has begun to make a drive in a directory, and no more.
+fn is_unfinished(dir: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(dir) else { return false };
+    let mut names = entries.map(|e| e.ok().and_then(|e| e.file_name().into_string().ok()));
+    let mut any = false;
+    let begun = names.all(|name| {
+        any = true;
+        name.is_some_and(|n| n.contains('#') || n != layout::DRIVE && layout::is_of_a_drive(&n))
+    });
+    any && begun
 }
 
 #[cfg(test)]

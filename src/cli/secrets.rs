@@ -324,11 +324,9 @@ pub(super) fn text_of(mut from: impl Read, what: &str, kind: &str) -> Result<Zer
     }
 }
 
-/// Opens a file that holds a secret, and says so if others may read it.
+/// Opens a file that holds a secret.
 fn open(file: &Path) -> Result<File> {
-    let cannot = |e: std::io::Error| {
-        Error::new(Kind::Secret, format!("cannot open {}", file.display())).with_source(e)
-    };
+    let cannot = |e: std::io::Error| cannot_open(file, e);
     // Without waiting for somebody to write into a named pipe, who may never come.
     let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(file).map_err(cannot)?;
     let meta = opened.metadata().map_err(cannot)?;
@@ -340,15 +338,25 @@ fn open(file: &Path) -> Result<File> {
         return refuse("is a named pipe, and nobody writes into it");
     }
     rustix::fs::fcntl_setfl(&opened, OFlags::empty()).map_err(|e| cannot(e.into()))?;
+    Ok(opened)
+}
+
+/// Says so if others may read a file that holds a secret.
+fn warn_of_others(file: &Path, opened: &File) -> Result<()> {
+    let meta = opened.metadata().map_err(|e| cannot_open(file, e))?;
     // As ssh has it: what belongs to somebody else, such as root, is that one's business. Systemd's credentials are.
     if meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 != 0 {
         let mode = meta.mode() & 0o7777;
         let shown = file.display();
         output::warn(&format!(
-            "{shown} opens the drive, and others may use it (mode {mode:04o}): chmod 600 it"
+            "{shown} holds a secret of the drive, and others may use it (mode {mode:04o}): chmod 600 it"
         ));
     }
-    Ok(opened)
+    Ok(())
+}
+
+fn cannot_open(file: &Path, e: std::io::Error) -> Error {
+    Error::new(Kind::Secret, format!("cannot open {}", file.display())).with_source(e)
 }
 
 /// Whether there is something to read from a pipe. A pipe that has a name may have no writer: it gets [`PATIENCE`]. One
@@ -362,7 +370,15 @@ fn is_written_to(pipe: &File) -> std::io::Result<bool> {
 }
 
 fn read_passphrase(file: &Path) -> Result<Zeroizing<String>> {
-    text_of(open(file)?, &file.display().to_string(), "passphrase")
+    read_secret(file, "passphrase", Ok)
+}
+
+/// Reads a file that holds a secret, and if it does, says so where others may read it.
+fn read_secret<T>(file: &Path, kind: &str, parse: impl FnOnce(Zeroizing<String>) -> Result<T>) -> Result<T> {
+    let opened = open(file)?;
+    let secret = parse(text_of(&opened, &file.display().to_string(), kind)?)?;
+    warn_of_others(file, &opened)?;
+    Ok(secret)
 }
 
 fn run(command: &OsString) -> Result<Zeroizing<String>> {
@@ -383,10 +399,13 @@ fn run(command: &OsString) -> Result<Zeroizing<String>> {
 
 /// Reads a key file: 64 hexadecimal digits and a line end.
 pub fn read_key(file: &Path) -> Result<Box<Key>> {
-    let text = text_of(open(file)?, &file.display().to_string(), "key")?;
-    parse_key(text.trim()).ok_or_else(|| {
-        let said = format!("{} is no key file: it must hold 64 hexadecimal digits", file.display());
-        Error::new(Kind::Secret, said)
+    read_secret(file, "key", |text| {
+        parse_key(text.trim()).ok_or_else(|| {
+            Error::new(
+                Kind::Secret,
+                format!("{} is no key file: it must hold 64 hexadecimal digits", file.display()),
+            )
+        })
     })
 }
 
@@ -413,6 +432,36 @@ fn key_text(key: &Key) -> Zeroizing<String> {
     }
     text.push('\n');
     text
+}
+
+/// The key of a drive that is being made: it stands beside its place until the drive is made, so that a key in its
+/// place always has a drive. One that an interrupted making has left is used again.
+pub fn begin_key(file: &Path, source: &dyn Random) -> Result<Box<Key>> {
+    let begun = begun_key(file);
+    if begun.exists() { read_key(&begun) } else { make_key(&begun, source) }
+}
+
+/// Where a key stands until its drive is made.
+pub fn begun_key(file: &Path) -> PathBuf {
+    let mut begun = file.as_os_str().to_owned();
+    begun.push(".new");
+    begun.into()
+}
+
+/// Puts a key in its place, never over another.
+pub fn finish_key(file: &Path) -> Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let (begun, failed) =
+        (begun_key(file), || format!("cannot put the key in its place, {}", file.display()));
+    let moved = match renameat_with(CWD, &begun, CWD, file, RenameFlags::NOREPLACE) {
+        // Not every file system knows it.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            fs::hard_link(&begun, file).and_then(|()| fs::remove_file(&begun))
+        }
+        moved => moved.map_err(Into::into),
+    };
+    moved.context(failed)?;
+    sync_dir(file.parent().unwrap_or(Path::new("/"))).context(failed)
 }
 
 /// Makes a key file, readable by its owner only, in a directory that is made too; never over another file.

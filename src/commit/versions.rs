@@ -145,6 +145,7 @@ impl Versions {
     /// `index_keys`: what packs are sealed under. Reads nothing.
     pub fn new(objects: Arc<dyn Objects>, secrets: Arc<DriveSecrets>, index_keys: IndexKeys) -> Versions {
         let (drive, realm, admin) = (secrets.drive, secrets.realm, secrets.admin.public());
+        let hint_key = *secrets.realm_keys().hint_key();
         let ring = Arc::new(Keyring { secrets, keys: Mutex::default() });
         let verifier = ring.clone();
         let verify = move |head: &Head, signed: &[u8]| {
@@ -165,7 +166,7 @@ impl Versions {
             let time = time.unwrap_or_else(|| "an unknown time".into());
             format!(" (by device {}, of {time})", head.device)
         };
-        let heads = Heads::new(objects.clone(), drive, realm, verify).telling(told);
+        let heads = Heads::new(objects.clone(), drive, realm, verify).telling(told).with_hint_key(hint_key);
         Versions { objects, layout: Layout::new(&realm), heads, index_keys, ring }
     }
 

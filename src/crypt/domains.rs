@@ -50,6 +50,8 @@ domains! {
     REALM_BOUNDARY = "nacre 2026 realm: boundary key";
     /// From the same: the key that orders names in directories.
     REALM_NAME_HASH = "nacre 2026 realm: name-hash key";
+    /// From the same: the key that vouches for the hint to the newest head.
+    REALM_HINT = "nacre 2026 realm: hint key";
 
     /// From what argon2id gives (32 bytes): the key of a passphrase's slot.
     SLOT_PASSPHRASE = "nacre 2026 slot: passphrase";

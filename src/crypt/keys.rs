@@ -28,6 +28,7 @@ struct Keys {
     head: SealKey,
     index: Key,
     boundary: Key,
+    hint: Key,
     name_hash: Key,
 }
 
@@ -46,6 +47,7 @@ impl RealmKeys {
             head: SealKey::new(&now(domains::REALM_HEAD)),
             index: now(domains::REALM_INDEX),
             boundary: ever(domains::REALM_BOUNDARY),
+            hint: ever(domains::REALM_HINT),
             name_hash: ever(domains::REALM_NAME_HASH),
         });
         RealmKeys { realm, epoch, keys }
@@ -57,6 +59,11 @@ impl RealmKeys {
 
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// What vouches for the hint to the newest head, for the life of the realm.
+    pub fn hint_key(&self) -> &[u8; 32] {
+        &self.keys.hint.0
     }
 
     /// Opens a content or node chunk with the key that its pointer carries. The chunk may be of any epoch.

@@ -104,7 +104,10 @@ impl SetMap {
             let three = three_hashes(i, hashes.len(), |j| hashes[j]);
             let old_three = old.filter(|set| i < set.members.len()).map(|set| set.hashes(i));
             let address = match (old_member(i), old_three) {
-                (Some(member), Some(old_three)) if old_three == three => member.address,
+                // One that is at hand is given to the store even if it is the same: what is there may be damaged.
+                (Some(member), Some(old_three)) if old_three == three && matches!(piece, Piece::Kept) => {
+                    member.address
+                }
                 (old_member, old_three) => {
                     let encoded = match (piece, old_member, old_three) {
                         (Piece::Encoded(encoded), _, _) => encoded,

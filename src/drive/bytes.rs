@@ -282,6 +282,15 @@ impl Drive {
         // Piece by piece: a copy of any length holds no more than one in memory.
         while done < len {
             let patience = if done == 0 { wait } else { Wait::yes() };
+            let hole = self.hole_at(&source, from_at + done, len - done, patience)?;
+            if hole > 0 {
+                match self.lay_hole(patience, to, to_at + done, hole) {
+                    Ok(()) => done += hole,
+                    Err(_) if done > 0 => break,
+                    Err(e) => return Err(e),
+                }
+                continue;
+            }
             let (_, bytes) =
                 self.bytes_of(&source, from_at + done, (len - done).min(COPY) as usize, patience)?;
             if bytes.is_empty() {
@@ -299,6 +308,57 @@ impl Drive {
             }
         }
         Ok(done)
+    }
+}
+
+impl Drive {
+    /// How long the hole is that begins at an offset, at most `len`; 0 where there is data near by, and at the end.
+    fn hole_at(&self, file: &Arc<Inode>, at: u64, len: u64, wait: Wait) -> Result<u64> {
+        loop {
+            let epoch = self.epoch();
+            let near = self.data_in(file, at, len.min(COPY), wait);
+            let found = match near {
+                Ok((size, None)) if at < size => self.data_in(file, at, len, wait),
+                other => other,
+            };
+            match found {
+                Ok((size, data)) => {
+                    let end = data.unwrap_or(u64::MAX).min(size).min(at.saturating_add(len));
+                    let hole = end.saturating_sub(at);
+                    return Ok(if hole < COPY && data.is_some() { 0 } else { hole });
+                }
+                Err(e) if e.kind() != Kind::Miss && !self.in_epoch(epoch) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// The size of a file, and the first data in a range of it.
+    fn data_in(&self, file: &Inode, at: u64, len: u64, wait: Wait) -> Result<(u64, Option<u64>)> {
+        let slice = Slice::of(file, at, len)?;
+        for piece in &slice.pieces {
+            match piece {
+                Piece::Run { run: Run::Hole, .. } => {}
+                Piece::Run { at, run: Run::Data(..), .. } => return Ok((slice.size, Some(*at))),
+                Piece::Below { at, len } => {
+                    let end = at.saturating_add(*len);
+                    let found = slice.base.seek(self.chunks(wait), content::Seek::Data, *at, end)?;
+                    if found.is_some() {
+                        return Ok((slice.size, found));
+                    }
+                }
+            }
+        }
+        Ok((slice.size, None))
+    }
+
+    /// Makes a range of a file a hole, as if zeros were written there.
+    fn lay_hole(&self, wait: Wait, ino: Ino, at: u64, len: u64) -> Result<()> {
+        let end = at.checked_add(len).ok_or(Error::errno_of(libc::EFBIG))?;
+        if end > MAX_SIZE {
+            return Err(Error::errno_of(libc::EFBIG));
+        }
+        self.fallocate(wait, ino, at, len, Allocate::Zero { keep_size: false })
     }
 }
 

@@ -146,7 +146,8 @@ impl Ancestors for Nothing {
     }
 }
 
-/// Makes an empty drive in a store that has none: a key slot for the secret and, if it is wanted, one for a recovery code,
+/// Makes an empty drive in a store that has none, or finishes one whose making was interrupted, with the same secret:
+/// a key slot for the secret and, if it is wanted, one for a recovery code,
 /// and version 1 with an empty root, which belongs to `owner` (uid, gid).
 pub fn init(
     url: &str,
@@ -160,6 +161,34 @@ pub fn init(
     let objects = store::open(url, OpenOptions { create: true, allow_shared: false })?;
     init_in(objects, secret, params, owner, with_recovery, clock, source)
         .context(|| format!("cannot make a drive in {url}"))
+}
+
+/// The secrets of a drive whose making was interrupted in this store, if its key slot opens. Nothing of it was used:
+/// what makes a store a drive is written last.
+fn begun(objects: &dyn Objects, secret: &Secret) -> Result<Option<DriveSecrets>> {
+    let conflict = |what: &'static str| Err(Error::new(Kind::Conflict, what));
+    let names = objects.list("")?;
+    if names.iter().any(|name| !layout::is_of_a_drive(name)) {
+        return conflict("the store is not empty, and holds no drive: choose another, or empty it first");
+    }
+    if names.iter().any(|name| name == layout::DRIVE) {
+        return conflict(
+            "the store's nacre.json is damaged: restore it from a backup, or delete it and begin again",
+        );
+    }
+    if names.iter().all(|name| name.starts_with(layout::PROBE)) {
+        return Ok(None);
+    }
+    match slots::unlock(objects, secret) {
+        Ok((secrets, _)) => Ok(Some(secrets)),
+        Err(e) if matches!(e.kind(), Kind::Secret | Kind::Damage) => Err(Error::new(
+            Kind::Conflict,
+            "the store holds a drive without its nacre.json: if 'nacrefs init' was interrupted here, begin again with \
+             the same passphrase or key file, or empty the store first; else restore nacre.json from a backup",
+        )
+        .with_source(e)),
+        Err(e) => Err(e),
+    }
 }
 
 /// [`init`] in a store that is open.
@@ -176,21 +205,22 @@ pub fn init_in(
         Ok(drive) => {
             return Err(Error::new(Kind::Conflict, format!("the store holds the drive {drive} already")));
         }
-        Err(e) if e.kind() == Kind::NotADrive => {}
-        Err(e) if e.kind() == Kind::Damage => {
-            return Err(Error::new(Kind::Conflict, format!("the store is not empty: {e}")));
-        }
+        // With key slots: an init that was interrupted.
+        Err(e) if matches!(e.kind(), Kind::NotADrive | Kind::Damage) => {}
         Err(e) => return Err(e),
     }
-    if !objects.list("")?.is_empty() {
-        let what = "the store is not empty, and holds no drive: choose another, or empty it first";
-        return Err(Error::new(Kind::Conflict, what));
-    }
+    let begun = begun(&*objects, secret)?;
     store::probe(&*objects, source)?;
-    let secrets = DriveSecrets::generate(source)?;
     let now = clock.now();
+    let secrets = match begun {
+        Some(secrets) => secrets,
+        None => {
+            let secrets = DriveSecrets::generate(source)?;
+            slots::add(&*objects, &Slot::create(&secrets, secret, params, "", now, source)?)?;
+            secrets
+        }
+    };
     let drive = secrets.drive;
-    slots::add(&*objects, &Slot::create(&secrets, secret, params, "", now, source)?)?;
     let mut recovery = None;
     if with_recovery {
         let code = RecoveryCode::generate(source)?;
@@ -225,6 +255,11 @@ pub fn init_in(
         body: BodyChange::Directory { base: Map::default(), names: BTreeMap::new() },
     };
     let newest = site.newest(None)?;
+    if newest.opened.is_some() {
+        // The interrupted one had come so far; or it is a drive that has lost its nacre.json.
+        layout::write_drive(&*site.objects, drive)?;
+        return Ok(Made { drive, recovery });
+    }
     let making = Making {
         version: newest.next,
         parents: Vec::new(),
@@ -258,4 +293,58 @@ pub fn init_in(
     // Last, for it is what makes the store a drive: an init that was interrupted leaves none.
     layout::write_drive(&*site.objects, drive)?;
     Ok(Made { drive, recovery })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::faulty::{Fault, Faulty};
+    use crate::store::memory::Memory;
+    use crate::sys::{SystemClock, SystemRandom};
+    use crate::types::Key;
+
+    fn make(objects: Arc<dyn Objects>, key: u8) -> Result<Made> {
+        let (secret, params) = (Secret::KeyFile(Key([key; 32])), KdfParams::default());
+        init_in(objects, &secret, params, (1, 2), false, &SystemClock, &SystemRandom)
+    }
+
+    /// What an interrupted making left could be neither finished nor begun again.
+    #[test]
+    fn a_making_that_was_interrupted_anywhere_is_finished_by_the_next() {
+        let mut rounds = 0;
+        for last in 0.. {
+            let store = Arc::new(Memory::new());
+            let dies = Faulty::new(store.clone(), move |call| match call.nth {
+                nth if nth < last => Fault::Pass,
+                _ => Fault::FailBefore(Kind::Away),
+            });
+            let done = make(Arc::new(dies), 1).is_ok();
+            let was_drive = layout::read_drive(&*store).is_ok();
+            if !was_drive && !store.list("slots").unwrap().is_empty() {
+                let e = make(store.clone(), 2).err().unwrap();
+                assert!(e.kind() == Kind::Conflict && e.to_string().contains("begin again"), "{e}");
+            }
+            match make(store.clone(), 1) {
+                Ok(made) => assert!(!was_drive && layout::read_drive(&*store).unwrap() == made.drive),
+                Err(e) => assert!(was_drive && e.kind() == Kind::Conflict, "call {last}: {}", e.chain()),
+            }
+            let (secrets, _) = slots::unlock(&*store, &Secret::KeyFile(Key([1; 32]))).unwrap();
+            let site = Site::new(store, Arc::new(secrets)).unwrap();
+            assert_eq!(site.newest(None).unwrap().opened.unwrap().version(), 1, "call {last}");
+            rounds += 1;
+            if done {
+                break;
+            }
+        }
+        assert!(rounds > 15, "{rounds}");
+    }
+
+    #[test]
+    fn what_is_no_drive_is_left_alone() {
+        let store = Arc::new(Memory::new());
+        store.put("notes.txt", "mine".into()).unwrap();
+        let e = make(store.clone(), 1).err().unwrap();
+        assert!(e.kind() == Kind::Conflict && e.to_string().contains("holds no drive"), "{e}");
+        assert_eq!(store.list("").unwrap(), ["notes.txt"]);
+    }
 }

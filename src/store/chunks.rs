@@ -43,6 +43,8 @@ pub struct ChunkStore {
     runs: RwLock<Arc<RunSet>>,
     pending: RwLock<Vec<Arc<Pending>>>,
     verified: Mutex<LruCache<Address, ()>>,
+    /// Packs in which something was found damaged, or that are gone: their chunks are not remembered as verified.
+    suspects: Mutex<HashSet<PackId>>,
     local: Option<LocalIndex>,
     pack: usize,
 }
@@ -66,6 +68,7 @@ impl ChunkStore {
             runs: RwLock::new(runs),
             pending: RwLock::default(),
             verified: Mutex::new(LruCache::sparse(VERIFIED)),
+            suspects: Mutex::default(),
             local,
             pack: settings.pack.min(MAX_TARGET),
         })
@@ -107,8 +110,8 @@ impl ChunkStore {
         found.ok_or_else(|| Error::damage(format!("chunk {address} is in no index run of the store")))
     }
 
-    /// Whether a chunk need not be stored again: the index lists it, and we wrote it or have read it.
-    /// A chunk that is listed and damaged is not held.
+    /// Whether a chunk need not be stored again: the index lists it, and we wrote it or have read it, and have found
+    /// nothing wrong in its pack since. A chunk that is listed and damaged is not held.
     pub fn contains(&self, address: &Address) -> Result<bool> {
         if self.verified.lock().get(address).is_some() {
             return Ok(true);
@@ -138,10 +141,10 @@ impl ChunkStore {
         };
         for place in self.index.listed(&runs, address) {
             unread |= place.as_ref().is_err_and(|e| e.kind() == Kind::Damage);
-            match place.and_then(|place| self.read(address, &place)) {
-                Ok(bytes) => {
+            match place.and_then(|place| Ok((place.pack, self.read(address, &place)?))) {
+                Ok((pack, bytes)) => {
                     let mut verified = self.verified.lock();
-                    if Arc::ptr_eq(&runs, &self.runs.read()) {
+                    if Arc::ptr_eq(&runs, &self.runs.read()) && !self.suspects.lock().contains(&pack) {
                         verified.put(*address, ());
                     }
                     return Ok(Some(bytes));
@@ -165,6 +168,23 @@ impl ChunkStore {
     }
 
     fn read(&self, address: &Address, place: &Place) -> Result<Bytes> {
+        let read = self.read_at(address, place);
+        if read.as_ref().is_err_and(|e| e.kind() == Kind::Damage) {
+            self.suspect(place.pack);
+        }
+        read
+    }
+
+    /// Something in a pack is damaged, or all of it is gone: its neighbours may be too, so that none of what was verified
+    /// in it counts any more.
+    fn suspect(&self, pack: PackId) {
+        let mut verified = self.verified.lock();
+        if self.suspects.lock().insert(pack) {
+            verified.clear();
+        }
+    }
+
+    fn read_at(&self, address: &Address, place: &Place) -> Result<Bytes> {
         let name = self.index.layout.pack(&place.pack);
         if place.len as usize > MAX_CHUNK {
             return Err(Error::damage(format!("chunk {address} cannot be {} bytes long", place.len)));
@@ -188,6 +208,7 @@ impl ChunkStore {
             order,
             duplicates: Vec::new(),
             checked: self.runs(),
+            suspects: self.suspects.lock().len(),
             listed: None,
         }
     }
@@ -307,6 +328,8 @@ pub struct Batch {
     duplicates: Vec<Address>,
     /// The runs in which all duplicates are known to be.
     checked: Arc<RunSet>,
+    /// How many packs were suspect when the duplicates were last looked at.
+    suspects: usize,
     /// The packs of the drive, where the index is to be healed.
     listed: Option<HashSet<PackId>>,
 }
@@ -412,8 +435,8 @@ impl Batch {
 
     /// Puts what is left, then an index run on top of the runs that are adopted now. All of it is durable
     /// when this returns. May be called again: after an error, or to come on top of runs that were adopted
-    /// since. `Conflict` if a chunk that was taken for a duplicate is not in those: then the batch must be
-    /// made anew.
+    /// since. `Conflict` if a chunk that was taken for a duplicate is not in those, or is found damaged since: then the
+    /// batch must be made anew.
     pub fn finish(&mut self) -> Result<Written> {
         // Twice: a pack whose putting failed, then the open one.
         self.put_pack()?;
@@ -434,6 +457,17 @@ impl Batch {
                 }
             }
             self.checked = base.clone();
+        }
+        let suspects = store.suspects.lock().len();
+        if suspects != self.suspects {
+            for address in &self.duplicates {
+                if !store.contains(address)? {
+                    let what =
+                        format!("chunk {address} was taken for a duplicate, and is found damaged since");
+                    return Err(Error::new(Kind::Conflict, what));
+                }
+            }
+            self.suspects = suspects;
         }
         let (entries, packs) = {
             let state = self.hold.pending.state.read();

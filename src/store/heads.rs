@@ -15,6 +15,9 @@ use std::sync::Arc;
 /// How far a reader looks ahead one by one before it lists instead.
 const PROBES: u64 = 32;
 
+/// Bytes of the hint.
+const HINT: usize = 20 + 1 + 64 + 1;
+
 /// Whether a head's signature is that of its device: given the head, and the bytes that are signed.
 /// An error says that it cannot be told (the store is away); `false` makes the head count as absent.
 pub type Verify = dyn Fn(&Head, &[u8]) -> Result<bool> + Send + Sync;
@@ -30,6 +33,8 @@ pub struct Heads {
     realm: RealmId,
     verify: Box<Verify>,
     told: Box<Told>,
+    /// What vouches for the hint.
+    hint_key: [u8; 32],
 }
 
 /// What the newest version is, and which number comes next.
@@ -72,7 +77,14 @@ impl Heads {
             realm,
             verify: Box::new(verify),
             told: Box::new(told),
+            hint_key: [0; 32],
         }
+    }
+
+    /// The key under which the hint is vouched for.
+    pub fn with_hint_key(mut self, key: [u8; 32]) -> Heads {
+        self.hint_key = key;
+        self
     }
 
     /// Tells of heads, in errors, in other words: only who can open a payload knows its time.
@@ -174,21 +186,28 @@ impl Heads {
     /// After an error it is unknown whether the head will come to be: try again with the same bytes.
     pub fn create(&self, version: Version, bytes: &Bytes) -> Result<Race> {
         let race = create_verified(&*self.objects, &self.layout.head(version), bytes)?;
-        if race == Race::Won {
-            let hint = Bytes::from(format!("{version:020}\n"));
-            if let Err(e) = self.objects.put(&self.layout.latest(), hint) {
-                tracing::debug!("the hint to the newest version was not written: {}", e.chain());
-            }
+        if race == Race::Won
+            && let Err(e) = self.objects.put(&self.layout.latest(), self.hint_bytes(version))
+        {
+            tracing::debug!("the hint to the newest version was not written: {}", e.chain());
         }
         Ok(race)
     }
 
-    /// What `latest` says; nothing where it says nothing sensible.
+    /// What `latest` is to say: the version, and what vouches for it. Without that, whoever bends a bit of it, or the
+    /// store, could have us believe in a version that never was.
+    pub fn hint_bytes(&self, version: Version) -> Bytes {
+        let mac = blake3::keyed_hash(&self.hint_key, &version.to_le_bytes());
+        Bytes::from(format!("{version:020} {}\n", mac.to_hex()))
+    }
+
+    /// What `latest` says; nothing where it says nothing that is vouched for.
     pub fn hint(&self) -> Result<Option<Version>> {
-        match self.objects.get_range(&self.layout.latest(), 0, 21) {
+        match self.objects.get_range(&self.layout.latest(), 0, HINT) {
             Ok(bytes) => {
-                let digits = bytes.strip_suffix(b"\n").filter(|d| d.iter().all(u8::is_ascii_digit));
-                Ok(digits.and_then(|d| std::str::from_utf8(d).ok()?.parse().ok()))
+                let digits = bytes.get(..20).filter(|d| d.iter().all(u8::is_ascii_digit));
+                let version = digits.and_then(|d| std::str::from_utf8(d).ok()?.parse().ok());
+                Ok(version.filter(|version| self.hint_bytes(*version) == bytes))
             }
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damage) => Ok(None),
             Err(e) => Err(e),

@@ -96,6 +96,22 @@ fn a_hint_that_lies_is_not_believed() {
     assert_eq!(newest(&store, known).unwrap(), Some(40));
 }
 
+/// A "2" that became a "6" made a new machine refuse the drive: nobody had vouched for the hint.
+#[test]
+fn a_bit_that_flips_in_the_hint_stops_nobody() {
+    let store = Arc::new(Memory::new());
+    commits(&store, 1, 2);
+    let good = store.get(&layout().latest()).unwrap();
+    assert_eq!(heads(store.clone()).hint().unwrap(), Some(2));
+    for bit in 0..good.len() * 8 {
+        let mut bent = good.to_vec();
+        bent[bit / 8] ^= 1 << (bit % 8);
+        store.put(&layout().latest(), bent.into()).unwrap();
+        let found = heads(store.clone()).newest(None).unwrap();
+        assert_eq!((found.head.map(|h| h.version), found.next, found.lost), (Some(2), 3, None), "bit {bit}");
+    }
+}
+
 #[test]
 fn garbage_takes_a_number_and_nothing_else() {
     let store = Arc::new(Memory::new());

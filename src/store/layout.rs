@@ -11,11 +11,19 @@ use serde::{Deserialize, Serialize};
 pub const DRIVE: &str = "nacre.json";
 /// The directory of the key slots.
 pub const SLOTS: &str = "slots";
+/// Where names are tried out before a store is used.
+pub const PROBE: &str = "probe/";
 
 const MAGIC: &str = "nacre drive";
 const FORMAT: u64 = 1;
 /// `nacre.json` is far smaller than this.
 const MAX_DRIVE: u64 = 4096;
+
+/// Whether a name may be one of a drive's.
+pub fn is_of_a_drive(name: &str) -> bool {
+    let top = name.split('/').next().unwrap_or_default();
+    [DRIVE, SLOTS, "probe", "realms"].contains(&top)
+}
 
 /// The name of a key slot.
 pub fn slot(id: &[u8; 16]) -> String {
@@ -123,7 +131,7 @@ pub fn read_drive(objects: &dyn Objects) -> Result<DriveId> {
         Err(e) if e.kind() == Kind::NotADrive && !objects.list(SLOTS)?.is_empty() => {
             Err(Error::damage(format!(
                 "nacre.json is missing or damaged: restore it from a backup (or, if 'nacrefs init' was interrupted \
-                 here, empty the store and begin again): {e}"
+                 here, run it again with the same passphrase or key file): {e}"
             )))
         }
         read => read,
@@ -135,7 +143,9 @@ fn read_file(objects: &dyn Objects) -> Result<DriveId> {
     match objects.size(DRIVE) {
         Ok(size) if size <= MAX_DRIVE => {}
         Ok(_) => return Err(not_a_drive("its nacre.json is too long to be ours")),
-        Err(e) if e.kind() == Kind::NotFound => return Err(not_a_drive("there is no nacre.json")),
+        Err(e) if e.kind() == Kind::NotFound => {
+            return Err(not_a_drive("there is no nacre.json ('nacrefs init' makes a drive)"));
+        }
         Err(e) => return Err(e),
     }
     let json = objects.get(DRIVE)?;

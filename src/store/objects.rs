@@ -97,7 +97,7 @@ pub fn check_name(name: &str) -> Result<()> {
 /// To be called when a store is first used.
 pub fn probe(objects: &dyn Objects, source: &dyn Random) -> Result<()> {
     const RACERS: u8 = 8;
-    let dir = format!("probe/{}", hex(&random::<8>(source)?));
+    let dir = format!("{}{}", super::layout::PROBE, hex(&random::<8>(source)?));
     let twice = format!("{dir}/twice");
     let race = format!("{dir}/race");
     let unfit = |what: &str| {

@@ -182,6 +182,26 @@ fn what_is_damaged_says_so_and_is_stored_again() {
     assert!(e.chain().contains("missing"), "{e:?}");
 }
 
+/// What this process had written itself was taken for stored, whatever a read had found since: what was written again
+/// as its repair was lost.
+#[test]
+fn what_is_found_damaged_and_its_neighbours_are_stored_again_by_whoever_wrote_them() {
+    let objects = Arc::new(Memory::new());
+    let store = open(objects.clone(), RunSet::default());
+    write(&store, 0..3).unwrap();
+    let pack = store.index().lookup(&store.runs(), &chunk(1).0).unwrap().unwrap().pack;
+    let mut early = store.begin([0; 32]);
+    early.put(chunk(2).0, chunk(2).1).unwrap();
+    objects.delete(&Layout::new(&REALM).pack(&pack)).unwrap();
+    assert_eq!(store.fetch(&chunk(1).0).unwrap_err().kind(), Kind::Damage);
+    // A batch that has relied on it must be made anew.
+    assert_eq!(early.finish().err().map(|e| e.kind()), Some(Kind::Conflict));
+    drop(early);
+    assert_eq!(write(&store, 0..3).unwrap(), 1, "they are stored again");
+    (0..3).for_each(|n| holds(&store, n));
+    (0..3).for_each(|n| holds(&open(objects.clone(), RunSet::clone(&store.runs())), n));
+}
+
 #[test]
 fn a_store_that_is_away_is_not_damaged() {
     let inner = Arc::new(Memory::new());

@@ -81,3 +81,33 @@ pid=$(pgrep -nf "$T/store $T/m "); kill -9 $pid; gone kill -0 $pid 2>/dev/null
 said=$(env -u NACREFS_STATE_DIR "$N" doctor $T/m 2>&1) || true; says "ok    state        $T/elsewhere"; says 'lost its daemon'; umount m
 "#));
 }
+
+/// A first mount that was killed left a default drive that nothing could finish; and a key whose store was away got a new
+/// store without a word.
+#[test]
+fn a_default_drive_that_was_not_finished_is_finished_and_one_that_is_away_is_not_made_anew() {
+    run(&(USERS.to_owned()
+        + r#"
+K=home/.config/nacrefs/key; S=home/.local/share/nacrefs/store
+up() { as 65534 "$N" mount $M; }; down() { as 65534 "$N" umount $M; }
+up >/dev/null; as 65534 bash -c "echo kept > $M/f"; down; [ -e $K ]; [ ! -e $K.new ]
+cp -a home/.local all; cp -a $K key.kept
+restored() { rm -rf home/.local $K $K.new; cp -a all home/.local; cp -a key.kept $K; }
+# Killed before the key took its place: the drive is there.
+mv $K $K.new; up >/dev/null; [ "$(as 65534 cat $M/f)" = kept ]; down; [ -e $K ]; [ ! -e $K.new ]
+# Killed before nacre.json; before there was a version; in the probe; with no more than the key.
+restored; mv $K $K.new; rm $S/nacre.json; up >/dev/null; [ "$(as 65534 cat $M/f)" = kept ]; down; [ -e $K ]; [ -e $S/nacre.json ]
+restored; mv $K $K.new; rm -r $S/nacre.json $S/realms home/.local/state; up >/dev/null; as 65534 touch $M/new; down; [ -e $K ]
+restored; mv $K $K.new; rm -r $S/* home/.local/state; as 65534 mkdir -p $S/probe/0011; as 65534 touch "$S/probe/0011/twice#1" $S/probe/0011/race; up >/dev/null; as 65534 touch $M/new; down; [ -e $K ]
+restored; mv $K $K.new; rm -r home/.local; up >/dev/null; as 65534 touch $M/new; down; cmp $K key.kept
+# A key that has a drive: its store is away, or empty, as where its disk is not mounted.
+restored; mv $S away; fails 7 up; says "$K"; says 'no drive'; says 'mount the disk'; mkdir $S; chown 65534:65534 $S; fails 7 up; says 'no drive'; [ -z "$(ls $S)" ]; ! mounted $M
+rmdir $S; mv away $S; up >/dev/null; [ "$(as 65534 cat $M/f)" = kept ]; down
+# The key is lost: it is named.
+mv $K elsewhere; rc=0; said=$(up 2>&1 </dev/null) || rc=$?; [ $rc = 3 ] || fail "$rc $said"; says "$K"; says backup; mv elsewhere $K
+# A drive is not mounted over what it is made of.
+fails 2 as 65534 "$N" mount $T/home/store $M --key-file $T/home/key --state-dir $M/state; says 'state directory'; ! mounted $M; [ -z "$(ls $M)" ]
+# What holds no key is not said to open a drive.
+head -c 32 /dev/urandom > home/bad; chown 65534 home/bad; chmod 644 home/bad; fails 3 as 65534 "$N" mount $T/home/store $M --key-file $T/home/bad; [[ $said != *"opens the drive"* && $said != *"others may use"* ]] || fail "$said"
+"#));
+}

@@ -88,6 +88,11 @@ fn commits(s: &Status, now: Moment) -> Finding {
             format!("the last was {} ago, and {} are not stored", human_span(age), human_size(s.dirty_bytes)),
             "see the last error",
         ),
+        _ if s.last_error.is_some() => Finding::warn(
+            "commits",
+            format!("{} are not stored, and something has failed since", human_size(s.dirty_bytes)),
+            "see the last error",
+        ),
         _ => Finding::ok("commits", format!("{} will be stored by the next", human_size(s.dirty_bytes))),
     }
 }

@@ -240,8 +240,14 @@ impl Inner {
 
     fn commit_patiently(&self) -> Result<()> {
         commit_patiently(&self.drive, &self.site.requests, &self.hurry, REFUSED, || ()).map(drop).map_err(|e| {
+            let then = match e.kind() {
+                Kind::Damage => {
+                    "is stored by a mount that can read what is damaged in the store ('nacrefs check' names it)"
+                }
+                _ => "is stored after the next mount",
+            };
             e.context(format!(
-                "not all of {} is in the store: the rest is in the journal, in {}, and is stored after the next mount",
+                "not all of {} is in the store: the rest is in the journal, in {}, and {then}",
                 self.dir.display(),
                 self.state_dir.display()
             ))
