@@ -405,7 +405,7 @@ fn journal(seeds: &mut Seeds) {
     let exchange = RenameHow { exchange: true, ..RenameHow::default() };
     drive.rename(wait(), dir, b"link", deep, b"moved", RenameHow::default()).unwrap();
     drive.rename(wait(), deep, b"chunk", root, b"shell", exchange).unwrap();
-    let whiteout = RenameHow { whiteout: true, ..RenameHow::default() };
+    let whiteout = RenameHow { whiteout: Some(CALLER), ..RenameHow::default() };
     drive.rename(wait(), dir, b"device", root, b"device", whiteout).unwrap();
     make(&drive, root, "folder", FileKind::Directory).unwrap();
     make(&drive, deep, "symbolic", FileKind::Symlink).unwrap();
