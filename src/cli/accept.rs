@@ -69,7 +69,7 @@ pub fn run(app: &App, args: &Accept) -> Result<()> {
     let site = app.backend.unlock(&drive)?;
     let state = match known {
         Some(state) => state,
-        None if site.newest(None)?.lost.is_none() => {
+        None if !site.newest(None)?.is_short() => {
             return nothing(args, &format!("this machine has no state directory of this drive ({dir})"));
         }
         None => StateDir::open(&drive.state_dir)?,

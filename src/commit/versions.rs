@@ -54,6 +54,13 @@ pub struct Newest {
     pub lost: Option<Version>,
 }
 
+impl Newest {
+    /// Whether there was a newer version than the newest that can be read.
+    pub fn is_short(&self) -> bool {
+        self.opened.is_some() && self.lost.is_some()
+    }
+}
+
 /// A version that is in the store, and that nobody sees yet. Its chunks can be read while it lives.
 pub struct Prepared {
     opened: Opened,
