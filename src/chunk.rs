@@ -44,4 +44,9 @@ pub trait ChunkSink {
     /// Takes the stored bytes of a chunk whose address they have. A chunk that is known to be held already
     /// is not stored again.
     fn put(&mut self, address: Address, stored: Vec<u8>) -> Result<()>;
+    /// As [`Self::put`], of chunks that are read one after the other, as those of a set are: they stay together, in
+    /// this order. Where chunks that are put alone end up, nobody can tell.
+    fn put_together(&mut self, chunks: Vec<(Address, Vec<u8>)>) -> Result<()> {
+        chunks.into_iter().try_for_each(|(address, stored)| self.put(address, stored))
+    }
 }

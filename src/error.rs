@@ -109,8 +109,12 @@ impl Error {
         let mut line = self.to_string();
         let mut next = std::error::Error::source(self);
         while let Some(e) = next {
-            line.push_str(": ");
-            line.push_str(&e.to_string());
+            let reason = e.to_string();
+            // Libraries often repeat the reason in their own words.
+            if !line.ends_with(&reason) {
+                line.push_str(": ");
+                line.push_str(&reason);
+            }
             next = e.source();
         }
         line
@@ -183,6 +187,13 @@ mod tests {
             let e = Error::new(kind, "x");
             assert_eq!((e.errno(), e.exit_status()), (errno, exit), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_reason_that_is_repeated_is_told_once() {
+        let full = || std::io::Error::from_raw_os_error(libc::ENOSPC);
+        let e = Error::from(full()).context(format!("cannot write /a: {}", full()));
+        assert_eq!(e.chain(), "cannot write /a: No space left on device (os error 28)");
     }
 
     #[test]

@@ -88,6 +88,8 @@ id!(
 
 /// The number of a journal record; grows by one for each, never reused on a device.
 pub type Lsn = u64;
+/// No journal comes so far: a number above this is none of ours, so that whoever reads one may count on from it.
+pub const MAX_LSN: Lsn = u64::MAX >> 1;
 /// The number of a commit: the counter of its head.
 pub type Version = u64;
 /// The number of an epoch of keys.

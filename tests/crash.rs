@@ -5,7 +5,7 @@ mod common;
 #[path = "common/model.rs"]
 mod model;
 use common::TestDrive;
-use model::{Dice, Model, Op, look, perform};
+use model::{Dice, Model, Op, look, perform, prefix};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -54,37 +54,9 @@ fn round(d: &mut TestDrive, seed: u64, before: &Model) -> (Model, usize) {
     d.mount();
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(5), "seed {seed}: the mount took {took:?}");
-    let seen = look(&root);
     let least = durable.load(Ordering::SeqCst);
-    let mut m = before.clone();
-    let mut nearest = (usize::MAX, String::new());
-    for k in 0..=ops.len() {
-        if k > 0 {
-            m.apply(&ops[k - 1]);
-        }
-        if k < least {
-            continue;
-        }
-        let want = m.seen();
-        if want == seen {
-            return (m, ops.len());
-        }
-        let differ: Vec<String> = want
-            .iter()
-            .filter(|(p, w)| seen.get(*p) != Some(w))
-            .map(|(p, w)| format!("{p}: want {w}, is {:?}", seen.get(p)))
-            .chain(seen.keys().filter(|p| !want.contains_key(*p)).map(|p| format!("{p}: is there")))
-            .collect();
-        if differ.len() < nearest.0 {
-            nearest = (differ.len(), format!("{k}: {}", differ.join("\n  ")));
-        }
-    }
-    panic!(
-        "seed {seed}: the tree is no prefix of the {} operations that has the {least} durable ones; nearest is prefix {}\nlast ops: {:?}",
-        ops.len(),
-        nearest.1,
-        &ops[ops.len().saturating_sub(12)..]
-    );
+    let found = prefix(before, &ops, least, &look(&root)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    (found.1, ops.len())
 }
 
 #[test]

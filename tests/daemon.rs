@@ -55,7 +55,7 @@ impl Backend for FakeBackend {
         let lock = File::create(request.state_dir.join("lock")).unwrap();
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| Error::new(Kind::Conflict, "the state directory is in use"))?;
-        nacrefs::cli::clear_dead(&request.dir)?;
+        nacrefs::cli::Ground::clear(&request.dir, None)?;
         let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let options =
             format!("fd={},rootmode=40000,user_id=0,group_id=0,default_permissions", device.as_raw_fd());
@@ -79,6 +79,10 @@ impl Backend for FakeBackend {
         _: &mut dyn FnMut(&Progress) -> Result<()>,
     ) -> Result<CheckReport> {
         Ok(CheckReport::default())
+    }
+
+    fn weak_slots(&self, _: &str) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
     fn unlock(&self, _: &Closed) -> Result<Site> {

@@ -253,7 +253,8 @@ class Drive:
                 packs = f.var()
                 tables = [(min(512, packs - n), f.raw(16)) for n in range(0, packs, 512)]
                 words = [f.u64() for _ in range(-(-10 * entries // 64))]
-                f.end()
+                padding = f.rest()  # none in parts of older writers
+                assert not any(padding) and (not padding or padme(size - len(padding)) == size)
                 assert sum(b[1] for b in blocks) == entries
                 assert int.from_bytes(blocks[0][0][:8], "big") == first
                 at = 16

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
-use common::terminal::converse;
+use common::terminal::{converse, end_at};
 use common::{NACREFS, TestDrive, ok, private_file};
 use nacrefs::crypt::{KdfParams, Secret, Slot};
 use nacrefs::session::{Site, slots};
@@ -235,11 +235,21 @@ fn a_slot_with_weaker_parameters_opens_and_is_said_to_be_weak_until_it_is_change
         "{said}"
     );
     let log = || fs::read_to_string(d.state.join("log")).unwrap();
-    let mount = || {
+    // `status` tells it of the slot that was used, `doctor` of all, without a secret.
+    let mount = |weak: bool| {
         done(&mut with(&["mount", "store", "mnt"]));
+        for line in [&["status", "mnt"][..], &["doctor", "mnt"]] {
+            let said = run(&mut bare(&d, line)).1;
+            assert_eq!(said.contains("made with less than today's argon2id"), weak, "{said}");
+        }
+        let status: serde_json::Value =
+            serde_json::from_str(&done(&mut bare(&d, &["status", "mnt", "--json"]))).unwrap();
+        assert_eq!(status["weak_slot"].is_string(), weak, "{status}");
         ok(Command::new(NACREFS).arg("umount").arg(&d.mnt).output());
+        let said = done(&mut with(&["status", "--store", "store"]));
+        assert_eq!(said.contains("made with less than today's argon2id"), weak, "{said}");
     };
-    mount();
+    mount(true);
     assert!(log().contains("'nacrefs key change' strengthens it"), "{}", log());
     fs::remove_file(d.state.join("log")).unwrap();
 
@@ -248,7 +258,7 @@ fn a_slot_with_weaker_parameters_opens_and_is_said_to_be_weak_until_it_is_change
     let slots = list(&mut with(&["key", "list", "store"]));
     let slot = slots.iter().find(|s| s["opened"] == true).unwrap();
     assert_eq!((&slot["weak"], &slot["kdf"]["memory_kib"]), (&false.into(), &262144.into()));
-    mount();
+    mount(false);
     assert!(!log().contains("strengthens"), "{}", log());
 }
 
@@ -313,5 +323,14 @@ fn a_secret_that_others_may_read_is_warned_of_in_a_line() {
         assert_eq!((status, &out[..]), (0, "what is in it"));
         assert_eq!(err.lines().count(), usize::from(warned), "{open:o}: {err}");
         assert!(!warned || err.contains("chmod 600") && err.contains(&format!("{open:04o}")), "{err}");
+    }
+}
+
+/// A terminal on which nothing that is typed is seen is of no use: it used to stay so.
+#[test]
+fn a_prompt_that_is_ended_by_a_signal_leaves_the_terminal_as_it_was() {
+    let d = TestDrive::unmounted("");
+    for signal in [libc::SIGTERM, libc::SIGHUP, libc::SIGINT] {
+        assert!(end_at(&mut bare(&d, &["mount", "store", "mnt"]), "Passphrase: ", signal), "signal {signal}");
     }
 }

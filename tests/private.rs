@@ -269,6 +269,45 @@ fn a_daemon_shows_its_secret_to_nobody_however_it_was_given() {
     look("from a key file", &[&raw, key.as_bytes()]);
 }
 
+/// The supervisor keeps what it cannot read again, in locked memory and nowhere else.
+#[test]
+fn a_supervisor_keeps_a_passphrase_locked_and_a_file_not_at_all() {
+    let d = TestDrive::unmounted("");
+    private_file(&d.dir().join("pass"), PASSPHRASE);
+    ok(d.nacrefs(&["key", "add", "store", "--new-passphrase-file", "pass"]).current_dir(d.dir()).output());
+    let mnt = d.mnt.to_str().unwrap();
+    let line = ["mount", "store", mnt, "-o", "restart=on"];
+    for (from_file, kept) in [(false, 1), (true, 0)] {
+        let mut c = bare(&d, &line);
+        match from_file {
+            true => c.args(["--passphrase-file", "pass"]),
+            false => c.env("NACREFS_PASSPHRASE", PASSPHRASE),
+        };
+        ok(c.output());
+        let supervisor = supervisor_of(&d);
+        let held: usize = memory_of(supervisor)
+            .iter()
+            .map(|(_, bytes)| bytes.windows(PASSPHRASE.len()).filter(|w| *w == PASSPHRASE.as_bytes()).count())
+            .sum();
+        assert_eq!(held, kept, "from a file: {from_file}");
+        let status = fs::read_to_string(format!("/proc/{supervisor}/status")).unwrap();
+        let locked = status.lines().find_map(|l| l.strip_prefix("VmLck:")).unwrap().trim();
+        assert_eq!(locked != "0 kB", !from_file, "{locked}");
+        ok(Command::new(NACREFS).arg("umount").arg(&d.mnt).output());
+    }
+}
+
+/// The process with one thread that stands beside the daemon.
+fn supervisor_of(d: &TestDrive) -> i32 {
+    let daemon = d.pid();
+    let parent_of = |pid: i32| -> i32 {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+    };
+    let threads = |pid: i32| fs::read_dir(format!("/proc/{pid}/task")).unwrap().count();
+    if threads(daemon) == 1 { daemon } else { parent_of(daemon) }
+}
+
 /// Changing the user needs root.
 fn as_user(c: &mut Command) -> &mut Command {
     use std::os::unix::process::CommandExt;

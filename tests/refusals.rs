@@ -206,6 +206,9 @@ fn every_wrong_secret_missing_file_bad_option_and_bad_url_has_its_exit_status_an
     private_file(&p("wrong"), "a passphrase\n");
     private_file(&p("right"), "correct horse\n");
     private_file(&p("empty"), "\n");
+    private_file(&p("none/empty"), "");
+    assert!(Command::new("mkfifo").args(["-m", "600"]).arg(p("pipe")).status().unwrap().success());
+    let _socket = std::os::unix::net::UnixListener::bind(p("socket")).unwrap();
     private_file(&p("short"), "12ab\n");
     private_file(&p("latin"), "x");
     fs::write(p("latin"), b"caf\xe9\n").unwrap();
@@ -225,13 +228,31 @@ fn every_wrong_secret_missing_file_bad_option_and_bad_url_has_its_exit_status_an
         (&[], &list, 3, &["no terminal", "--passphrase-file", "NACREFS_PASSPHRASE_COMMAND"]),
         (&[], &[list[0], list[1], list[2], s1, "--passphrase-file=wrong"], 3, &["passphrase is wrong"]),
         (&[], &[list[0], list[1], list[2], s1, "--passphrase-file=gone"], 3, &["cannot open gone"]),
-        (&[], &[list[0], list[1], list[2], s1, "--passphrase-file=dir"], 3, &["cannot read dir"]),
-        (&[], &[list[0], list[1], list[2], s1, "--passphrase-file=empty"], 3, &["empty holds no passphrase"]),
+        (&[], &[list[0], list[1], list[2], s1, "--passphrase-file=dir"], 3, &["dir is a directory"]),
+        (
+            &[],
+            &[list[0], list[1], list[2], s1, "--passphrase-file=empty"],
+            3,
+            &["empty is empty", "no passphrase"],
+        ),
         (&[], &[list[0], list[1], list[2], s1, "--passphrase-file=latin"], 3, &["latin is not UTF-8"]),
         (&[], &[list[0], list[1], list[2], s1, "--passphrase-file=long"], 3, &["long is too long"]),
         (&[], &[list[0], list[1], list[2], s1, "--key-file=wrong-key"], 3, &["key file is wrong"]),
         (&[], &[list[0], list[1], list[2], s1, "--key-file=gone"], 3, &["cannot open gone"]),
-        (&[], &[list[0], list[1], list[2], s1, "--key-file=dir"], 3, &["cannot read dir"]),
+        (&[], &[list[0], list[1], list[2], s1, "--key-file=dir"], 3, &["dir is a directory"]),
+        (&[], &[list[0], list[1], list[2], s1, "--key-file=/dev/null"], 3, &["/dev/null is empty", "no key"]),
+        (
+            &[],
+            &[list[0], list[1], list[2], s1, "--key-file=none/empty"],
+            3,
+            &["none/empty is empty", "no key"],
+        ),
+        (&[], &[list[0], list[1], list[2], s1, "--key-file=/dev/zero"], 3, &["too long for a key"]),
+        (&[], &[list[0], list[1], list[2], s1, "--key-file=pipe"], 3, &["pipe", "nobody writes into it"]),
+        (&[], &[list[0], list[1], list[2], s1, "--key-file=socket"], 3, &["cannot open socket"]),
+        (&[], &["mount", "store", "dir", s1, "-o", "key_file=pipe"], 3, &["nobody writes into it"]),
+        (&[], &["init", "new", "--key-file=/dev/null"], 3, &["/dev/null is empty"]),
+        (&[], &["init", "new", "--key-file=dir"], 3, &["dir is a directory"]),
         (&[], &[list[0], list[1], list[2], s1, "--key-file=short"], 3, &["64 hexadecimal"]),
         (&[], &[list[0], list[1], list[2], s1, "--recovery"], 3, &["no terminal"]),
         (
@@ -260,7 +281,7 @@ fn every_wrong_secret_missing_file_bad_option_and_bad_url_has_its_exit_status_an
             &[("NACREFS_PASSPHRASE_COMMAND", "true")],
             &list,
             3,
-            &["NACREFS_PASSPHRASE_COMMAND printed holds no passphrase"],
+            &["NACREFS_PASSPHRASE_COMMAND printed is empty", "no passphrase"],
         ),
         (&[("NACREFS_PASSPHRASE_COMMAND", "cat wrong")], &list, 3, &["passphrase is wrong"]),
         (&[("CREDENTIALS_DIRECTORY", "none")], &list, 3, &["no terminal"]),
@@ -317,6 +338,7 @@ fn every_wrong_secret_missing_file_bad_option_and_bad_url_has_its_exit_status_an
             &["holds no passphrase"],
         ),
         (&[], &["key", "add", "store", s1, "--key-file=key", "--new-key-file=short"], 3, &["64 hexadecimal"]),
+        (&[], &["key", "add", "store", s1, "--key-file=key", "--new-key-file=pipe"], 3, &["nobody writes"]),
         (&[], &["key", "add", "store", s1, "--key-file=key", "--new-key-file=right/key"], 1, &["right/key"]),
         (
             &[("NACREFS_NEW_PASSPHRASE_COMMAND", "exit 4")],

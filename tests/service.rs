@@ -78,6 +78,132 @@ fn a_supervised_daemon_that_is_told_to_end_or_cannot_start_is_let_go() {
     within(Duration::from_secs(5), "nobody is left", || processes(&d) == (None, None));
 }
 
+fn is_mounted(d: &TestDrive) -> bool {
+    fs::read_to_string("/proc/self/mountinfo").unwrap().contains(d.mnt.to_str().unwrap())
+}
+
+fn log(d: &TestDrive) -> String {
+    fs::read_to_string(d.state.join("log")).unwrap_or_default()
+}
+
+/// Kills the daemon of a supervised drive whose store is away; returns when it is dead, and tried again.
+fn kill_without_store(d: &TestDrive) {
+    fs::rename(&d.store, d.dir().join("away")).unwrap();
+    kill_process(processes(d).0.unwrap(), Signal::KILL).unwrap();
+    within(Duration::from_secs(10), "a failed try", || log(d).contains("cannot mount again"));
+    assert!(is_mounted(d), "the dead mount keeps everybody out");
+}
+
+/// The supervisor used to mount again what somebody had unmounted.
+#[test]
+fn a_dead_drive_that_is_unmounted_stays_so() {
+    let mut d = TestDrive::unmounted("");
+    ok(Ok(d.try_mount("restart=on")));
+    kill_without_store(&d);
+    d.umount();
+    fs::rename(d.dir().join("away"), &d.store).unwrap();
+    within(Duration::from_secs(20), "nobody is left", || {
+        assert!(!is_mounted(&d));
+        processes(&d) == (None, None)
+    });
+    assert!(log(&d).contains("is not mounted again: it was unmounted"), "{}", log(&d));
+}
+
+#[test]
+fn a_drive_that_is_mounted_by_hand_while_the_supervisor_sleeps_is_left_alone() {
+    let mut d = TestDrive::unmounted("");
+    ok(Ok(d.try_mount("restart=on")));
+    kill_without_store(&d);
+    // So long a sleep that there is time for the rest.
+    within(Duration::from_secs(10), "the third try", || {
+        processes(&d).0.is_none() && log(&d).lines().count() > 0
+    });
+    fs::rename(d.dir().join("away"), &d.store).unwrap();
+    // The supervisor may be faster.
+    let by_hand = d.try_mount("");
+    d.umount();
+    within(Duration::from_secs(20), "nobody is left", || {
+        assert!(!is_mounted(&d), "{by_hand:?}");
+        processes(&d) == (None, None)
+    });
+}
+
+/// The key that the supervisor had kept opened nothing any more, and nobody was told.
+#[test]
+fn a_supervised_drive_comes_back_with_a_key_that_was_changed() {
+    let mut d = TestDrive::unmounted("");
+    ok(Ok(d.try_mount("restart=on")));
+    let new = d.dir().join("new");
+    let change = |c: &mut Command| ok(c.arg("--new-key-file").arg(&new).arg(&d.store).output());
+    change(&mut d.nacrefs(&["key", "change"]));
+    fs::rename(&new, &d.key).unwrap();
+    d.sh("echo 1 >f; sync f");
+    let daemon = processes(&d).0.unwrap();
+    kill_process(daemon, Signal::KILL).unwrap();
+    within(Duration::from_secs(10), "mounted again", || {
+        fs::read_to_string(d.mnt.join("f")).is_ok_and(|t| t == "1\n")
+    });
+    // While it is not there, it is waited for; one that opens nothing ends it, and the log says so.
+    fs::rename(&d.key, d.dir().join("aside")).unwrap();
+    kill_process(processes(&d).0.unwrap(), Signal::KILL).unwrap();
+    within(Duration::from_secs(10), "a failed try", || log(&d).contains("the drive's secret is not at hand"));
+    common::private_file(&d.key, &("f".repeat(64) + "\n"));
+    within(Duration::from_secs(20), "nobody is left", || processes(&d) == (None, None));
+    assert!(log(&d).contains("is not mounted again: "), "{}", log(&d));
+    fs::rename(d.dir().join("aside"), &d.key).unwrap();
+    d.mount();
+}
+
+#[test]
+fn a_supervised_drive_that_was_remounted_read_only_comes_back_so_and_stores_what_was_written() {
+    let mut d = TestDrive::unmounted("");
+    ok(Ok(d.try_mount("commit=600,restart=on")));
+    d.sh("echo 1 >f");
+    let remount = |d: &TestDrive, options: &str| {
+        let mut c = d.nacrefs(&["mount", "-o", options]);
+        ok(c.arg(&d.store).arg(&d.mnt).output());
+    };
+    remount(&d, "remount,ro,noexec");
+    kill_process(processes(&d).0.unwrap(), Signal::KILL).unwrap();
+    within(Duration::from_secs(10), "mounted again", || fs::read_to_string(d.mnt.join("f")).is_ok());
+    let info = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = info.lines().find(|l| l.contains(d.mnt.to_str().unwrap())).unwrap();
+    assert!(line.contains(" ro,") && line.contains("noexec"), "{line}");
+    assert!(fs::write(d.mnt.join("g"), "").is_err_and(|e| e.raw_os_error() == Some(30)));
+    remount(&d, "remount,rw");
+    d.sh("echo 2 >g");
+    d.move_to_a_new_machine();
+    assert_eq!(d.sh("cat f g"), "1\n2\n");
+}
+
+/// The default drive, which the first mount makes, used to be made again by the next daemon, which failed.
+#[test]
+fn a_default_drive_that_was_made_by_its_first_mount_is_mounted_again() {
+    let d = TestDrive::unmounted("");
+    let home = d.dir().join("home");
+    fs::create_dir(&home).unwrap();
+    let command = |line: &[&str]| {
+        let mut c = Command::new(common::NACREFS);
+        c.args(line).arg(&d.mnt).env_remove("NACREFS_STATE_DIR").stdin(Stdio::null());
+        // Root's own default drive is not a test's to make.
+        for name in ["XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "HOME"] {
+            c.env(name, &home);
+        }
+        c
+    };
+    if rustix::process::geteuid().is_root() {
+        use std::os::unix::process::CommandExt;
+        ok(Command::new("chown").arg("-R").arg("65534:65534").arg(d.dir()).output());
+        ok(command(&["mount", "-o", "restart=on"]).uid(65534).gid(65534).output());
+    } else {
+        ok(command(&["mount", "-o", "restart=on"]).output());
+    }
+    let daemon = processes(&d).0.unwrap();
+    kill_process(daemon, Signal::KILL).unwrap();
+    within(Duration::from_secs(10), "mounted again", || processes(&d).0.is_some_and(|pid| pid != daemon));
+    ok(command(&["umount"]).output());
+}
+
 /// The mount used to be taken for alive for as long as the kernel kept its root's attributes: an hour.
 #[test]
 fn a_dead_mount_is_known_as_dead_while_the_kernel_still_has_its_attributes() {

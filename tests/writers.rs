@@ -84,21 +84,21 @@ fn two_devices() -> (TestDrive, TestDrive) {
 /// looked at.
 #[test]
 fn a_journal_that_meets_what_another_machine_changed_is_refused_and_kept() {
-    // What the second does, and then the first, by which neither may be lost.
-    let cases: [(&str, &str); 11] = [
-        ("echo second > x", "echo first > x"),
-        ("mv b y", "echo first > y"),
-        ("mv b y", "mv b z"),
-        ("mkdir dir", "mkdir dir; echo first > dir/f"),
-        ("rmdir d", "echo first > d/f"),
-        ("echo second >> note", "echo first > note"),
-        ("rm note", "echo first >> note"),
-        ("echo second >> note", "rm note"),
-        ("mv -T a d", "echo first > d/f"),
-        ("mv a g", "mv g a"),
-        ("chmod 600 e/in; echo second >> e/in", "mv e elsewhere; chmod 640 elsewhere/in"),
+    // What the second does, and then the first, by which neither may be lost; and what that was done to.
+    let cases: [(&str, &str, &str); 11] = [
+        ("echo second > x", "echo first > x", "x"),
+        ("mv b y", "echo first > y", "y"),
+        ("mv b y", "mv b z", "z"),
+        ("mkdir dir", "mkdir dir; echo first > dir/f", "dir"),
+        ("rmdir d", "echo first > d/f", "d"),
+        ("echo second >> note", "echo first > note", "note"),
+        ("rm note", "echo first >> note", "note"),
+        ("echo second >> note", "rm note", "note"),
+        ("mv -T a d", "echo first > d/f", "d"),
+        ("mv a g", "mv g a", "a/g"),
+        ("chmod 600 e/in; echo second >> e/in", "mv e elsewhere; chmod 640 elsewhere/in", "elsewhere/in"),
     ];
-    for (second_does, first_does) in cases {
+    for (second_does, first_does, path) in cases {
         let (first, mut second) = two_devices();
         second.sh(second_does);
         second.sh("sync -f . ; sync of*");
@@ -110,7 +110,15 @@ fn a_journal_that_meets_what_another_machine_changed_is_refused_and_kept() {
         for _ in 0..2 {
             let out = second.mount_command().output().unwrap();
             assert_eq!(out.status.code(), Some(6), "{second_does}, {first_does}: {out:?}");
-            assert!(String::from_utf8_lossy(&out.stderr).contains("-o ro"), "{out:?}");
+            let said = String::from_utf8_lossy(&out.stderr);
+            assert!(
+                said.contains("-o ro") && said.contains("nacrefs accept") && said.lines().count() == 1,
+                "{said}"
+            );
+            assert!(
+                said.contains(&format!("has changed {path} as well")),
+                "{second_does}, {first_does}: {said}"
+            );
         }
         ok(Ok(second.try_mount("ro")));
         assert_eq!(second.sh("ls -R; cat * */* 2>/dev/null || true"), there, "{second_does}, {first_does}");
@@ -118,6 +126,116 @@ fn a_journal_that_meets_what_another_machine_changed_is_refused_and_kept() {
         assert_eq!(first.sh("ls -lR"), newest);
         ok(first.nacrefs(&["check"]).arg(&first.store).output());
     }
+}
+
+/// Whoever mounts is told which files; the log, and who starts a service, only numbers (what a thief of the disk may
+/// read there names no file).
+#[test]
+fn what_both_machines_changed_is_named_to_who_asks_and_to_no_log() {
+    let (first, mut second) = two_devices();
+    second
+        .sh("echo 2 >> note; echo 2 > $'x\\n\\e[2Jy'; echo 2 >> base; mkdir sub; echo 2 > sub/f; mv c moved");
+    second.sh("for n in $(seq 30); do echo 2 > many$n; done");
+    first.sh("echo 1 >> note; echo 1 > $'x\\n\\e[2Jy'; echo 1 > sub; echo 1 >> b");
+    first.sh("for n in $(seq 30); do echo 1 > many$n; done");
+    sync(&first);
+    second.umount_local();
+    let out = second.mount_command().output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    // What was made in what is left out is not told, nor what nobody else has touched.
+    assert!(said.contains("has changed note, x\\n\\u{1b}[2Jy, sub, many1, many2, "), "{said}");
+    assert!(said.contains("many17 and 13 more as well") && said.lines().count() == 1, "{said}");
+    let out = second.mount_command().arg("-f").output().unwrap();
+    let (code, said) = (out.status.code(), String::from_utf8_lossy(&out.stderr));
+    assert!(code == Some(6) && said.contains("has changed inode ") && !said.contains("note"), "{said}");
+    let log = fs::read_to_string(second.state.join("log")).unwrap();
+    assert!(!log.contains("note") && !log.contains("many"), "{log}");
+}
+
+fn accept(d: &TestDrive, line: &[&str]) -> (Option<i32>, String) {
+    let out = d.nacrefs(&["accept"]).args(line).arg(&d.store).output().unwrap();
+    (out.status.code(), String::from_utf8(out.stdout).unwrap())
+}
+
+/// A refused mount used to say that the state directory was to be deleted, and all that was not stored with it; `accept`
+/// that there was nothing to accept.
+#[test]
+fn accept_goes_on_without_a_journal_that_meets_another_machines_changes_and_keeps_it() {
+    let (mut first, mut second) = two_devices();
+    second.sh("echo 2 > alone");
+    first.sh("echo 1 >> note");
+    sync(&first);
+    second.umount_local();
+    // It would go together: there is nothing to give up.
+    assert_eq!(
+        accept(&second, &["--json", "--yes"]),
+        (Some(0), "{\"accepted\":false,\"refusal\":null}\n".into())
+    );
+    second.mount();
+    sync(&second);
+    second.sh("echo 2 >> note; echo 2 > also");
+    first.remount();
+    first.sh("echo more >> note");
+    sync(&first);
+    second.umount_local();
+    assert_eq!(second.mount_command().output().unwrap().status.code(), Some(6));
+
+    let (exit, said) = accept(&second, &["--json"]);
+    let told: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(
+        exit == Some(6) && told["accepted"] == false && told["not_stored"].as_u64().unwrap() >= 3,
+        "{told}"
+    );
+    assert!(told["refusal"].as_str().unwrap().contains("has changed note as well"), "{told}");
+    assert_eq!(told["store_version"].as_u64(), Some(sync(&first)));
+    assert_eq!(second.mount_command().output().unwrap().status.code(), Some(6), "only compared");
+    let (exit, said) = accept(&second, &["--yes"]);
+    assert!(
+        exit == Some(0) && said.contains("has changed note as well") && said.contains("with -o ro"),
+        "{said}"
+    );
+    let aside =
+        said.split_whitespace().find(|w| w.contains("before-accept-")).unwrap().trim_end_matches([',', ';']);
+    second.mount();
+    assert_eq!(
+        second.sh("cat note alone; ls also 2>&1 || true").lines().take(3).collect::<Vec<_>>(),
+        ["note1", "more", "2"]
+    );
+    second.sh("echo on > also");
+    sync(&second);
+    second.umount();
+    assert_eq!(accept(&second, &["--yes"]).1.lines().count(), 1);
+    // What was not stored is there to be looked at.
+    second.state = aside.into();
+    ok(Ok(second.try_mount("ro")));
+    assert_eq!(second.sh("cat note also"), "note1\n2\n2\n");
+}
+
+#[test]
+fn accept_goes_on_without_the_journal_of_a_copied_state_directory_and_keeps_it() {
+    let (mut first, mut second) = two_devices();
+    first.umount();
+    second.sh("echo 2 > unstored");
+    second.umount_local();
+    let (state, twin) = (second.state.clone(), second.dir().join("twin"));
+    assert!(Command::new("cp").arg("-a").arg(&state).arg(&twin).status().unwrap().success());
+    second.state = twin;
+    second.mount();
+    second.sh("echo 2 > by-the-twin");
+    second.umount();
+    second.state = state;
+    let out = second.mount_command().output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(
+        out.status.code() == Some(6) && said.contains("was copied") && said.contains("nacrefs accept"),
+        "{said}"
+    );
+    let (exit, said) = accept(&second, &["--yes"]);
+    assert!(exit == Some(0) && said.contains("was copied") && said.contains("kept aside"), "{said}");
+    second.mount();
+    second.sh("cat unstored by-the-twin; echo 3 > new");
+    sync(&second);
+    ok(second.nacrefs(&["check"]).arg(&second.store).output());
 }
 
 /// What does not meet goes together, whichever way the machine ended.

@@ -114,11 +114,14 @@ pub enum Command {
     /// Manage what opens a drive
     #[command(subcommand)]
     Key(KeyCommand),
-    /// After a rollback or a fork was reported: compare, and go on from what the store shows
+    /// After a rollback, a fork or a conflict was reported: compare, and go on from what the store shows
     ///
-    /// Shows the version that this machine has seen and the one that the store shows. What this machine had not stored
-    /// yet is not deleted: it is moved aside, into a state directory of its own.
-    #[command(after_help = "Examples:\n  nacrefs accept /srv/store\n  nacrefs accept --yes /srv/store")]
+    /// Shows the version that this machine has seen and the one that the store shows; or what both this machine and
+    /// another have changed. What this machine had not stored yet is not deleted: it is moved aside, into a state
+    /// directory of its own. Where a mount would succeed nothing is done.
+    #[command(
+        after_help = "Examples:\n  nacrefs accept /srv/store\n  nacrefs accept --json /srv/store    only compare\n  nacrefs accept --yes /srv/store"
+    )]
     Accept(Accept),
     /// Print completions for a shell
     ///
@@ -227,6 +230,9 @@ pub struct Umount {
     /// Where it is in use, make it read-only instead
     #[arg(short, long)]
     pub read_only: bool,
+    /// Only clear the mount of a daemon that has died; leave any other alone
+    #[arg(long, conflicts_with_all = ["local", "lazy", "force", "read_only"])]
+    pub dead: bool,
 }
 
 #[derive(Args, Debug)]

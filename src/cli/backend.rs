@@ -2,6 +2,7 @@
 
 use super::control::{Handler, Progress, Reply, Request};
 use super::metrics::Page;
+use super::mounts::Mount;
 use super::options::MountOptions;
 use super::secrets::Given;
 use crate::error::Result;
@@ -38,6 +39,9 @@ pub trait Backend {
         progress: &mut dyn FnMut(&Progress) -> Result<()>,
     ) -> Result<CheckReport>;
 
+    /// The ids of a store's key slots that were made with less than today's parameters; no secret is needed for that.
+    fn weak_slots(&self, store: &str) -> Result<Vec<String>>;
+
     /// Opens a drive's store, to work on its key slots or on what a state directory remembers of it.
     fn unlock(&self, drive: &Closed) -> Result<Site>;
 }
@@ -72,12 +76,15 @@ pub struct MountRequest {
     pub source: String,
     pub secret: Given,
     /// The directory to mount on: absolute, existing, not a mount; but a dead mount of a drive may stand there, which
-    /// is cleared at the last moment ([`clear_dead`](super::clear_dead)).
+    /// is cleared at the last moment ([`Ground`](super::Ground)).
     pub dir: PathBuf,
     /// Exists (0700); the drive takes its lock, or fails with `Kind::Conflict`.
     pub state_dir: PathBuf,
     /// What `getxattr(…, "nacre.control")` must answer on every directory of the mount.
     pub control: PathBuf,
+    /// The dead mount of the daemon that was killed before this one. Where it is gone, nothing may be mounted; what is
+    /// mounted has its flags.
+    pub dead: Option<Mount>,
     /// What `status` is to say of a thief of this machine's disk, if anything.
     pub unprotected: Option<String>,
     pub options: MountOptions,

@@ -28,7 +28,7 @@ pub fn init(app: &App, args: &args::Init) -> Result<()> {
             made_key = Some(shown(&resolve(file)?));
             Given::KeyFile(secrets::make_key(file, &SystemRandom)?)
         }
-        _ => secrets::find_new(&args.secrets, &app.env.open, &mut secrets::ask_terminal)?,
+        _ => secrets::find_new(&args.secrets, &app.env.open, &mut secrets::ask_terminal)?.given,
     };
     let created = app.backend.init(&store, &secret, &InitOptions { recovery_code: true })?;
     let mut screen = Screen::new(false);
@@ -133,13 +133,13 @@ pub(super) fn closed(
         Some(dir) => resolve(dir)?,
         None => app.places()?.state_dir(drive),
     };
-    let secret = secrets::find(flags, key, &app.env.open, &mut secrets::ask_terminal)?;
+    let secret = secrets::find(flags, key, &app.env.open, &mut secrets::ask_terminal)?.given;
     Ok(Closed { store: url, secret, state_dir })
 }
 
 /// The same for a drive that may be named by its mount.
 pub fn target(app: &App, target: &TargetArgs) -> Result<Closed> {
-    let TargetArgs { target, store, secrets, state } = target;
+    let TargetArgs { target, closed: ClosedArgs { store, secrets, state } } = target;
     let Some(mount) = target.as_deref().map(mount_of).transpose()?.flatten() else {
         return closed(app, store.as_deref().or(target.as_deref()), secrets, state);
     };

@@ -7,6 +7,7 @@ use crate::error::{Context, Error, Result};
 use crate::sys::dirs::make_dir;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
@@ -17,9 +18,16 @@ use std::path::Path;
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Outcome {
-    /// The mount can be used; lines to print.
-    Ready(Vec<String>),
+    Ready(Started),
     Failed(Failure),
+}
+
+/// What a daemon says once the mount can be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// To be printed.
+    pub lines: Vec<String>,
+    pub state_dir: OsString,
 }
 
 /// Which of the two processes this is.
@@ -62,18 +70,32 @@ pub enum Half {
 
 /// Forks, with a pipe on which the child reports.
 pub fn split() -> Result<Half> {
+    Ok(match fork_with_pipe()? {
+        Forked::Child(pipe) => Half::Child(Report { pipe: Some(pipe) }),
+        Forked::Parent(pid, pipe) => Half::Parent(pid, Waiting { pipe }),
+    })
+}
+
+/// The two ends of [`fork_with_pipe`].
+pub enum Forked {
+    Child(PipeWriter),
+    Parent(Pid, PipeReader),
+}
+
+/// Forks, with a pipe from the child to the parent.
+pub fn fork_with_pipe() -> Result<Forked> {
     let threads = fs::read_dir("/proc/self/task").context(|| "cannot read /proc/self/task")?.count();
     if threads != 1 {
-        return Err(Error::failed(format!("cannot go into the background with {threads} threads (a bug)")));
+        return Err(Error::failed(format!("cannot fork with {threads} threads (a bug)")));
     }
     let (reader, writer) = std::io::pipe().context(|| "cannot make a pipe")?;
     // SAFETY: this is the only thread (checked above), so the child has no lock that another thread held.
     match unsafe { libc::fork() } {
-        -1 => Err(std::io::Error::last_os_error()).context(|| "cannot start the daemon"),
-        0 => Ok(Half::Child(Report { pipe: Some(writer) })),
+        -1 => Err(std::io::Error::last_os_error()).context(|| "cannot start a process"),
+        0 => Ok(Forked::Child(writer)),
         pid => {
             let pid = Pid::from_raw(pid).ok_or_else(|| Error::failed("fork returned no process"))?;
-            Ok(Half::Parent(pid, Waiting { pipe: reader }))
+            Ok(Forked::Parent(pid, reader))
         }
     }
 }
@@ -106,13 +128,13 @@ fn detach(pipe: &PipeWriter) -> Result<()> {
 }
 
 impl Waiting {
-    /// Waits until the daemon is ready, and returns the lines that it wants printed, or its error.
-    pub fn wait(mut self) -> Result<Vec<String>> {
+    /// Waits until the daemon is ready, and returns what it says then, or its error.
+    pub fn wait(mut self) -> Result<Started> {
         let mut said = Vec::new();
         let _spinner = Spinner::start("opening the drive");
         self.pipe.read_to_end(&mut said).context(|| "cannot hear the daemon")?;
         match serde_json::from_slice(&said) {
-            Ok(Outcome::Ready(lines)) => Ok(lines),
+            Ok(Outcome::Ready(started)) => Ok(started),
             Ok(Outcome::Failed(failure)) => Err(failure.into_error()),
             Err(_) => Err(Error::failed(
                 "the daemon died before it was ready: its log, in the state directory, says why",
@@ -136,14 +158,14 @@ impl Report {
     }
 
     /// Says that the mount can be used. An error means that nobody waits for it any more.
-    pub fn ready(&mut self, lines: Vec<String>) -> Result<()> {
+    pub fn ready(&mut self, started: Started) -> Result<()> {
         match self.pipe.take() {
             Some(pipe) => {
                 let left = rustix::process::setsid().map_err(std::io::Error::from);
                 left.context(|| "cannot begin a session")?;
-                tell(pipe, &Outcome::Ready(lines))
+                tell(pipe, &Outcome::Ready(started))
             }
-            None => super::output::print(&lines.iter().map(|l| format!("{l}\n")).collect::<String>()),
+            None => super::output::print(&started.lines.iter().map(|l| format!("{l}\n")).collect::<String>()),
         }
     }
 
@@ -237,8 +259,9 @@ mod tests {
             (Waiting { pipe: reader }, Report { pipe: Some(writer) })
         };
         let (waiting, mut report) = pipe();
-        report.ready(vec!["a".into()]).unwrap();
-        assert_eq!(waiting.wait().unwrap(), ["a"]);
+        let started = || Started { lines: vec!["a".into()], state_dir: "/s".into() };
+        report.ready(started()).unwrap();
+        assert_eq!(waiting.wait().unwrap(), started());
         let (waiting, mut report) = pipe();
         report.failed(Error::new(Kind::Secret, "no")).unwrap();
         assert_eq!(waiting.wait().unwrap_err().exit_status(), 3);
@@ -247,6 +270,6 @@ mod tests {
         assert!(waiting.wait().unwrap_err().to_string().contains("died"));
         let (waiting, mut report) = pipe();
         drop(waiting);
-        assert!(report.ready(vec![]).is_err());
+        assert!(report.ready(started()).is_err());
     }
 }

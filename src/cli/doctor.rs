@@ -16,18 +16,23 @@ mod stored;
 
 use super::App;
 use super::args;
-use super::control::Status;
+use super::control::{SOCKET, Status};
+use super::fstab;
 use super::mounts::{self, Mount, shown};
 use super::output::Screen;
 use super::paths::{file_url, resolve, store_url, url_path};
+use super::probe;
 use super::status::{may_see, of_mount};
+use super::utab;
 use super::values::escape_message;
 use crate::error::{Error, Kind, Result};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     Ok,
@@ -40,9 +45,9 @@ pub enum Verdict {
 }
 
 /// What one check found. The JSON fields are a contract.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    pub check: &'static str,
+    pub check: Cow<'static, str>,
     #[serde(rename = "state")]
     pub verdict: Verdict,
     pub what: String,
@@ -53,19 +58,19 @@ pub struct Finding {
 
 impl Finding {
     fn ok(check: &'static str, what: impl Into<String>) -> Finding {
-        Finding { check, verdict: Verdict::Ok, what: what.into(), todo: None }
+        Finding { check: check.into(), verdict: Verdict::Ok, what: what.into(), todo: None }
     }
 
     fn skip(check: &'static str, why: impl Into<String>) -> Finding {
-        Finding { check, verdict: Verdict::Skip, what: why.into(), todo: None }
+        Finding { check: check.into(), verdict: Verdict::Skip, what: why.into(), todo: None }
     }
 
     fn warn(check: &'static str, what: impl Into<String>, todo: impl Into<String>) -> Finding {
-        Finding { check, verdict: Verdict::Warn, what: what.into(), todo: Some(todo.into()) }
+        Finding { check: check.into(), verdict: Verdict::Warn, what: what.into(), todo: Some(todo.into()) }
     }
 
     fn fail(check: &'static str, what: impl Into<String>, todo: impl Into<String>) -> Finding {
-        Finding { check, verdict: Verdict::Fail, what: what.into(), todo: Some(todo.into()) }
+        Finding { check: check.into(), verdict: Verdict::Fail, what: what.into(), todo: Some(todo.into()) }
     }
 
     fn line(&self) -> String {
@@ -124,24 +129,23 @@ impl Patient {
 
 pub fn run(app: &App, args: &args::Doctor) -> Result<()> {
     let patients = patients(app, args.target.as_deref())?;
-    let mut parts = vec![Part { drive: String::new(), findings: machine::checks(&patients) }];
+    let mut screen = Screen::new(args.json);
+    let mut parts = vec![Part { drive: String::new(), findings: Vec::new() }];
+    for finding in machine::checks(&patients) {
+        note(&mut screen, args.json, &mut parts, finding)?;
+    }
     for patient in &patients {
-        parts.push(Part { drive: patient.name(), findings: examine(app, args, patient) });
+        parts.push(Part { drive: patient.name(), findings: Vec::new() });
+        if !args.json {
+            screen.line(&escape_message(&patient.name()))?;
+            screen.flush()?;
+        }
+        examine(app, args, patient, &mut |finding| note(&mut screen, args.json, &mut parts, finding))?;
     }
     let all = || parts.iter().flat_map(|p| &p.findings);
     let wrong = all().filter(|f| f.verdict == Verdict::Fail).count();
-    let mut screen = Screen::new(args.json);
     if args.json {
         screen.object(&serde_json::json!({ "ok": wrong == 0, "parts": parts }))?;
-    } else {
-        for part in &parts {
-            if !part.drive.is_empty() {
-                screen.line(&escape_message(&part.drive))?;
-            }
-            for finding in &part.findings {
-                screen.line(&finding.line())?;
-            }
-        }
     }
     screen.finish()?;
     match wrong {
@@ -149,6 +153,18 @@ pub fn run(app: &App, args: &args::Doctor) -> Result<()> {
         1 => Err(Error::failed("1 check failed")),
         n => Err(Error::failed(format!("{n} checks failed"))),
     }
+}
+
+/// Takes up a finding, and prints it at once: the next one may take its time. JSON is printed at the end.
+fn note(screen: &mut Screen, json: bool, parts: &mut [Part], finding: Finding) -> Result<()> {
+    if !json {
+        screen.line(&finding.line())?;
+        screen.flush()?;
+    }
+    if let Some(part) = parts.last_mut() {
+        part.findings.push(finding);
+    }
+    Ok(())
 }
 
 /// Whom to look at.
@@ -163,53 +179,86 @@ fn patients(app: &App, target: Option<&Path>) -> Result<Vec<Patient>> {
         let default = app.places().ok().filter(|p| p.store.exists()).map(|p| file_url(&p.store));
         return Ok(default.map(closed).into_iter().collect());
     };
-    if let Some(mount) = mounts::at(target)?.filter(Mount::is_ours) {
-        return Ok(vec![Patient::of_mount(mount)]);
-    }
     match mounts::locate(target) {
         Ok((mount, _)) => Ok(vec![Patient::of_mount(mount)]),
-        Err(e) if e.kind() == Kind::NotADrive => Ok(vec![closed(store_url(target)?)]),
+        Err(e) if e.kind() == Kind::NotADrive => {
+            // A place that fstab mounts means the drive that would be there.
+            let line = resolve(target).ok().and_then(|place| fstab::at(&fstab::ours(), &place));
+            Ok(vec![closed(store_url(line.as_ref().map_or(target, |line| &line.store))?)])
+        }
         Err(e) => Err(e),
     }
 }
 
-fn examine(app: &App, args: &args::Doctor, patient: &Patient) -> Vec<Finding> {
-    let mut findings = Vec::new();
+/// How long a check may take: of a store, of a disk that may be out of reach, of a passphrase.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn examine(
+    app: &App,
+    args: &args::Doctor,
+    patient: &Patient,
+    note: &mut dyn FnMut(Finding) -> Result<()>,
+) -> Result<()> {
     if let (Some(mount), Some(status)) = (&patient.mount, &patient.status) {
-        findings.extend(mounted::checks(mount, status));
+        mounted::checks(mount, status).into_iter().try_for_each(&mut *note)?;
     }
-    let me = rustix::process::geteuid().as_raw();
-    let owner =
-        patient.mount.as_ref().and_then(Mount::owner).map(|(user, _)| user).filter(|user| *user != me);
-    let reach = stored::reach(patient.store_dir().as_deref());
-    let reached = reach.verdict != Verdict::Fail;
-    let id = if reached { stored::drive_id(app, &patient.store) } else { Err(reach.clone()) };
-    let drive = id.as_ref().ok().map(|(drive, _)| *drive);
-    let state_dir = state_dir(app, args, patient, drive);
-    findings.extend(local::checks(patient, state_dir.as_deref()));
-    let key = key_file(app, args, &patient.store);
-    if let Some(key) = &key {
-        findings.push(local::key_file(key, state_dir.as_deref()));
+    // A network file system that is gone may hold whoever looks for ever.
+    if probe::look(PATIENCE, |tell| look(app, args, patient, tell), &mut *note)? {
+        return Ok(());
     }
-    if reached {
-        findings.push(reach);
-    }
-    if let Some(user) = owner {
-        let why = format!("the drive is another user's: run this as user {user} to look into it");
-        findings.push(Finding::skip("store", why));
-        return findings;
-    }
-    match id {
-        Err(finding) => findings.push(finding),
-        Ok((_, finding)) => {
-            findings.push(finding);
-            findings.extend(stored::checks(app, args, patient, key.as_deref(), state_dir.as_deref()));
-        }
-    }
-    findings
+    note(Finding::fail(
+        "answers",
+        format!(
+            "{} does not answer within {} s, or the disk of its state directory: nothing more can be told",
+            patient.store,
+            PATIENCE.as_secs()
+        ),
+        "see to the disk or the network that they are on",
+    ))
 }
 
-/// Where the drive's state is on this machine: said, told by the daemon, or where it would be.
+/// All that looks at disks.
+fn look(app: &App, args: &args::Doctor, patient: &Patient, tell: &mut dyn FnMut(Finding)) {
+    let key = key_file(app, args, &patient.store);
+    let here = |state_dir: Option<&Path>, tell: &mut dyn FnMut(Finding)| {
+        local::checks(patient, state_dir).into_iter().for_each(&mut *tell);
+        if let Some(key) = &key {
+            tell(local::key_file(key, state_dir));
+        }
+    };
+    // Without the store, if that can be.
+    let mut dir = state_dir(app, args, patient, None);
+    let known = dir.is_some();
+    if known {
+        here(dir.as_deref(), tell);
+    }
+    let reach = stored::reach(patient.store_dir().as_deref());
+    let reached = reach.verdict != Verdict::Fail;
+    tell(reach);
+    let id = reached.then(|| stored::drive_id(app, &patient.store));
+    if !known {
+        let drive = id.as_ref().and_then(|id| id.as_ref().ok()).map(|(drive, _)| *drive);
+        dir = state_dir(app, args, patient, drive);
+        here(dir.as_deref(), tell);
+    }
+    let me = rustix::process::geteuid().as_raw();
+    let owner = patient.mount.as_ref().and_then(Mount::owner).map(|(user, _)| user);
+    if let Some(user) = owner.filter(|user| *user != me) {
+        let why = format!("the drive is another user's: run this as user {user} to look into it");
+        return tell(Finding::skip("store", why));
+    }
+    match id {
+        None => {}
+        Some(Err(finding)) => tell(finding),
+        Some(Ok((drive, finding))) => {
+            tell(stored::is_mounted(patient.told(), drive).unwrap_or(finding));
+            stored::checks(app, args, patient, key.as_deref(), dir.as_deref(), tell);
+        }
+    }
+}
+
+/// Where the drive's state is on this machine: said, told by the daemon, noted by it before it died, or where it would
+/// be. None where that would be a guess: the daemon does not answer, and its socket is not there.
 fn state_dir(
     app: &App,
     args: &args::Doctor,
@@ -224,10 +273,23 @@ fn state_dir(
     {
         return socket.parent().map(Path::to_owned);
     }
+    let point = patient.mount.as_ref().map(|mount| mount.point.as_path());
+    if let Some(dir) = point.and_then(utab::state_dir) {
+        return Some(dir);
+    }
     if let Some(dir) = &app.state_dir_env {
         return resolve(dir).ok();
     }
-    Some(app.places().ok()?.state_dir(drive?))
+    let is_this = |line: &fstab::Line| match point {
+        Some(point) => line.point == point,
+        None => store_url(&line.store).is_ok_and(|store| store == patient.store),
+    };
+    let line = fstab::ours().into_iter().find(is_this);
+    if let Some(dir) = line.as_ref().and_then(|line| line.value("state_dir")) {
+        return Some(dir.into());
+    }
+    let dir = app.places().ok()?.state_dir(drive?);
+    (point.is_none() || dir.join(SOCKET).exists()).then_some(dir)
 }
 
 /// The key file that would open the drive, if one is named or is the default drive's.
@@ -251,6 +313,15 @@ pub fn unprotected(key: Option<&Path>, state_dir: &Path) -> Option<String> {
 
 /// How every word on that begins.
 const STOLEN: &str = "not protected if this disk is stolen";
+
+/// Checks what a finding is and says; what to do is told of what is wrong, and of nothing else.
+#[cfg(test)]
+#[track_caller]
+fn says(finding: Finding, verdict: Verdict, word: &str) {
+    assert_eq!(finding.verdict, verdict, "{finding:?}");
+    assert!(finding.line().contains(word), "{finding:?}");
+    assert_eq!(finding.todo.is_some(), matches!(verdict, Verdict::Warn | Verdict::Fail), "{finding:?}");
+}
 
 #[cfg(test)]
 mod tests {

@@ -10,11 +10,13 @@ mod mounted;
 use super::backend::{
     Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, MountRequest, Problem, Running,
 };
-use super::control::{Progress, Reply, Request};
+use super::control::{Client, Progress, Reply, Request};
+use super::keys::{WEAK, weak_slot};
 use super::options::{Atime, MountOptions};
 use super::output::Spinner;
 use super::paths::url_path;
 use super::secrets::Given;
+use super::status::Told;
 use super::values::escape;
 use crate::commit::check;
 use crate::crypt::{KdfParams, RecoveryCode, Secret};
@@ -27,8 +29,12 @@ use crate::sys::{SystemClock, SystemRandom};
 use crate::types::{DriveId, Key};
 use answers::Past;
 use mounted::Mounted;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long a daemon that was killed may take to let go of its state directory.
+const DYING: Duration = Duration::from_secs(3);
 
 /// Drives in stores that can be reached from here.
 pub struct Drives;
@@ -56,6 +62,26 @@ fn settings_of(options: &MountOptions) -> Settings {
     settings.noatime = options.atime == Atime::Never;
     settings.sync_store = options.sync_store;
     settings
+}
+
+/// Locks a state directory. Who mounts at once after a daemon was killed may find it held still: the kernel takes the
+/// mount from a dying process first, and the lock later. A daemon that answers is not waited for.
+fn lock_state(dir: &Path, control: &Path) -> Result<StateDir> {
+    let until = Instant::now() + DYING;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match StateDir::open(dir) {
+            Err(e) if e.kind() == Kind::Conflict && !left.is_zero() && !answers(control, left) => {
+                std::thread::sleep(Duration::from_millis(50).min(left));
+            }
+            done => return done,
+        }
+    }
+}
+
+fn answers(control: &Path, within: Duration) -> bool {
+    let daemon = Client::connect(control).and_then(|daemon| daemon.within(within));
+    daemon.and_then(|daemon| daemon.ask(&Request::Status {}, &mut Told::default())).is_ok()
 }
 
 /// Refuses options that this version cannot keep.
@@ -89,13 +115,10 @@ impl Backend for Drives {
         // Before there are threads.
         settle_allocator();
         // Before the secrets are opened, so that a drive in use is known at once.
-        let state = StateDir::open(&request.state_dir)?;
+        let state = lock_state(&request.state_dir, &request.control)?;
         let site = unlock(&request.store, &request.secret)?;
-        if let Some(slot) = site.slot.as_ref().filter(|slot| slot.is_weak()) {
-            tracing::warn!(
-                "key slot {} was made with less than today's argon2id: 'nacrefs key change' strengthens it",
-                slot.id()
-            );
+        if let Some(slot) = weak_slot(&site) {
+            tracing::warn!("key slot {slot} was {WEAK}");
         }
         Ok(Mounted::start(request, site, state)?)
     }
@@ -169,6 +192,12 @@ impl Backend for Drives {
             bytes_read: found.bytes,
             problems,
         })
+    }
+
+    fn weak_slots(&self, store: &str) -> Result<Vec<String>> {
+        let objects = crate::store::open(store, OpenOptions::default())?;
+        let slots = slots::list(&*objects)?.slots;
+        Ok(slots.iter().filter(|slot| slot.is_weak()).map(|slot| slot.id().to_string()).collect())
     }
 
     fn unlock(&self, drive: &Closed) -> Result<Site> {

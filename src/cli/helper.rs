@@ -77,6 +77,7 @@ fn umount(name: &OsStr, rest: &[OsString]) -> Result<Call> {
         lazy: words.has('l'),
         force: words.has('f'),
         read_only: words.has('r'),
+        dead: false,
     };
     Ok(words.call(Command::Umount(umount), false))
 }

@@ -3,16 +3,19 @@
 use super::mounts::{self, shown};
 use super::values::escape;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// More than so many are not named.
 const MOST: usize = 5;
+/// What runs us to unmount something, by name.
+const ASKING: [&[u8]; 4] = [b"umount", b"sudo", b"doas", b"nacrefs"];
 
 /// Names, for people, of what is in use below a mount point: processes (`bash[817]`), and other mounts. `None` where
 /// none is found, or this user may not look.
 pub fn of(point: &Path) -> Option<String> {
-    let mut names: Vec<String> =
-        fs::read_dir("/proc").ok()?.flatten().filter_map(|p| name_of(&p.path(), point)).collect();
+    let asking = asking();
+    let processes = fs::read_dir("/proc").ok()?.flatten().map(|p| p.path()).filter(|p| !asking.contains(p));
+    let mut names: Vec<String> = processes.filter_map(|p| name_of(&p, point)).collect();
     let mounts = mounts::list().unwrap_or_default();
     let inside = mounts.iter().filter(|m| m.point != point && m.point.starts_with(point));
     names.extend(inside.map(|m| format!("what is mounted on {}", shown(&m.point))));
@@ -22,6 +25,28 @@ pub fn of(point: &Path) -> Option<String> {
         names.push(format!("{more} more"));
     }
     if names.is_empty() { None } else { Some(names.join(", ")) }
+}
+
+/// The processes (directories of /proc) that ask for the unmounting, and are gone with it: this one, and those that
+/// wait for it, such as umount(8), which holds the mount point open.
+fn asking() -> Vec<PathBuf> {
+    let mut found = vec![Path::new("/proc").join(std::process::id().to_string())];
+    while let Some(parent) = found.last().and_then(|process| parent_of(process)) {
+        let name = fs::read(parent.join("comm")).unwrap_or_default();
+        if !ASKING.contains(&name.trim_ascii_end()) {
+            break;
+        }
+        found.push(parent);
+    }
+    found
+}
+
+/// The parent of a process: the second word behind its name, which is in brackets (proc_pid_stat(5)).
+fn parent_of(process: &Path) -> Option<PathBuf> {
+    let stat = fs::read(process.join("stat")).ok()?;
+    let behind = stat.iter().rposition(|b| *b == b')')? + 1;
+    let parent = stat.get(behind..)?.split(|b| *b == b' ').filter(|w| !w.is_empty()).nth(1)?;
+    Some(Path::new("/proc").join(std::str::from_utf8(parent).ok()?))
 }
 
 /// The name of a process (a directory of /proc) if it has a file below `point` open, mapped, or as its directory.
@@ -68,13 +93,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_a_file_open_is_named() {
+    fn who_has_a_file_open_is_named_and_who_asks_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let point = dir.path().canonicalize().unwrap();
         assert_eq!(of(&point), None);
-        let _open = fs::File::create(point.join("file")).unwrap();
+        let open = fs::File::create(point.join("file")).unwrap();
+        assert_eq!(of(&point), None, "this process has it open, and asks");
+        let mut other = std::process::Command::new("sleep").arg("60").stdin(open).spawn().unwrap();
         let names = of(&point).unwrap();
-        assert!(names.contains(&format!("[{}]", std::process::id())), "{names}");
-        assert_eq!(of(&point.join("elsewhere")), None);
+        let elsewhere = of(&point.join("elsewhere"));
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(names.ends_with(&format!("[{}]", other.id())) && !names.contains(','), "{names}");
+        assert_eq!(elsewhere, None);
+    }
+
+    #[test]
+    fn the_parent_of_a_process_is_found_whatever_it_is_called() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("stat"), b"7 (a) b) 5 6) S 42 7 7 0\n").unwrap();
+        assert_eq!(parent_of(dir.path()), Some("/proc/42".into()));
+        assert_eq!(parent_of(&dir.path().join("gone")), None);
     }
 }

@@ -22,6 +22,14 @@ use serde::Serialize;
 const STILL_KNOWN: &str = "Whoever opened the drive with the old one, or has a copy of its key slot and knows it, has \
                            the drive's keys all the same. New keys ('nacrefs key rotate') are not in this version.";
 
+/// What is said of a weak key slot.
+pub const WEAK: &str = "made with less than today's argon2id: 'nacrefs key change' strengthens it";
+
+/// The id of the key slot that a drive was opened with, where it is a weak one.
+pub fn weak_slot(site: &Site) -> Option<String> {
+    site.slot.as_ref().filter(|slot| slot.is_weak()).map(|slot| slot.id().to_string())
+}
+
 /// A key slot, for people and as JSON. The JSON fields are a contract.
 #[derive(Debug, Serialize)]
 struct Listed {
@@ -78,7 +86,7 @@ pub fn list(app: &App, args: &KeyList) -> Result<()> {
         }
         screen.line(&line(slot, &listed))?;
         if listed.weak {
-            screen.line("    made with less than today's argon2id: 'nacrefs key change' strengthens it")?;
+            screen.line(&format!("    {WEAK}"))?;
         }
     }
     for (name, e) in &all.bent {

@@ -1,13 +1,14 @@
 //! Metrics, in OpenMetrics text over HTTP: what `-o metrics=` serves, off by default.
 //!
-//! A few careful lines instead of a web server: each connection carries one GET of `/metrics`, is answered and closed;
-//! one at a time; who dawdles is cut off.
+//! A few careful lines instead of a web server: each connection carries one GET of `/metrics`, is answered and closed,
+//! on a thread of its own; who dawdles is cut off.
 
 mod page;
 
 pub use page::{Kind, Page};
 
 use super::backend::Running;
+use super::control::Callers;
 use super::mounts::shown;
 use crate::error::{Context, Result};
 use std::fs;
@@ -25,6 +26,8 @@ use std::time::{Duration, Instant};
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// How long a connection may take, from its first byte to its last.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// More callers at once than this are turned away.
+const MAX_CALLERS: usize = 64;
 /// The longest head of a request, in bytes.
 const HEAD: usize = 8 << 10;
 
@@ -168,9 +171,21 @@ impl Server {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
         let serve = move || {
+            let callers = Callers::default();
             while let Some(stream) = next(&listener, &stopping) {
-                if let Err(e) = answer(stream, &*mount) {
-                    tracing::debug!("a caller of the metrics went away: {e}");
+                let Some(counted) = callers.admit(MAX_CALLERS) else {
+                    tracing::warn!("too many connections for metrics at once");
+                    continue;
+                };
+                let mount = mount.clone();
+                let call = move || {
+                    let _counted = counted;
+                    if let Err(e) = answer(stream, &*mount) {
+                        tracing::debug!("a caller of the metrics went away: {e}");
+                    }
+                };
+                if let Err(e) = thread::Builder::new().name("metrics-call".into()).spawn(call) {
+                    tracing::warn!("cannot start a thread for metrics: {e}");
                 }
             }
         };
@@ -268,7 +283,7 @@ fn read_head(stream: &mut Stream, deadline: Instant) -> io::Result<Vec<u8>> {
 }
 
 /// Refuses all but GET (and HEAD) of /metrics, with the status to answer.
-fn route(head: &[u8]) -> Result<(), &'static str> {
+pub(super) fn route(head: &[u8]) -> Result<(), &'static str> {
     let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
     let mut words = line.split(|b| *b == b' ');
     let (method, target, version) = (words.next(), words.next(), words.next());

@@ -13,6 +13,9 @@ mod daemon;
 mod doctor;
 mod drives;
 pub mod exit;
+mod fstab;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod helper;
 mod holders;
 mod keys;
@@ -38,7 +41,7 @@ mod utab;
 pub mod values;
 
 pub use drives::Drives;
-pub use mounts::{CONTROL_XATTR, FS_TYPE, clear_dead};
+pub use mounts::{CONTROL_XATTR, FS_TYPE, Ground, Mount};
 
 use crate::crypt::protect::protect_process;
 use crate::error::Result;

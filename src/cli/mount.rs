@@ -4,19 +4,20 @@ use super::App;
 use super::args;
 use super::backend::{InitOptions, MountRequest};
 use super::control::{SOCKET, Server};
-use super::daemon::{self, Report, Side};
+use super::daemon::{self, Report, Side, Started};
 use super::doctor;
 use super::logging;
 use super::metrics::{self, Listener};
 use super::mounts::{self, shown};
 use super::notify::ServiceManager;
 use super::options::MountOptions;
+use super::output::with_names;
 use super::paths::{file_url, resolve, url_path};
 use super::pulse::Pulse;
 use super::remount;
-use super::secrets::{self, Given};
+use super::secrets::{self, Again, Found, Given, SecretFile};
 use super::signals::Signals;
-use super::supervise::{self, supervise};
+use super::supervise::{self, Before, supervise};
 use super::utab;
 use super::values::escape;
 use crate::error::{Context, Error, Kind, Result};
@@ -39,12 +40,59 @@ struct Plan {
     make: bool,
     state_dir: Option<PathBuf>,
     options: MountOptions,
+    /// What this mount takes the place of.
+    before: Option<Before>,
+    /// Somebody reads the errors: they may name files, which what goes to a log may not.
+    names: bool,
+}
+
+impl Plan {
+    fn told(&self) -> fn(Error) -> Error {
+        if self.names { with_names } else { |e| e }
+    }
 }
 
 enum Secret {
-    Given(Given),
+    Found(Found),
+    /// What a supervisor has of it.
+    Again(Again),
     /// A key file that is to be made.
     NewKey(PathBuf),
+}
+
+impl Secret {
+    fn lasting(self) -> Result<Secret> {
+        match self {
+            Secret::Found(found) => Again::of(found).map(Secret::Again),
+            other => Ok(other),
+        }
+    }
+
+    fn give(self, again: bool) -> Result<Given> {
+        match self {
+            Secret::Found(found) => Ok(found.given),
+            // It may be a file on a disk that comes back, or in the middle of a change.
+            Secret::Again(secret) if again => {
+                secret.give().map_err(|e| Error::failed("the drive's secret is not at hand").with_source(e))
+            }
+            Secret::Again(secret) => secret.give(),
+            Secret::NewKey(file) => Ok(Given::KeyFile(secrets::begin_key(&file, &SystemRandom)?)),
+        }
+    }
+}
+
+impl Plan {
+    /// For a daemon that takes the place of one that was killed: nothing is made, and the flags of the mount are what
+    /// they were last.
+    fn follow(&mut self, before: Before) {
+        self.make = false;
+        if let Secret::NewKey(file) = &self.secret {
+            self.secret = Secret::Again(Again::File(SecretFile::Key(file.clone())));
+        }
+        self.state_dir = Some(before.state_dir.clone());
+        remount::keep(&mut self.options, &before.dead.flags);
+        self.before = Some(before);
+    }
 }
 
 /// Mounts, in the background or not. In the background it returns twice: in the command once the mount can be
@@ -55,17 +103,18 @@ pub fn run(app: &App, args: &args::Mount) -> Result<()> {
         eprintln!("nacrefs: mount option {option:?} has no effect on a drive");
     }
     if options.remount {
-        return remount::run(&args.dir, &options);
+        return remount::run(&args.dir, &options, &args.options);
     }
     let plan = plan(app, args, options)?;
     app.env.forget();
     let dir = plan.dir.clone();
     if plan.options.foreground {
-        return serve(app, plan, &mut Report::foreground(), None);
+        let told = plan.told();
+        return serve(app, plan, &mut Report::foreground()).map_err(told);
     }
     match daemon::fork()? {
         Side::Command(daemon) => {
-            let lines = daemon.wait()?;
+            let lines = daemon.wait()?.lines;
             let mut text = lines.iter().map(|l| format!("{l}\n")).collect::<String>();
             if args.as_helper {
                 // mount(8) says nothing where all is well; what must be said goes where its errors go.
@@ -75,16 +124,28 @@ pub fn run(app: &App, args: &args::Mount) -> Result<()> {
             }
             super::output::print(&text)
         }
-        Side::Daemon(report) if plan.options.restart => match supervise(report)? {
-            supervise::Side::Daemon(report, why) => in_background(app, plan, report, why),
-            supervise::Side::Over => Ok(()),
-        },
-        Side::Daemon(report) => in_background(app, plan, report, None),
+        Side::Daemon(report) if plan.options.restart => supervised(app, plan, report),
+        Side::Daemon(report) => in_background(app, plan, report),
     }
 }
 
-fn in_background(app: &App, plan: Plan, mut report: Report, why: Option<String>) -> Result<()> {
-    serve(app, plan, &mut report, why).or_else(|e| report.failed(e))
+fn supervised(app: &App, mut plan: Plan, report: Report) -> Result<()> {
+    plan.secret = plan.secret.lasting()?;
+    match supervise(report, &plan.dir, &plan.options.log)? {
+        supervise::Side::Over => Ok(()),
+        supervise::Side::Daemon(report, before) => {
+            if let Some(before) = before {
+                plan.follow(*before);
+            }
+            in_background(app, plan, report)
+        }
+    }
+}
+
+fn in_background(app: &App, plan: Plan, mut report: Report) -> Result<()> {
+    // A later daemon's errors are for the supervisor's log.
+    let told = if plan.before.is_none() { plan.told() } else { |e| e };
+    serve(app, plan, &mut report).or_else(|e| report.failed(told(e)))
 }
 
 /// Checks everything that can be checked without opening the drive, and asks for what must be asked for while
@@ -102,6 +163,9 @@ fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan
     let store = app.store(args.store.as_deref())?;
     let source = source_of(args.store.as_deref(), &store);
     let dir = mount_point(&args.dir, &source, options.nonempty, args.as_helper)?;
+    if let Some(path) = url_path(&store) {
+        apart(&dir, "the store", &path)?;
+    }
     fuse_usable(Path::new("/dev/fuse"), rustix::process::geteuid().is_root(), &fusermount())?;
     let places = app.places();
     let is_default = places.as_ref().is_ok_and(|p| file_url(&p.store) == store);
@@ -128,10 +192,10 @@ fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan
     let key_file = key_file.or(key.clone().filter(|k| !flagged && (make || begun || k.exists())));
     let secret = match key {
         Some(key) if (make || begun) && !flagged && !key.exists() => Secret::NewKey(key),
-        Some(_) if make && flagged => Secret::Given(secrets::find_new(&flags, env, ask)?),
+        Some(_) if make && flagged => Secret::Found(secrets::find_new(&flags, env, ask)?),
         key => {
             let lost = key.as_deref().filter(|key| !flagged && !key.exists()).map(shown);
-            Secret::Given(secrets::find(&flags, key.as_deref(), env, ask).map_err(|e| match lost {
+            Secret::Found(secrets::find(&flags, key.as_deref(), env, ask).map_err(|e| match lost {
                 Some(lost) => e.context(format!(
                     "the drive's key file, {lost}, is not there: bring it back from a backup, or give another secret"
                 )),
@@ -142,18 +206,34 @@ fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan
     let given = args.state.state_dir.as_ref().or(options.state_dir.as_ref()).or(app.state_dir_env.as_ref());
     // Here, because the daemon is in another directory.
     let state_dir = given.map(|d| resolve(d)).transpose()?;
-    Ok(Plan { store, source, dir, secret, key_file, make, state_dir, options })
+    // What a service manager starts, or mount(8) at boot, writes into a log.
+    let names = std::io::stderr().is_terminal() || !(options.foreground || args.as_helper);
+    Ok(Plan { store, source, dir, secret, key_file, make, state_dir, options, before: None, names })
 }
 
-/// The life of a mount, from opening the drive to its end; `why`: what became of the daemon before this one.
-fn serve(app: &App, plan: Plan, report: &mut Report, why: Option<String>) -> Result<()> {
+/// The life of a mount, from opening the drive to its end.
+fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     daemon::keep_files_private();
+    if let Some(before) = &plan.before {
+        logging::log_to(&before.state_dir)?;
+        logging::start("info", &plan.options.log)?;
+    }
+    let before = plan.before.clone();
+    mounted(app, plan, report).inspect_err(|e| {
+        // Whoever mounted first is gone, so this is told by the log; not at each try.
+        if before.is_some_and(|b| b.failed.is_none_or(|last| last != e.chain())) {
+            tracing::error!("cannot mount again: {}", e.chain());
+        }
+    })
+}
+
+fn mounted(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     let signals = Signals::watch(report.is_foreground() && std::io::stderr().is_terminal())?;
-    outside_of_itself(&plan)?;
-    let (secret, new_key) = match plan.secret {
-        Secret::Given(secret) => (secret, None),
-        Secret::NewKey(file) => (Given::KeyFile(secrets::begin_key(&file, &SystemRandom)?), Some(file)),
+    let new_key = match &plan.secret {
+        Secret::NewKey(file) => Some(file.clone()),
+        _ => None,
     };
+    let secret = plan.secret.give(plan.before.is_some())?;
     let mut pulse = None;
     if report.is_foreground() {
         logging::start("info", &plan.options.log)?;
@@ -173,14 +253,14 @@ fn serve(app: &App, plan: Plan, report: &mut Report, why: Option<String>) -> Res
         (None, Some(drive)) => app.places()?.state_dir(drive),
         (None, None) => app.places()?.state_dir(app.backend.drive_id(&plan.store)?),
     };
-    refuse_below(&plan.dir, &state_dir, "the state directory", "choose another with --state-dir")?;
+    apart(&plan.dir, "the state directory", &state_dir)?;
     daemon::make_state_dir(&state_dir)?;
-    if !report.is_foreground() {
+    if !report.is_foreground() && plan.before.is_none() {
         logging::log_to(&state_dir)?;
         logging::start("info", &plan.options.log)?;
     }
-    if let Some(why) = why {
-        tracing::warn!("mounting again: {why}");
+    if let Some(before) = &plan.before {
+        tracing::warn!("mounting again: {}", before.why);
     }
     let mut lines = Vec::new();
     if made.is_some() {
@@ -197,13 +277,14 @@ fn serve(app: &App, plan: Plan, report: &mut Report, why: Option<String>) -> Res
         source: plan.source,
         secret,
         dir: plan.dir.clone(),
-        state_dir,
+        state_dir: state_dir.clone(),
         control: control.clone(),
         unprotected,
+        dead: plan.before.map(|before| before.dead),
         options: plan.options,
     };
     let running = app.backend.mount(request).map_err(|e| made_all_the_same(e, &first))?;
-    let _found_by_umount = utab::Entry::of(&plan.dir);
+    let _found_by_umount = utab::Entry::of(&plan.dir, &state_dir);
     signals.stop_on_signal(running.clone());
     let owner = rustix::process::geteuid().as_raw();
     let ready = Server::start(&control, owner, running.handler()).and_then(|server| {
@@ -212,7 +293,8 @@ fn serve(app: &App, plan: Plan, report: &mut Report, why: Option<String>) -> Res
             None => None,
         };
         lines.push(mounted_on(&plan.dir));
-        report.ready(std::mem::take(&mut lines))?;
+        let state_dir = state_dir.into_os_string();
+        report.ready(Started { lines: std::mem::take(&mut lines), state_dir })?;
         pulse.iter().for_each(|p| p.ready(running.clone()));
         Ok((server, metrics))
     });
@@ -234,29 +316,6 @@ fn serve(app: &App, plan: Plan, report: &mut Report, why: Option<String>) -> Res
         Err(e) => tracing::error!("{}", e.chain()),
     }
     outcome
-}
-
-/// Refuses to mount a drive over what it is made of, where that is known already.
-fn outside_of_itself(plan: &Plan) -> Result<()> {
-    if let Some(state_dir) = &plan.state_dir {
-        refuse_below(&plan.dir, state_dir, "the state directory", "choose another with --state-dir")?;
-    }
-    match url_path(&plan.store) {
-        Some(store) => refuse_below(&plan.dir, &store, "the store", "mount it elsewhere"),
-        None => Ok(()),
-    }
-}
-
-/// What a drive needs cannot be found any more once the drive is mounted over it.
-fn refuse_below(dir: &Path, path: &Path, what: &str, advice: &str) -> Result<()> {
-    let real = path.ancestors().find_map(|a| Some(a.canonicalize().ok()?.join(path.strip_prefix(a).ok()?)));
-    if real.is_some_and(|real| real.starts_with(dir)) {
-        let (dir, path) = (shown(dir), shown(path));
-        let what =
-            format!("{what} {path} is in the directory to mount on, {dir}, and would be hidden: {advice}");
-        return Err(Error::new(Kind::Usage, what));
-    }
-    Ok(())
 }
 
 /// What to say when the default drive was made.
@@ -342,6 +401,19 @@ fn mount_point(dir: &Path, source: &str, nonempty: bool, as_helper: bool) -> Res
         }
     }
     Ok(dir.clone())
+}
+
+/// Refuses what the mount would hide from its own daemon.
+fn apart(dir: &Path, what: &str, path: &Path) -> Result<()> {
+    if !resolve(path)?.starts_with(dir) {
+        return Ok(());
+    }
+    let said = format!(
+        "{what} {} is inside {}, and would be hidden by the mount: mount on another directory",
+        shown(path),
+        shown(dir)
+    );
+    Err(Error::new(Kind::Usage, said))
 }
 
 /// Says what is missing for FUSE to work.

@@ -3,6 +3,7 @@
 use super::control::Client;
 use super::paths::{resolve, resolve_parent, store_url};
 use super::probe::{self, Answer};
+use super::status::may_see;
 use super::values::{DrivePath, escape};
 use crate::error::{Context, Error, Kind, Result};
 use rustix::mount::UnmountFlags;
@@ -23,11 +24,15 @@ pub struct Mount {
     /// Which directory of the file system is mounted: not `/` for a bind mount.
     pub root: PathBuf,
     pub point: PathBuf,
+    /// Options of this mount point, between commas: `ro`, `nosuid`, …
+    pub flags: String,
     pub fs_type: String,
     /// What is mounted: of ours, the store as it was given.
     pub source: String,
     /// Options of the file system, between commas.
     pub options: String,
+    /// Whether this mount, or the file system, is read-only.
+    pub read_only: bool,
     ours: bool,
 }
 
@@ -50,7 +55,7 @@ pub fn list() -> Result<Vec<Mount>> {
     Ok(parse(&text))
 }
 
-fn parse(text: &[u8]) -> Vec<Mount> {
+pub(super) fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|b| *b == b'\n').filter_map(parse_line).collect()
 }
 
@@ -58,19 +63,21 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
     let device = String::from_utf8_lossy(fields.by_ref().nth(2)?).into_owned();
-    let root = path_of(fields.next()?);
-    let point = path_of(fields.next()?);
+    let root = unescape(fields.next()?);
+    let point = unescape(fields.next()?);
+    let flags = String::from_utf8_lossy(fields.next()?).into_owned();
     let mut tail = fields.skip_while(|f| *f != b"-").skip(1);
     let fs_type = String::from_utf8_lossy(tail.next()?).into_owned();
-    let source = path_of(tail.next().unwrap_or_default()).to_string_lossy().into_owned();
+    let source = unescape(tail.next().unwrap_or_default()).to_string_lossy().into_owned();
     let options = String::from_utf8_lossy(tail.next().unwrap_or_default()).into_owned();
     let ours =
         fs_type == FS_TYPE || (fs_type == "fuse" && options.split(',').any(|o| o == "subtype=nacrefs"));
-    Some(Mount { device, root, point, fs_type, source, options, ours })
+    let read_only = [&flags, &options].iter().any(|list| list.split(',').any(|o| o == "ro"));
+    Some(Mount { device, root, point, flags, fs_type, source, options, read_only, ours })
 }
 
-/// Undoes the kernel's `\040`: blanks, tabs, line ends and backslashes are written as three octal digits.
-fn path_of(field: &[u8]) -> PathBuf {
+/// Undoes `\040` of the kernel, fstab and utab: blanks, tabs, line ends and backslashes are written as three octal digits.
+pub fn unescape(field: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, after @ ..] = rest {
@@ -116,8 +123,14 @@ pub fn at_exactly(path: &Path) -> Result<Option<Mount>> {
 /// Finds the drive that a path lies in, and the path from the drive's root. The path need not exist.
 pub fn locate(path: &Path) -> Result<(Mount, DrivePath)> {
     let mounts = list()?;
-    // A link inside a drive is itself meant; a link to a drive means the drive.
-    let mut found = resolve_parent(path)?;
+    let typed = std::path::absolute(path).context(|| format!("cannot find {}", shown(path)))?;
+    let inside = above(&mounts, &typed).filter(|m| m.is_ours() && m.point != typed);
+    let mut found = match inside {
+        // Who follows links in it waits for as long as its daemon is stopped.
+        Some(mount) if matches!(mount.ask(), Ok(Answer::Silent)) => typed.clone(),
+        // A link inside a drive is itself meant; a link to a drive means the drive.
+        _ => resolve_parent(path)?,
+    };
     if !above(&mounts, &found).is_some_and(Mount::is_ours) {
         found = resolve(path)?;
     }
@@ -143,7 +156,7 @@ pub fn implied() -> Result<Mount> {
     if let Ok((mount, _)) = locate(Path::new(".")) {
         return Ok(mount);
     }
-    let mut mounts = ours()?;
+    let mut mounts: Vec<_> = ours()?.into_iter().filter(may_see).collect();
     match (mounts.pop(), mounts.len()) {
         (Some(mount), 0) => Ok(mount),
         (None, _) => Err(Error::new(
@@ -192,7 +205,12 @@ impl Mount {
     /// Asks its daemon where its control socket is. An attribute, because the kernel would answer stat(2) from its
     /// cache, even for a daemon that is dead.
     fn ask(&self) -> Result<Answer> {
-        probe::getxattr(&self.point, CONTROL_XATTR, self.owner())
+        let ask = || probe::getxattr(&self.point, CONTROL_XATTR, self.owner());
+        match ask()? {
+            // It was killed, and ended while it was asked: from now on the kernel answers in its place.
+            Answer::Errno(libc::ECONNABORTED) => ask(),
+            answer => Ok(answer),
+        }
     }
 
     /// The store's URL, of a mount of ours: its source is the store as it was given, a path or a URL.
@@ -200,9 +218,9 @@ impl Mount {
         store_url(Path::new(&self.source)).unwrap_or_else(|_| self.source.clone())
     }
 
-    /// Whether the same drive is mounted at another place as well: a bind mount, or what it was made from.
+    /// Whether the same drive is mounted once more: a bind mount, or what it was made from, perhaps at the same place.
     pub fn has_twin(&self) -> Result<bool> {
-        Ok(list()?.iter().any(|m| m.device == self.device && m.point != self.point))
+        Ok(list()?.iter().filter(|m| m.device == self.device).count() > 1)
     }
 }
 
@@ -221,6 +239,50 @@ pub fn clear_dead(point: &Path) -> Result<()> {
         super::umount::detach(&mount.point, UnmountFlags::DETACH)?;
     }
     Ok(())
+}
+
+/// What is mounted at a place just before a drive is. Others may mount there at the same time, and the kernel would
+/// stack them.
+pub struct Ground {
+    point: PathBuf,
+    /// Devices, the topmost last.
+    below: Vec<String>,
+}
+
+impl Ground {
+    /// Clears a dead mount. With `dead`, the device of one, that one must be there.
+    ///
+    /// # Errors
+    /// `Conflict` where another drive is mounted there, `NotADrive` where the dead mount is gone.
+    pub fn clear(point: &Path, dead: Option<&str>) -> Result<Ground> {
+        let found = at_exactly(point)?.filter(Mount::is_ours);
+        if dead.is_some_and(|dead| !found.as_ref().is_some_and(|m| m.device == dead && m.is_dead())) {
+            let point = shown(point);
+            return Err(Error::new(Kind::NotADrive, format!("{point} was unmounted meanwhile")));
+        }
+        clear_dead(point)?;
+        if at_exactly(point)?.is_some_and(|m| m.is_ours()) {
+            return Err(taken(point));
+        }
+        let below = list()?.into_iter().filter(|m| m.point == point).map(|m| m.device).collect();
+        Ok(Ground { point: point.to_owned(), below })
+    }
+
+    /// To be asked after mounting: an error where another drive was mounted there first, since [`Ground::clear`]. Of
+    /// two, the one below stays.
+    pub fn check(&self, device: &str) -> Result<()> {
+        let mounts = list()?;
+        let here = mounts.iter().filter(|m| m.point == self.point).take_while(|m| m.device != device);
+        match here.filter(|m| m.is_ours()).all(|m| self.below.contains(&m.device)) {
+            true => Ok(()),
+            false => Err(taken(&self.point)),
+        }
+    }
+}
+
+fn taken(point: &Path) -> Error {
+    let said = format!("another drive was mounted on {} at the same time", shown(point));
+    Error::new(Kind::Conflict, said)
 }
 
 pub fn shown(path: &Path) -> String {
@@ -244,6 +306,7 @@ mod tests {
     fn mountinfo_is_read() {
         let mounts = parse(INFO);
         assert_eq!(mounts.len(), 6);
+        assert_eq!(mounts[1].flags, "rw,nosuid");
         let ours = mounts.iter().filter(|m| m.is_ours()).map(|m| m.point.as_path()).collect::<Vec<_>>();
         assert_eq!(ours, [Path::new("/home/joe/my drive"), Path::new("/srv/bind")]);
         assert_eq!(mounts[5].point, Path::new("/a\\b\tc\n"));
@@ -269,7 +332,7 @@ mod tests {
     fn octal_is_undone_and_nothing_else() {
         for (field, path) in [(&b"a\\040b"[..], "a b"), (b"\\04", "\\04"), (b"\\", "\\"), (b"\\999", "\\999")]
         {
-            assert_eq!(path_of(field), Path::new(path));
+            assert_eq!(unescape(field), Path::new(path));
         }
     }
 

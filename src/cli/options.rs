@@ -154,6 +154,40 @@ impl MountOptions {
         words.filter(|o| LABELS.iter().any(|l| o.starts_with(l)) || *o == "mand").map(str::to_owned).collect()
     }
 
+    /// Those of a remount's options that ask for another daemon than the one that was started with these: the kernel
+    /// changes what it has flags for, and no more.
+    pub fn unchangeable<S: AsRef<str>>(&self, lists: &[S]) -> Vec<String> {
+        let words = lists.iter().flat_map(|l| split(l.as_ref())).map(|o| o.replace('"', ""));
+        let is_new = |word: &String| {
+            let mut asked = self.clone();
+            asked.set(word).is_ok_and(|known| known) && asked.of_daemon() != self.clone().of_daemon()
+        };
+        words.filter(is_new).collect()
+    }
+
+    /// Without what the kernel has flags for, and what only matters to the mount command.
+    fn of_daemon(self) -> MountOptions {
+        let MountOptions { ro, nosuid, nodev, noexec, atime, nodiratime, remount, .. } =
+            MountOptions::default();
+        let (state_dir, key_file, passphrase_file) = (None, None, None);
+        let (foreground, nonempty) = (false, false);
+        MountOptions {
+            ro,
+            nosuid,
+            nodev,
+            noexec,
+            atime,
+            nodiratime,
+            remount,
+            state_dir,
+            key_file,
+            passphrase_file,
+            foreground,
+            nonempty,
+            ..self
+        }
+    }
+
     /// How often a changed drive is committed: `commit=`, or 5 s to a store on this machine and 30 s elsewhere.
     pub fn commit_interval(&self, store: &str) -> Duration {
         let near = store.starts_with("file:") || store.starts_with("memory:");
@@ -273,12 +307,14 @@ fn passes_along(name: &str, option: &str) -> bool {
         "auto", "noauto", "user", "nouser", "users", "nousers", "owner", "noowner", "group", "nogroup", "nofail", "_netdev", "defaults", "sloppy",
         "norelatime", "nostrictatime", "lazytime", "nolazytime", "iversion", "noiversion", "mand", "nomand",
         "silent", "loud", "sub", "nosub", "symfollow", "nosymfollow",
+        // Habits from other file systems: what they ask for is so, or has no meaning here.
+        "acl", "user_xattr", "discard", "nodiscard", "barrier", "noquota",
     ];
     // The last ones are what the kernel shows of a mount: they come back at a remount.
     #[rustfmt::skip]
     const VALUED: &[&str] = &[
         "user", "comment", "fsname", "subtype", "helper", "uhelper", "context", "fscontext", "defcontext",
-        "rootcontext", "offset", "sizelimit", "fd", "rootmode", "user_id", "group_id", "max_read", "blksize",
+        "rootcontext", "errors", "offset", "sizelimit", "fd", "rootmode", "user_id", "group_id", "max_read", "blksize",
     ];
     FLAGS.contains(&option)
         || (option.contains('=') && VALUED.contains(&name))
@@ -394,6 +430,15 @@ mod tests {
         assert_eq!(parse("sync,async").sync, Synchronous::Nothing);
         // mount(8) says by flags what they bring along, and leaves out what fstab takes back (`user,exec`).
         assert!(!parse("noexec,exec,user,users,owner,group").noexec);
+    }
+
+    #[test]
+    fn what_a_remount_cannot_change_is_known() {
+        let o = MountOptions::parse(&["commit=7,allow_other,key_file=/k,nosuid"]).unwrap();
+        let asked = "remount,ro,noexec,noatime,commit=7,allow_other,key_file=/other,user_id=0,nofail";
+        assert!(o.unchangeable(&[asked]).is_empty());
+        let asked = ["remount,commit=8", "sync=store,restart=on,ro"];
+        assert_eq!(o.unchangeable(&asked), ["commit=8", "sync=store", "restart=on"]);
     }
 
     #[test]

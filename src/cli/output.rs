@@ -4,8 +4,9 @@ use super::backend::CheckReport;
 use super::control::{LogEntry, Progress, Reply, Status};
 use super::exit;
 use super::values::{Moment, escape, escape_message, human_size};
+use crate::drive::BothChanged;
 use crate::error::{Error, Result};
-use crate::types::Version;
+use crate::types::{Ino, Version};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::io::{BufWriter, IsTerminal, Write};
@@ -51,6 +52,11 @@ impl Screen {
         let text =
             serde_json::to_string(value).map_err(|e| Error::failed("cannot encode JSON").with_source(e))?;
         self.line(&text)
+    }
+
+    /// Shows what was printed so far.
+    pub fn flush(&mut self) -> Result<()> {
+        self.out.flush().map_err(lost)
     }
 
     /// Ends the output; must be called, or errors of the last writes are lost.
@@ -113,6 +119,11 @@ impl Reply for Screen {
 
     fn log_level(&mut self, level: &str) -> Result<()> {
         self.line(&escape_message(level))
+    }
+
+    fn note(&mut self, text: &str) -> Result<()> {
+        eprintln!("nacrefs: {}", escape_message(text));
+        Ok(())
     }
 
     fn data(&mut self, bytes: &[u8]) -> Result<()> {
@@ -244,6 +255,25 @@ pub fn error_line(error: &Error, verbose: bool) -> String {
     format!("nacrefs: {}", escape_message(&text))
 }
 
+/// The same error, with the files named that both this machine and another have changed: for whoever has asked, never
+/// for a log.
+pub fn with_names(e: Error) -> Error {
+    match names_of(&e) {
+        Some(line) => Error::new(e.kind(), e.to_string()).with_source(Error::new(e.kind(), line)),
+        None => e,
+    }
+}
+
+/// What both have changed, if an error tells of that.
+pub fn names_of(e: &Error) -> Option<String> {
+    let mut causes = std::iter::successors(std::error::Error::source(e), |e| e.source());
+    let named = |ino: Ino, path: Option<&[u8]>| match path {
+        Some(path) if !path.is_empty() => escape(path),
+        _ => format!("inode {ino}"),
+    };
+    causes.find_map(|cause| cause.downcast_ref::<BothChanged>()).map(|both| both.line(named))
+}
+
 /// Says on standard error what does not stop a command, but should be known.
 pub fn warn(text: &str) {
     if let Err(e) = writeln!(std::io::stderr(), "nacrefs: warning: {}", escape_message(text)) {
@@ -293,7 +323,7 @@ mod tests {
     fn json_has_exactly_the_fields_of_the_contract() {
         assert_eq!(
             printed(true, |s| s.status(&status())),
-            r#"{"drive":"ab","store":"file:///s","mount":"/mnt","version":7,"last_commit":"2023-11-14T22:13:20Z","dirty_bytes":1,"journal_bytes":2,"cache_bytes":3,"online":true,"last_error":null,"last_error_time":null,"online_since":null,"mounted_since":null,"read_only":null,"journal_limit":0,"cache_limit":0,"waiting":0,"unprotected":null,"store_speed":null,"memory_bytes":0,"state_dir":null,"pid":null,"build":null}
+            r#"{"drive":"ab","store":"file:///s","mount":"/mnt","version":7,"last_commit":"2023-11-14T22:13:20Z","dirty_bytes":1,"journal_bytes":2,"cache_bytes":3,"online":true,"last_error":null,"last_error_time":null,"online_since":null,"mounted_since":null,"read_only":null,"journal_limit":0,"cache_limit":0,"waiting":0,"unprotected":null,"weak_slot":null,"store_speed":null,"memory_bytes":0,"state_dir":null,"pid":null,"build":null}
 "#
         );
         assert_eq!(

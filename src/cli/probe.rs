@@ -1,14 +1,19 @@
-//! Looking at a mount whose daemon may be stopped or stuck, without being stuck with it.
+//! Looking at a mount whose daemon may be stopped or stuck, or at a disk that is, without being stuck with it.
 //!
 //! Whoever asks such a mount for anything may wait for ever, and cannot be killed once the daemon has taken the
 //! request. So a child process asks, and is left behind where it does not come back in time.
 
-use crate::error::{Context, Result};
+use super::daemon::{Forked, fork_with_pipe};
+use crate::error::{Context, Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::ffi::CString;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -73,6 +78,50 @@ pub fn getxattr(path: &Path, name: &str, owner: Option<(u32, u32)>) -> Result<An
     let Some((head, value)) = said.split_first_chunk::<4>() else { return Ok(Answer::Silent) };
     let outcome = i32::from_ne_bytes(*head);
     Ok(if outcome < 0 { Answer::Errno(-outcome) } else { Answer::Value(value.to_vec()) })
+}
+
+/// Has a child process look, and hands on what it finds as it comes. `false`: the child has found nothing more for
+/// `patience`, and was left behind. To be called while this process has one thread.
+pub fn look<T: Serialize + DeserializeOwned>(
+    patience: Duration,
+    look: impl FnOnce(&mut dyn FnMut(T)),
+    mut found: impl FnMut(T) -> Result<()>,
+) -> Result<bool> {
+    let (pid, pipe) = match fork_with_pipe()? {
+        Forked::Parent(pid, pipe) => (pid, pipe),
+        Forked::Child(mut pipe) => {
+            let mut tell = |thing: T| {
+                let line = serde_json::to_string(&thing).unwrap_or_default();
+                // Whoever does not listen any more has given up.
+                let _ = writeln!(pipe, "{line}");
+            };
+            let whole = catch_unwind(AssertUnwindSafe(|| look(&mut tell))).is_ok();
+            // SAFETY: ends this process at once: what the parent has not written yet is the parent's to write.
+            unsafe { libc::_exit(if whole { 0 } else { 1 }) }
+        }
+    };
+    let failed = || "cannot hear a process that looks";
+    let mut pipe = BufReader::new(pipe);
+    loop {
+        let time = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: 0 };
+        if pipe.buffer().is_empty()
+            && poll(&mut [PollFd::new(pipe.get_ref(), PollFlags::IN)], Some(&time)) == Ok(0)
+        {
+            // One that cannot be killed is left to init.
+            kill_process(pid, Signal::KILL).map_err(std::io::Error::from).context(failed)?;
+            return Ok(false);
+        }
+        let mut line = String::new();
+        if pipe.read_line(&mut line).context(failed)? == 0 {
+            break;
+        }
+        found(serde_json::from_str(&line).map_err(|e| Error::failed(failed()).with_source(e))?)?;
+    }
+    let ended = waitpid(Some(pid), WaitOptions::empty()).map_err(std::io::Error::from).context(failed)?;
+    match ended.is_some_and(|(_, status)| status.exit_status() == Some(0)) {
+        true => Ok(true),
+        false => Err(Error::failed("a process that looks has died (a bug)")),
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! Asking for a secret on the terminal: what is typed is not shown, and is left nowhere but in the answer.
 
 use crate::error::{Context, Error, Kind, Result};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use std::fs::File;
 use std::io::{ErrorKind, IsTerminal, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd, OwnedFd};
 use zeroize::{Zeroize, Zeroizing};
 
 /// The longest answer, in bytes.
@@ -24,7 +27,7 @@ pub fn ask_secret(question: &str) -> Result<Option<Zeroizing<String>>> {
     let tty = File::options().read(true).write(true).open("/dev/tty").context(failed)?;
     let quiet = Quiet::begin(&tty).context(failed)?;
     (&tty).write_all(question.as_bytes()).context(failed)?;
-    let answer = read_line(&tty);
+    let answer = read_line(&quiet);
     drop(quiet);
     (&tty).write_all(b"\n").context(failed)?;
     answer.map(Some)
@@ -43,21 +46,78 @@ pub fn confirm(question: &str) -> Result<Option<bool>> {
     Ok(Some(answer.trim() == "yes"))
 }
 
-/// A terminal that shows nothing and gives every byte as it is typed, until this is dropped.
+/// A terminal that shows nothing and gives every byte as it is typed, until this is dropped. Signals that end the
+/// process wait until then, and interrupt [`read_line`].
 struct Quiet<'t> {
     tty: &'t File,
     was: Termios,
+    ending: Held,
 }
 
 impl Quiet<'_> {
     fn begin(tty: &File) -> std::io::Result<Quiet<'_>> {
         let was = tcgetattr(tty)?;
+        let ending = Held::begin()?;
         let mut quiet = was.clone();
         quiet.local_modes -= LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG;
         quiet.special_codes[SpecialCodeIndex::VMIN] = 1;
         quiet.special_codes[SpecialCodeIndex::VTIME] = 0;
         tcsetattr(tty, OptionalActions::Flush, &quiet)?;
-        Ok(Quiet { tty, was })
+        Ok(Quiet { tty, was, ending })
+    }
+}
+
+impl Read for &Quiet<'_> {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        let mut ready =
+            [PollFd::new(self.tty, PollFlags::IN), PollFd::new(&self.ending.pending, PollFlags::IN)];
+        poll(&mut ready, None)?;
+        match ready[1].revents().is_empty() {
+            true => {
+                let mut tty = self.tty;
+                tty.read(to)
+            }
+            // It stays pending, and is taken when it is let through again.
+            false => Err(std::io::Error::other("told to end")),
+        }
+    }
+}
+
+/// Holds back the signals that end a process at a terminal, until dropped.
+struct Held {
+    was: libc::sigset_t,
+    /// Readable when there is one.
+    pending: OwnedFd,
+}
+
+impl Held {
+    fn begin() -> std::io::Result<Held> {
+        let mut set = MaybeUninit::uninit();
+        let mut was = MaybeUninit::uninit();
+        // SAFETY: `sigemptyset` initialises the set, which the calls that follow use with valid numbers;
+        // `pthread_sigmask` initialises the other one where it returns 0; the descriptor is new, and nobody else's.
+        unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            let mut set = set.assume_init();
+            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+                libc::sigaddset(&mut set, signal);
+            }
+            let pending = match libc::signalfd(-1, &set, libc::SFD_CLOEXEC) {
+                -1 => return Err(std::io::Error::last_os_error()),
+                fd => OwnedFd::from_raw_fd(fd),
+            };
+            match libc::pthread_sigmask(libc::SIG_BLOCK, &set, was.as_mut_ptr()) {
+                0 => Ok(Held { was: was.assume_init(), pending }),
+                e => Err(std::io::Error::from_raw_os_error(e)),
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: `was` is a mask that this thread had. It cannot fail with a valid first argument.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.was, std::ptr::null_mut()) };
     }
 }
 

@@ -1,29 +1,29 @@
 //! `mount -o remount,…`: other flags for a mount that there is.
 //!
 //! The kernel changes what mount(2) has a flag for; of a FUSE mount nothing else can be changed, and what the daemon
-//! was given (sizes, intervals, `allow_other`) stays as it is.
+//! was given (sizes, intervals, `allow_other`) stays as it is. Where something else is asked for, a line says so.
 
 use super::control::Request;
 use super::mounts::{self, shown};
-use super::options::{Atime, MountOptions};
+use super::options::{Atime, MountOptions, Synchronous};
 use super::output::Screen;
 use crate::error::{Context, Error, Kind, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount_remount};
 use std::path::Path;
 
-/// Remounts. With `ro`, what was written before is durable when it returns.
+/// Remounts; `given` is what `options` were read from. With `ro`, what was written before is durable when it returns.
 ///
 /// # Errors
 /// `Conflict` where a file is open for writing and `ro` is asked for; `Usage` for `rw` where the drive itself was
 /// opened read-only.
-pub fn run(dir: &Path, options: &MountOptions) -> Result<()> {
+pub fn run(dir: &Path, options: &MountOptions, given: &[String]) -> Result<()> {
     let mount = match mounts::at(dir)? {
         Some(mount) if mount.is_ours() => mount,
         _ => return Err(Error::new(Kind::NotADrive, format!("{} is not a nacrefs mount", shown(dir)))),
     };
     let point = &mount.point;
-    let remount = Request::Remount { ro: options.ro };
+    let remount = Request::Remount { ro: options.ro, options: given.to_vec() };
     mounts::daemon(&mount)?.ask(&remount, &mut Screen::new(false))?;
     // An empty list of options, where fd= and others would be: the kernel takes none for a FUSE mount that there is.
     mount_remount(point, flags(options), c"").map_err(|e| {
@@ -44,6 +44,16 @@ pub fn run(dir: &Path, options: &MountOptions) -> Result<()> {
     Ok(())
 }
 
+/// Makes the options what a mount's flags say, as mountinfo has them: somebody may have changed them since it was
+/// mounted. A drive that was opened for changes stays so ([`Mount::read_only`](super::Mount)).
+pub fn keep(options: &mut MountOptions, flags: &str) {
+    let has = |flag| flags.split(',').any(|f| f == flag);
+    options.ro &= has("ro");
+    (options.nosuid, options.nodev, options.noexec) = (has("nosuid"), has("nodev"), has("noexec"));
+    options.atime = if has("noatime") { Atime::Never } else { Atime::Relative };
+    options.nodiratime = has("nodiratime");
+}
+
 /// All that mount(2) can change; what is not said is cleared, and mount(8) says all of it.
 fn flags(options: &MountOptions) -> MountFlags {
     let mut flags = MountFlags::empty();
@@ -55,6 +65,7 @@ fn flags(options: &MountOptions) -> MountFlags {
         (options.atime == Atime::Never, MountFlags::NOATIME),
         (options.atime == Atime::Relative, MountFlags::RELATIME),
         (options.nodiratime, MountFlags::NODIRATIME),
+        (options.sync == Synchronous::All, MountFlags::SYNCHRONOUS),
     ] {
         flags.set(flag, on);
     }

@@ -3,6 +3,9 @@
 //! Secrets stand in buffers of their full size on the heap, each wiped when it is dropped: what moves or grows leaves
 //! copies behind.
 
+mod again;
+pub use again::{Again, SecretFile};
+
 use super::args::{NewSecretArgs, SecretArgs};
 use super::{output, prompt};
 use crate::crypt::RecoveryCode;
@@ -10,14 +13,17 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::sys::Random;
 use crate::sys::dirs::{make_dir, sync_dir};
 use crate::types::Key;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fstatfs};
 use std::cell::Cell;
 use std::ffi::{CStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// A secret that may open a drive.
@@ -36,6 +42,27 @@ impl fmt::Debug for Given {
             Given::KeyFile(_) => "KeyFile(…)",
             Given::Recovery(_) => "Recovery(…)",
         })
+    }
+}
+
+/// A secret, and the file that it stands in, if it was read from one.
+#[derive(Debug)]
+pub struct Found {
+    pub given: Given,
+    pub file: Option<SecretFile>,
+}
+
+impl Found {
+    fn only(given: Given) -> Found {
+        Found { given, file: None }
+    }
+}
+
+impl TryFrom<SecretFile> for Found {
+    type Error = Error;
+
+    fn try_from(file: SecretFile) -> Result<Found> {
+        Ok(Found { given: file.read()?, file: Some(file) })
     }
 }
 
@@ -158,12 +185,12 @@ enum Purpose {
 
 /// The secret for opening a drive: the first that is found of the flags, the key file of the default drive (if
 /// it is that drive, and the file is there), the environment, the systemd credentials, the terminal.
-pub fn find(flags: &SecretArgs, default_key: Option<&Path>, env: &SecretEnv, ask: Ask) -> Result<Given> {
+pub fn find(flags: &SecretArgs, default_key: Option<&Path>, env: &SecretEnv, ask: Ask) -> Result<Found> {
     find_for(Purpose::Open, flags, default_key, env, ask)
 }
 
 /// The same for a drive that is about to be made: what is typed is asked for twice.
-pub fn find_new(flags: &SecretArgs, env: &SecretEnv, ask: Ask) -> Result<Given> {
+pub fn find_new(flags: &SecretArgs, env: &SecretEnv, ask: Ask) -> Result<Found> {
     if flags.recovery {
         return Err(Error::new(Kind::Usage, "--recovery opens a drive; a new one is given a recovery code"));
     }
@@ -196,7 +223,7 @@ pub fn find_another(
         None => {
             let passphrase_file = flags.new_passphrase_file.clone();
             let flags = SecretArgs { passphrase_file, ..SecretArgs::default() };
-            have(find_for(Purpose::Add, &flags, None, env, ask)?)
+            have(find_for(Purpose::Add, &flags, None, env, ask)?.given)
         }
     }
 }
@@ -207,19 +234,19 @@ fn find_for(
     default_key: Option<&Path>,
     env: &SecretEnv,
     ask: Ask,
-) -> Result<Given> {
+) -> Result<Found> {
     let in_env = env.passphrase.take();
     if flags.recovery {
         return match &flags.passphrase_file {
-            Some(file) => read_passphrase(file).map(Given::Recovery),
-            None => typed("Recovery code: ", purpose, ask).map(Given::Recovery),
+            Some(file) => SecretFile::Recovery(file.clone()).try_into(),
+            None => typed("Recovery code: ", purpose, ask).map(Given::Recovery).map(Found::only),
         };
     }
     if let Some(file) = &flags.passphrase_file {
-        return read_passphrase(file).map(Given::Passphrase);
+        return SecretFile::Passphrase(file.clone()).try_into();
     }
     if let Some(file) = flags.key_file.as_deref().or(default_key.filter(|key| key.exists())) {
-        return read_key(file).map(Given::KeyFile);
+        return SecretFile::Key(file.to_owned()).try_into();
     }
     let (new, question) = match purpose {
         Purpose::Add => ("new-", "New passphrase: "),
@@ -231,17 +258,17 @@ fn find_for(
         file.exists().then_some(file)
     };
     if let Some(file) = &env.passphrase_file {
-        read_passphrase(file).map(Given::Passphrase)
+        SecretFile::Passphrase(file.clone()).try_into()
     } else if let Some(command) = &env.passphrase_command {
-        run(command).map(Given::Passphrase)
+        run(command).map(Given::Passphrase).map(Found::only)
     } else if let Some(text) = in_env {
-        Ok(Given::Passphrase(text))
+        Ok(Found::only(Given::Passphrase(text)))
     } else if let Some(file) = credential("passphrase") {
-        read_passphrase(&file).map(Given::Passphrase)
+        SecretFile::Passphrase(file).try_into()
     } else if let Some(file) = credential("key") {
-        read_key(&file).map(Given::KeyFile)
+        SecretFile::Key(file).try_into()
     } else {
-        typed(question, purpose, ask).map(Given::Passphrase)
+        typed(question, purpose, ask).map(Given::Passphrase).map(Found::only)
     }
 }
 
@@ -270,27 +297,48 @@ fn typed(question: &str, purpose: Purpose, ask: Ask) -> Result<Zeroizing<String>
     Ok(answer)
 }
 
+/// How long a named pipe may have nobody who writes into it.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The kind of file system that pipes without a name are on (PIPEFS_MAGIC in statfs(2)).
+const PIPEFS: rustix::fs::FsWord = 0x5049_5045;
 /// More than any secret: a wrong file is not read whole.
 const LONGEST: u64 = 64 << 10;
 
-/// Reads a passphrase: all of it but one line end.
-fn passphrase_of(mut from: impl Read, what: &str) -> Result<Zeroizing<String>> {
+/// Reads a passphrase, or the text of a key file: all of it but one line end.
+pub(super) fn text_of(mut from: impl Read, what: &str, kind: &str) -> Result<Zeroizing<String>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 64));
     from.by_ref()
         .take(LONGEST + 1)
         .read_to_end(&mut bytes)
         .map_err(|e| Error::new(Kind::Secret, format!("cannot read {what}")).with_source(e))?;
-    let refuse = |why| Err(Error::new(Kind::Secret, format!("{what} {why}")));
+    let refuse = |why: String| Err(Error::new(Kind::Secret, format!("{what} {why}")));
     if bytes.len() as u64 > LONGEST {
-        return refuse("is too long for a passphrase");
+        return refuse(format!("is too long for a {kind}"));
     }
     let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     let text = text.strip_suffix(b"\r").unwrap_or(text);
     match std::str::from_utf8(text) {
-        Ok("") => refuse("holds no passphrase"),
+        Ok("") => refuse(format!("is empty: it holds no {kind}")),
         Ok(text) => Ok(Zeroizing::new(text.to_owned())),
-        Err(_) => refuse("is not UTF-8"),
+        Err(_) => refuse("is not UTF-8".to_owned()),
     }
+}
+
+/// Opens a file that holds a secret.
+fn open(file: &Path) -> Result<File> {
+    let cannot = |e: std::io::Error| cannot_open(file, e);
+    // Without waiting for somebody to write into a named pipe, who may never come.
+    let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(file).map_err(cannot)?;
+    let meta = opened.metadata().map_err(cannot)?;
+    let refuse = |why: &str| Err(Error::new(Kind::Secret, format!("{} {why}", file.display())));
+    if meta.is_dir() {
+        return refuse("is a directory: give the file in it");
+    }
+    if meta.file_type().is_fifo() && !is_written_to(&opened).map_err(cannot)? {
+        return refuse("is a named pipe, and nobody writes into it");
+    }
+    rustix::fs::fcntl_setfl(&opened, OFlags::empty()).map_err(|e| cannot(e.into()))?;
+    Ok(opened)
 }
 
 /// Says so if others may read a file that holds a secret.
@@ -311,14 +359,24 @@ fn cannot_open(file: &Path, e: std::io::Error) -> Error {
     Error::new(Kind::Secret, format!("cannot open {}", file.display())).with_source(e)
 }
 
+/// Whether there is something to read from a pipe. A pipe that has a name may have no writer: it gets [`PATIENCE`]. One
+/// that has none (`<(command)` of a shell) was made for this, by whoever writes into it.
+fn is_written_to(pipe: &File) -> std::io::Result<bool> {
+    if fstatfs(pipe)?.f_type == PIPEFS {
+        return Ok(true);
+    }
+    let patience = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+    Ok(poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&patience))? > 0)
+}
+
 fn read_passphrase(file: &Path) -> Result<Zeroizing<String>> {
-    read_secret(file, Ok)
+    read_secret(file, "passphrase", Ok)
 }
 
 /// Reads a file that holds a secret, and if it does, says so where others may read it.
-fn read_secret<T>(file: &Path, parse: impl FnOnce(Zeroizing<String>) -> Result<T>) -> Result<T> {
-    let opened = File::open(file).map_err(|e| cannot_open(file, e))?;
-    let secret = parse(passphrase_of(&opened, &file.display().to_string())?)?;
+fn read_secret<T>(file: &Path, kind: &str, parse: impl FnOnce(Zeroizing<String>) -> Result<T>) -> Result<T> {
+    let opened = open(file)?;
+    let secret = parse(text_of(&opened, &file.display().to_string(), kind)?)?;
     warn_of_others(file, &opened)?;
     Ok(secret)
 }
@@ -329,7 +387,7 @@ fn run(command: &OsString) -> Result<Zeroizing<String>> {
     let mut child =
         Command::new("sh").arg("-c").arg(command).stdout(Stdio::piped()).spawn().map_err(failed)?;
     let read = match child.stdout.take() {
-        Some(out) => passphrase_of(out, what),
+        Some(out) => text_of(out, what, "passphrase"),
         None => Err(Error::failed("the passphrase command has no output")),
     };
     let status = child.wait().map_err(failed)?;
@@ -341,7 +399,7 @@ fn run(command: &OsString) -> Result<Zeroizing<String>> {
 
 /// Reads a key file: 64 hexadecimal digits and a line end.
 pub fn read_key(file: &Path) -> Result<Box<Key>> {
-    read_secret(file, |text| {
+    read_secret(file, "key", |text| {
         parse_key(text.trim()).ok_or_else(|| {
             Error::new(
                 Kind::Secret,
@@ -351,7 +409,7 @@ pub fn read_key(file: &Path) -> Result<Box<Key>> {
     })
 }
 
-fn parse_key(text: &str) -> Option<Box<Key>> {
+pub(super) fn parse_key(text: &str) -> Option<Box<Key>> {
     let mut key = Box::new(Key([0; 32]));
     if text.len() != 64 {
         return None;
@@ -442,6 +500,10 @@ mod tests {
         Ok(None)
     }
 
+    fn given(found: Result<Found>) -> Result<Given> {
+        Ok(found?.given)
+    }
+
     fn says(given: Result<Given>) -> String {
         match given.unwrap() {
             Given::Passphrase(p) => p.to_string(),
@@ -467,8 +529,9 @@ mod tests {
         };
         put("nacrefs.passphrase", "credential");
         let mut typed = |_: &str| Ok(Some(Zeroizing::new("typed".to_owned())));
-        let mut next =
-            |flags: &SecretArgs, env: &SecretEnv, key: Option<&Path>| says(find(flags, key, env, &mut typed));
+        let mut next = |flags: &SecretArgs, env: &SecretEnv, key: Option<&Path>| {
+            says(given(find(flags, key, env, &mut typed)))
+        };
 
         assert_eq!(next(&flags, &env, Some(&key)), "flag");
         flags.passphrase_file = None;
@@ -531,7 +594,8 @@ mod tests {
         let mut ask = |_: &str| Ok(answers.pop().map(|a| Zeroizing::new(a.to_owned())));
         let (flags, env) = (SecretArgs::default(), SecretEnv::default());
         assert!(find_new(&flags, &env, &mut ask).unwrap_err().to_string().contains("differ"));
-        assert_eq!(says(find_new(&flags, &env, &mut |_| Ok(Some(Zeroizing::new("x".into()))))), "x");
+        let typed = find_new(&flags, &env, &mut |_| Ok(Some(Zeroizing::new("x".into()))));
+        assert_eq!(says(given(typed)), "x");
     }
 
     #[test]
@@ -539,11 +603,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f");
         let table: [(&[u8], &str); 3] =
-            [(b"\n", "no passphrase"), (b"\xff\n", "UTF-8"), (&[b'x'; 70_000], "too long")];
+            [(b"\n", "holds no"), (b"\xff\n", "UTF-8"), (&[b'x'; 70_000], "too long")];
         for (bytes, why) in table {
             fs::write(&file, bytes).unwrap();
-            let e = read_passphrase(&file).unwrap_err();
-            assert!(e.kind() == Kind::Secret && e.to_string().contains(why), "{e}");
+            for e in [read_passphrase(&file).unwrap_err(), read_key(&file).unwrap_err()] {
+                assert!(e.kind() == Kind::Secret && e.to_string().contains(why), "{e}");
+            }
         }
         for text in ["12", &"0g".repeat(32), &"é".repeat(32)] {
             fs::write(&file, text).unwrap();
@@ -551,6 +616,37 @@ mod tests {
         }
         assert_eq!(read_key(Path::new("/no/such")).unwrap_err().kind(), Kind::Secret);
         assert_eq!(run(&"exit 3".into()).unwrap_err().kind(), Kind::Secret);
+    }
+
+    /// Opening a named pipe into which nobody writes used to wait for ever.
+    #[test]
+    fn a_pipe_is_read_once_somebody_writes_and_not_waited_for_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+            .unwrap();
+        let e = read_key(&pipe).unwrap_err();
+        assert!(e.kind() == Kind::Secret && e.to_string().contains("nobody writes"), "{e}");
+        let to = pipe.clone();
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            let mut out = File::options().write(true).open(to)?;
+            out.write_all(b"a pass")?;
+            std::thread::sleep(Duration::from_millis(200));
+            out.write_all(b"phrase\n")
+        });
+        assert_eq!(*read_passphrase(&pipe).unwrap(), "a passphrase");
+        writer.join().unwrap().unwrap();
+        // As a shell's <(command): it may take its time.
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        use std::os::fd::AsRawFd;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", reader.as_raw_fd()));
+        let slow = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            writer.write_all(b"typed late\n")
+        });
+        assert_eq!(*read_passphrase(&path).unwrap(), "typed late");
+        slow.join().unwrap().unwrap();
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::App;
 use super::args;
 use super::commands::closed;
 use super::control::{LogEntry, Progress, Reply, Request, Status};
+use super::keys::WEAK;
 use super::mounts::{self, Mount, shown};
 use super::output::{self, Screen};
 use super::probe::PATIENCE;
@@ -56,7 +57,12 @@ pub fn may_see(mount: &Mount) -> bool {
 pub fn of_mount(mount: &Mount) -> Result<Status> {
     let mut told = Told::default();
     mounts::daemon(mount)?.within(PATIENCE)?.ask(&Request::Status {}, &mut told)?;
-    told.status(&shown(&mount.point))
+    let mut status = told.status(&shown(&mount.point))?;
+    // What mount(8) has changed since, the daemon need not know.
+    if mount.read_only && status.read_only.is_none() {
+        status.read_only = Some("mounted again with -o remount,ro".into());
+    }
+    Ok(status)
 }
 
 /// Takes the one status that a drive tells.
@@ -154,6 +160,9 @@ pub fn human(s: &Status, now: Moment, verbose: bool) -> String {
     if let Some(why) = &s.unprotected {
         field("warning", escape_message(why));
     }
+    if let Some(slot) = &s.weak_slot {
+        field("warning", format!("key slot {} was {WEAK}", escape_message(slot)));
+    }
     if let Some(e) = &s.last_error {
         let at = s.last_error_time.map_or(String::new(), |at| format!(" ({} ago)", ago(at)));
         field("last error", format!("{}{at}", escape_message(e)));
@@ -204,12 +213,18 @@ mod tests {
         (s.online, s.online_since) = (false, Some(at(1_700_000_000)));
         (s.journal_bytes, s.journal_limit, s.waiting) = (3 << 20, 4 << 20, 2);
         s.read_only = Some("mounted so".into());
+        s.weak_slot = Some("3f2a".into());
         s.build = Some("1.0".into());
         s.pid = Some(7);
         let text = human(&s, at(1_700_000_300), true);
-        for part in
-            ["for 5 min 0 s", "3.0 MiB of 4.0 MiB (75 %)", "2 operations wait", "mounted so", "process 7"]
-        {
+        for part in [
+            "for 5 min 0 s",
+            "3.0 MiB of 4.0 MiB (75 %)",
+            "2 operations wait",
+            "mounted so",
+            "process 7",
+            "slot 3f2a was made with less",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
         s.online = true;

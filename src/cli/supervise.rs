@@ -4,9 +4,12 @@
 //! outside systemd there is nobody at all. It is forked before the daemon has a thread or has opened anything,
 //! and goes on where the mount command was: with the options and the secret that were given then.
 
-use super::daemon::{self, Report, Waiting};
+use super::daemon::{self, Report, Started, Waiting};
+use super::logging::{self, LogOptions};
+use super::mounts::{self, Mount, shown};
 use crate::error::{Context, Error, Kind, Result};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The pause before the second try, which doubles up to the longest. The first try follows at once.
@@ -17,21 +20,35 @@ const LIFE: Duration = Duration::from_secs(60);
 
 /// Which process this is.
 pub enum Side {
-    /// A daemon; and why it is not the first.
-    Daemon(Report, Option<String>),
+    /// A daemon; and what was before, where it is not the first.
+    Daemon(Report, Option<Box<Before>>),
     /// The supervisor, when there is nothing more to watch.
     Over,
 }
 
+/// What a daemon takes the place of.
+#[derive(Clone)]
+pub struct Before {
+    /// What became of the daemon before.
+    pub why: String,
+    /// What the last try to take its place failed with.
+    pub failed: Option<String>,
+    /// What it has left: nobody has unmounted it.
+    pub dead: Mount,
+    pub state_dir: PathBuf,
+}
+
 /// Starts a daemon, and another when it is killed. Returns in each daemon, and in the supervisor when a daemon has
-/// ended by itself (it was unmounted, or told to end), or cannot be started again.
-pub fn supervise(mut report: Report) -> Result<Side> {
-    let mut why = None;
+/// ended by itself (it was unmounted, or told to end), when its dead mount was taken away, or when it cannot be started
+/// again. `log`: how the reason for that is told, in the log of the daemon.
+pub fn supervise(mut report: Report, dir: &Path, log: &LogOptions) -> Result<Side> {
+    let mut before: Option<Before> = None;
+    let mut state_dir = PathBuf::new();
     let mut tries = Tries::default();
     loop {
         let begun = Instant::now();
         let (daemon, waiting) = match daemon::split()? {
-            daemon::Half::Child(own) => return Ok(Side::Daemon(own, why)),
+            daemon::Half::Child(own) => return Ok(Side::Daemon(own, before.map(Box::new))),
             daemon::Half::Parent(pid, waiting) => (pid, waiting),
         };
         let heard = first_words(waiting, &mut report);
@@ -42,23 +59,55 @@ pub fn supervise(mut report: Report) -> Result<Side> {
                 .context(|| "cannot end the daemon")?;
         }
         let end = wait(daemon)?;
+        let over = |why: &str| give_up(&state_dir, log, dir, why);
         match heard {
             Heard::Deaf(e) => return Err(e),
             Heard::Refused => return Ok(Side::Over),
-            Heard::Ready if !was_killed(&end) => return Ok(Side::Over),
-            Heard::Ready => why = Some(format!("the daemon before this one was killed ({})", told(&end))),
-            Heard::Failed(e) if !may_pass(&e) => return Err(e),
+            Heard::Ready(_) if !was_killed(&end) => return Ok(Side::Over),
+            Heard::Ready(started) => {
+                state_dir = started.state_dir.into();
+                let why = format!("the daemon before this one was killed ({})", told(&end));
+                let Some(dead) = left_dead(dir)? else { return give_up(&state_dir, log, dir, UNMOUNTED) };
+                before = Some(Before { why, failed: None, dead, state_dir: state_dir.clone() });
+            }
+            Heard::Failed(e) if !may_pass(&e) => return over(&e.chain()),
             Heard::Failed(e) => {
-                why = Some(format!("the daemon was killed, and not started again at first: {}", e.chain()));
+                let Some(before) = &mut before else { return Err(e) };
+                before.failed = Some(e.chain());
+                // It may have mounted first.
+                if was_killed(&end) {
+                    let Some(dead) = left_dead(dir)? else { return over(UNMOUNTED) };
+                    before.dead = dead;
+                }
             }
         }
         std::thread::sleep(tries.pause(begun.elapsed()));
+        if let Some(before) = &before
+            && left_dead(dir)?.is_none_or(|found| found.device != before.dead.device)
+        {
+            return give_up(&state_dir, log, dir, UNMOUNTED);
+        }
     }
+}
+
+/// The dead mount of a drive at a place, if that is what is on top there.
+fn left_dead(dir: &Path) -> Result<Option<Mount>> {
+    Ok(mounts::at_exactly(dir)?.filter(|mount| mount.is_ours() && mount.is_dead()))
+}
+
+const UNMOUNTED: &str = "it was unmounted, or something else is mounted there";
+
+/// Ends the supervisor, and says why in the log: nobody listens to it any more.
+fn give_up(state_dir: &Path, log: &LogOptions, dir: &Path, why: &str) -> Result<Side> {
+    logging::log_to(state_dir)?;
+    logging::start("info", log)?;
+    tracing::warn!("the daemon was killed, and {} is not mounted again: {why}", shown(dir));
+    Ok(Side::Over)
 }
 
 /// What became of a daemon's start.
 enum Heard {
-    Ready,
+    Ready(Started),
     /// The first start failed, and whoever asked for it has been told.
     Refused,
     /// Whoever asked for the first start is gone.
@@ -71,18 +120,16 @@ enum Heard {
 fn first_words(waiting: Waiting, report: &mut Report) -> Heard {
     let outcome = waiting.wait();
     if !report.is_awaited() {
-        return outcome.map_or_else(Heard::Failed, |_| Heard::Ready);
+        return outcome.map_or_else(Heard::Failed, Heard::Ready);
     }
-    let ready = outcome.is_ok();
-    let told = match outcome {
-        Ok(lines) => daemon::be_silent().and_then(|()| report.ready(lines)),
-        Err(e) => report.failed(e),
+    let passed_on = match outcome {
+        Ok(started) => {
+            let told = daemon::be_silent().and_then(|()| report.ready(started.clone()));
+            told.map(|()| Heard::Ready(started))
+        }
+        Err(e) => report.failed(e).map(|()| Heard::Refused),
     };
-    match told {
-        Ok(()) if ready => Heard::Ready,
-        Ok(()) => Heard::Refused,
-        Err(e) => Heard::Deaf(e),
-    }
+    passed_on.unwrap_or_else(Heard::Deaf)
 }
 
 /// Whether the next try may do better without anybody's help.

@@ -5,6 +5,7 @@ use super::control::{Client, LogEntry, Progress, Reply, Request, Status};
 use super::holders;
 use super::mounts::{self, Mount, shown};
 use super::output::Screen;
+use super::utab;
 use super::values::human_size;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::fusermount;
@@ -19,12 +20,13 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// How long the daemon may take to end after it was detached: it has committed, or was told not to.
+/// How long the daemon may take to end after it was detached (it has committed, or was told not to), or say nothing.
 const END_TIME: Duration = Duration::from_secs(120);
 /// How long it usually takes at most; who takes longer may be mounted in another namespace as well.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
-/// How long `--force` waits for a daemon to say that everything is in its journal.
+/// How long `--force` waits for a daemon to say that everything is in its journal, and then for its end.
 const FORCE_TIME: Duration = Duration::from_secs(5);
+const FORCE_END_TIME: Duration = Duration::from_secs(20);
 /// How often everything is committed anew because somebody was at the mount meanwhile.
 const ROUNDS: usize = 8;
 /// Who has no terminal is told how much is left after this time, and then each time this has passed again.
@@ -34,8 +36,23 @@ const NEXT_WORD: Duration = Duration::from_secs(10);
 pub fn run(args: &args::Umount) -> Result<()> {
     let mount = match mounts::at(&args.dir)? {
         Some(mount) if mount.is_ours() => mount,
+        _ if args.dead => return Ok(()),
         _ => return Err(Error::new(Kind::NotADrive, format!("{} is not a nacrefs mount", shown(&args.dir)))),
     };
+    // Where it was called from is not to keep it busy.
+    std::env::set_current_dir("/").context(|| "cannot leave the directory")?;
+    leave(args, &mount)?;
+    // A daemon that was killed, or that goes on out of sight, does not do this.
+    if !mounts::at_exactly(&mount.point)?.is_some_and(|m| m.is_ours()) {
+        utab::forget(&mount.point);
+    }
+    Ok(())
+}
+
+fn leave(args: &args::Umount, mount: &Mount) -> Result<()> {
+    if args.dead && !mount.is_dead() {
+        return Ok(());
+    }
     // Neither asks the daemon, which may hang, and which `--lazy` is not to wait for.
     if args.lazy {
         return detach(&mount.point, UnmountFlags::DETACH);
@@ -50,7 +67,7 @@ pub fn run(args: &args::Umount) -> Result<()> {
     if mount.has_twin()? {
         return detach(&mount.point, UnmountFlags::empty());
     }
-    match store_and_detach(&mount, args.local) {
+    match store_and_detach(mount, args.local) {
         Err(e) if e.kind() == Kind::Conflict && args.read_only && !mount.is_dead() => {
             mount_remount(&mount.point, MountFlags::RDONLY, c"").map_err(|_| e)
         }
@@ -72,7 +89,8 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
         if state == Expired::Gone {
             break;
         }
-        let client = Client::connect(&socket)?.served_by(mount.owner())?;
+        // While it stores, it says how much is left.
+        let client = Client::connect(&socket)?.served_by(mount.owner())?.within(END_TIME)?;
         let stored = client.ask(&Request::Umount { local }, &mut screen);
         stored.map_err(|e| if is_gone(mount) { by_another(point, e) } else { still_mounted(point, e) })?;
         if state == Expired::No {
@@ -150,23 +168,39 @@ fn expire(point: &Path) -> Expired {
 }
 
 /// Unmounts whatever the store and the daemon say, and cuts off whoever has files open.
-fn force(mount: Mount) -> Result<()> {
-    let point = mount.point.clone();
-    let (tell, told) = mpsc::channel();
-    let ask = move || mounts::daemon(&mount)?.ask(&Request::Umount { local: true }, &mut Screen::new(false));
+fn force(mount: &Mount) -> Result<()> {
+    let point = &mount.point;
+    let (tell, told) = mpsc::channel::<Result<Option<OwnedFd>>>();
+    let asked = mount.clone();
+    let ask = move || {
+        let client = mounts::daemon(&asked)?;
+        let daemon = client.pid().map_or(Ok(None), handle)?;
+        client.ask(&Request::Umount { local: true }, &mut Screen::new(false))?;
+        Ok(daemon)
+    };
+    // The drive stays mounted at another place.
+    let stays = mount.has_twin()?;
     // On a thread that is not waited for: a daemon that hangs is what this is for.
     std::thread::Builder::new()
         .name("force".into())
         .spawn(move || tell.send(ask()))
         .context(|| "cannot start a thread")?;
     let force = UnmountFlags::FORCE | UnmountFlags::DETACH;
-    match told.recv_timeout(FORCE_TIME) {
-        Ok(Ok(())) => match detach(&point, UnmountFlags::empty()) {
-            Err(e) if e.kind() == Kind::Conflict => detach(&point, force),
-            done => done,
-        },
-        _ => detach(&point, force),
+    let daemon = match told.recv_timeout(FORCE_TIME) {
+        Ok(Ok(daemon)) => daemon,
+        _ => return detach(point, force),
+    };
+    match detach(point, UnmountFlags::empty()) {
+        Err(e) if e.kind() == Kind::Conflict => detach(point, force),
+        done => done,
+    }?;
+    // Only while this process is there does what is not stored stay in the journal; and the next mount needs what the
+    // daemon holds.
+    let waits = daemon.filter(|_| !stays);
+    if waits.is_some_and(|daemon| wait_end(&daemon, FORCE_END_TIME).is_ok_and(|ended| !ended)) {
+        eprintln!("nacrefs: {} is unmounted, and its daemon goes on until nobody uses it", shown(point));
     }
+    Ok(())
 }
 
 /// Takes a mount away; with `DETACH` even where it is in use or dead.

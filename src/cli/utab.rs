@@ -5,7 +5,10 @@
 //! libmount keeps the options that the kernel does not, has an entry for the place. Our entry has a source of its
 //! own: so libmount takes it for none of its own entries, and goes on to write those. (libmount 2.36 to 2.41:
 //! `lookup_umount_fs_by_statfs`, `mnt_update_already_done`, `mnt_table_merge_user_fs`.)
+//!
+//! It also says where the state directory is, for `nacrefs doctor`: a daemon that has died cannot be asked.
 
+use super::mounts::unescape;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -15,25 +18,32 @@ use std::path::{Path, PathBuf};
 
 const DIR: &str = "/run/mount";
 const SOURCE: &str = "SRC=nacrefs-umount-helper ";
+/// What precedes the state directory, at the end of the line.
+const STATE: &str = " ROOT=/ OPTS=helper=nacrefs,state_dir=";
 
 /// The entry of a mount; dropping it removes it.
 pub struct Entry {
     dir: PathBuf,
+    /// What all entries of this place begin with: that of a daemon that was killed, too.
+    place: Vec<u8>,
     line: Vec<u8>,
 }
 
 impl Entry {
     /// Makes the entry, where this process may: only root can. Without it everything works but that `umount` does
     /// not wait for the store.
-    pub fn of(point: &Path) -> Option<Entry> {
-        rustix::process::geteuid().is_root().then(|| Entry::make(Path::new(DIR), point))
+    pub fn of(point: &Path, state_dir: &Path) -> Option<Entry> {
+        rustix::process::geteuid().is_root().then(|| Entry::make(Path::new(DIR), point, state_dir))
     }
 
-    fn make(dir: &Path, point: &Path) -> Entry {
-        let mut line = format!("{SOURCE}TARGET=").into_bytes();
-        line.extend(escape(point));
-        line.extend(b" ROOT=/ OPTS=helper=nacrefs\n");
-        let entry = Entry { dir: dir.to_owned(), line };
+    fn new(dir: &Path, point: &Path, state_dir: &Path) -> Entry {
+        let place = place(point);
+        let line = [&place, STATE.as_bytes(), &escape(state_dir), b"\n"].concat();
+        Entry { dir: dir.to_owned(), place, line }
+    }
+
+    fn make(dir: &Path, point: &Path, state_dir: &Path) -> Entry {
+        let entry = Entry::new(dir, point, state_dir);
         if let Err(e) = entry.update(true) {
             tracing::warn!(
                 "plain `umount` will not wait for the store: cannot write {}/utab: {e}",
@@ -61,7 +71,7 @@ impl Entry {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             old => old?,
         };
-        let others = old.split_inclusive(|b| *b == b'\n').filter(|line| *line != self.line);
+        let others = old.split_inclusive(|b| *b == b'\n').filter(|line| !self.is_of_place(line));
         let mine = wanted.then_some(self.line.as_slice());
         let new: Vec<u8> = mine.into_iter().chain(others).flatten().copied().collect();
         if new == old {
@@ -72,6 +82,34 @@ impl Entry {
         file.write_all(&new)?;
         fs::rename(self.dir.join("utab.nacrefs"), self.dir.join("utab"))
     }
+}
+
+/// Removes the entry that a daemon has left which was killed.
+pub fn forget(point: &Path) {
+    if rustix::process::geteuid().is_root() && Path::new(DIR).join("utab").exists() {
+        drop(Entry::new(Path::new(DIR), point, Path::new("")));
+    }
+}
+
+impl Entry {
+    fn is_of_place(&self, line: &[u8]) -> bool {
+        line.strip_prefix(self.place.as_slice()).is_some_and(|rest| rest.starts_with(b" "))
+    }
+}
+
+fn place(point: &Path) -> Vec<u8> {
+    [format!("{SOURCE}TARGET=").as_bytes(), &escape(point)].concat()
+}
+
+/// Where the daemon that serves a mount of root's, or served it until it was killed, has its state.
+pub fn state_dir(point: &Path) -> Option<PathBuf> {
+    state_dir_in(Path::new(DIR), point)
+}
+
+fn state_dir_in(dir: &Path, point: &Path) -> Option<PathBuf> {
+    let text = fs::read(dir.join("utab")).ok()?;
+    let start = [&place(point), STATE.as_bytes()].concat();
+    text.split(|b| *b == b'\n').find_map(|line| Some(unescape(line.strip_prefix(start.as_slice())?)))
 }
 
 impl Drop for Entry {
@@ -103,16 +141,22 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let dir = tmp.path().join("mount");
         let text = || fs::read_to_string(dir.join("utab")).unwrap();
-        let a = Entry::make(&dir, Path::new("/mnt/a b"));
-        let mine = "SRC=nacrefs-umount-helper TARGET=/mnt/a\\040b ROOT=/ OPTS=helper=nacrefs\n";
+        let state = Path::new("/var/a, b");
+        let a = Entry::make(&dir, Path::new("/mnt/a b"), state);
+        let mine = "SRC=nacrefs-umount-helper TARGET=/mnt/a\\040b ROOT=/ OPTS=helper=nacrefs,state_dir=/var/a,\\040b\n";
         assert_eq!(text(), mine);
         let other = "SRC=/srv TARGET=/mnt/a\\040b ROOT=/ OPTS=_netdev\n";
         fs::write(dir.join("utab"), format!("{other}{mine}")).unwrap();
-        let b = Entry::make(&dir, Path::new("/mnt/b"));
-        // A daemon that was killed has left its entry; the next one's replaces it.
-        let again = Entry::make(&dir, Path::new("/mnt/a b"));
+        let b = Entry::make(&dir, Path::new("/mnt/a"), Path::new("/var/b"));
+        // A daemon that was killed has left its entry; the next one's replaces it, wherever its state is.
+        let elsewhere = Entry::make(&dir, Path::new("/mnt/a b"), Path::new("/elsewhere"));
+        assert_eq!(state_dir_in(&dir, Path::new("/mnt/a b")), Some("/elsewhere".into()));
+        let again = Entry::make(&dir, Path::new("/mnt/a b"), state);
         assert!(text().starts_with(mine) && text().lines().count() == 3 && text().ends_with(other));
-        drop((a, b, again));
+        let found = |point: &str| state_dir_in(&dir, Path::new(point));
+        assert_eq!(found("/mnt/a b").as_deref(), Some(state));
+        assert_eq!((found("/mnt/a"), found("/mnt")), (Some("/var/b".into()), None));
+        drop((a, b, elsewhere, again));
         assert_eq!(text(), other);
     }
 
@@ -120,7 +164,8 @@ mod tests {
     fn a_file_that_cannot_be_written_spoils_nothing() {
         let tmp = tempfile::tempdir().unwrap();
         fs::write(tmp.path().join("mount"), "in the way").unwrap();
-        drop(Entry::make(&tmp.path().join("mount"), Path::new("/mnt")));
+        drop(Entry::make(&tmp.path().join("mount"), Path::new("/mnt"), Path::new("/s")));
+        assert_eq!(state_dir_in(&tmp.path().join("mount"), Path::new("/mnt")), None);
         assert_eq!(fs::read_to_string(tmp.path().join("mount")).unwrap(), "in the way");
     }
 }

@@ -199,7 +199,16 @@ impl Checker<'_> {
                 let Some(opened) = self.note(format!("head {wanted}"), None, opened)? else { break };
                 let here = opened.version();
                 let before = opened.head.before.version;
-                self.beside(versions, &mut listed, before + 1..here)?;
+                let over = before + 1..here;
+                if listed.iter().any(|v| over.contains(v)) {
+                    match versions.open(before) {
+                        // An accept gave them up: it has left them where they are.
+                        Ok(kept) if opened.commit.has_content_of(&kept.commit) => {
+                            listed.retain(|v| !over.contains(v));
+                        }
+                        _ => self.beside(versions, &mut listed, over)?,
+                    }
+                }
                 listed.pop_if(|v| *v == here);
                 wanted = before;
                 self.report.versions += 1;
@@ -253,7 +262,18 @@ impl Checker<'_> {
                 let what = format!("it tells of version {hint}, and the newest is {}", newest.version());
                 self.find("latest", what, None);
             }
-            _ => {}
+            Some(_) => {}
+            None => match versions.objects().size(&versions.layout().latest()) {
+                Err(e) if e.kind() == Kind::NotFound => {}
+                there => {
+                    there?;
+                    self.find(
+                        "latest",
+                        "it is damaged, which does no harm: the next commit writes it anew",
+                        None,
+                    );
+                }
+            },
         }
         Ok(())
     }

@@ -4,6 +4,8 @@ pub mod build;
 pub mod change;
 pub mod check;
 pub mod entry;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod history;
 pub mod inode;
 pub mod object;

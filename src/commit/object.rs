@@ -5,7 +5,7 @@ use super::params::Parameters;
 use crate::error::{Error, Result};
 use crate::store::{PackId, PackInfo, RunSet};
 use crate::tree::Map;
-use crate::types::{DeviceId, Incarnation, Ino, Lsn, Time, Version};
+use crate::types::{DeviceId, Incarnation, Ino, Lsn, MAX_LSN, Time, Version};
 use crate::wire::{Reader, Writer};
 use std::collections::BTreeSet;
 
@@ -72,7 +72,7 @@ pub struct Counts {
     /// All inodes but directories.
     pub files: u64,
     pub directories: u64,
-    /// The sizes of all regular files, added up.
+    /// The sizes of all regular files, added up, modulo 2^64.
     pub bytes: u64,
 }
 
@@ -91,6 +91,16 @@ pub fn split_ino(ino: Ino) -> (u32, u64) {
 impl Commit {
     pub fn device(&self, id: &DeviceId) -> Option<&Device> {
         self.devices.iter().find(|d| d.id == *id)
+    }
+
+    /// Whether nothing was changed between the two: no commit of changes leaves root and history as they are.
+    pub fn has_content_of(&self, other: &Commit) -> bool {
+        let root = |commit: &Commit| {
+            let mut w = Writer::new();
+            commit.root.put(&mut w);
+            w.into_vec()
+        };
+        self.history == other.history && self.shells == other.shells && root(self) == root(other)
     }
 
     /// The number that a device gets which this version does not know.
@@ -233,8 +243,8 @@ fn get_devices(r: &mut Reader) -> Result<Vec<Device>> {
         if d.number <= after || d.number > MAX_DEVICE_NUMBER || !ids.insert(d.id) {
             return Err(r.bad("has devices out of order, or one of them twice"));
         }
-        if d.next_ino > 1 << COUNTER_BITS {
-            return Err(r.bad("has a device whose inode numbers are out of range"));
+        if d.next_ino > 1 << COUNTER_BITS || d.lsn > MAX_LSN {
+            return Err(r.bad("has a device whose inode numbers, or journal's numbers, are out of range"));
         }
         devices.push(d);
     }

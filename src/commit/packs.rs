@@ -10,13 +10,13 @@ use crate::wire::{Reader, Writer};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-fn value(pack: &PackInfo) -> Vec<u8> {
+pub(super) fn value(pack: &PackInfo) -> Vec<u8> {
     let mut w = Writer::new();
     w.var(pack.bytes).var(pack.chunks.into());
     w.into_vec()
 }
 
-fn read(key: &[u8], value: &[u8]) -> Result<PackInfo> {
+pub(super) fn read(key: &[u8], value: &[u8]) -> Result<PackInfo> {
     let id = key.try_into().map_err(|_| Error::damage("index of packs: a key that cannot be one"))?;
     let mut r = Reader::new(value, "index of packs");
     let pack = PackInfo { id: PackId(id), bytes: r.var()?, chunks: r.var32()? };

@@ -228,6 +228,11 @@ impl Mini {
         }
     }
 
+    /// What reads chunks.
+    pub fn chunks(&self) -> &dyn Chunks {
+        &*self.chunks
+    }
+
     pub fn version(&self) -> Version {
         self.commit.as_ref().map_or(0, |c| c.version)
     }

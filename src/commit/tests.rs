@@ -1,5 +1,6 @@
 //! Versions made, and read back, against a model.
 
+mod blur;
 mod hostile;
 mod published;
 

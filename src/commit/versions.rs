@@ -9,6 +9,7 @@ mod payload;
 
 pub use payload::{CommitAt, Payload};
 
+use super::inode::{Content, StoredXattrs};
 use super::object::{Commit, Parent};
 use super::packs;
 use super::when::When;
@@ -17,12 +18,13 @@ use crate::crypt::{DriveSecrets, RealmKeys, Signature, Signed, SigningKey};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::pack::PackBuilder;
 use crate::store::{
-    Batch, Head, HeadLink, Heads, IndexKeys, Layout, NewHead, Objects, PackInfo, Race, Written,
+    Batch, ChunkStore, Head, HeadLink, Heads, IndexKeys, Layout, NewHead, Objects, PackInfo, Race, Settings,
+    Written,
 };
 use crate::types::{Address, DeviceId, Epoch, Time, Version};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// The versions of a drive.
@@ -48,8 +50,15 @@ pub struct Newest {
     /// None in a drive that has no version yet.
     pub opened: Option<Opened>,
     pub next: Version,
-    /// A newer version that was there, and whose head is damaged.
+    /// A newer version that was there, and cannot be read.
     pub lost: Option<Version>,
+}
+
+impl Newest {
+    /// Whether there was a newer version than the newest that can be read.
+    pub fn is_short(&self) -> bool {
+        self.opened.is_some() && self.lost.is_some()
+    }
 }
 
 /// A version that is in the store, and that nobody sees yet. Its chunks can be read while it lives.
@@ -174,18 +183,21 @@ impl Versions {
     }
 
     /// The newest version. `known`: the newest that this machine has seen, from which it must descend
-    /// (`Conflict` otherwise: a rollback or a fork).
+    /// (`Conflict` otherwise: a rollback or a fork). Where it cannot be read (see [`Versions::is_readable`]) it is
+    /// `lost`, and the newest is the one before it; where that one's head is missing or damaged as well, the newest head
+    /// below it whose version can be read.
     pub fn open_newest(&self, known: Option<HeadLink>) -> Result<Newest> {
         let newest = self.heads.newest(known)?;
         let (mut lost, mut wanted, mut opened) = (newest.lost, newest.head, None);
-        // Where a version's commit is damaged or gone, the one before it is the newest that can be opened.
         while let Some(head) = wanted.take() {
-            match self.open_head(head.clone()) {
+            let read =
+                self.open_head(head.clone()).and_then(|found| self.is_readable(&found).map(|()| found));
+            match read {
                 Ok(found) => opened = Some(found),
-                Err(e) if e.kind() == Kind::Damage && head.before.version != 0 => {
+                Err(e) if e.kind() == Kind::Damage => {
                     tracing::warn!("{}", e.chain());
                     lost = lost.or(Some(head.version));
-                    wanted = Some(self.linked(&head.before)?.ok_or(e)?);
+                    wanted = Some(self.before(&head)?.ok_or(e)?);
                 }
                 Err(e) => return Err(e),
             }
@@ -193,18 +205,76 @@ impl Versions {
         Ok(Newest { opened, next: newest.next, lost })
     }
 
-    /// Deletes the heads above a version whose commits are damaged or gone: nothing else keeps them from being the
-    /// newest. Returns which. Only for somebody who was told.
-    pub fn give_up_after(&self, kept: Version) -> Result<Vec<Version>> {
-        let mut gone = Vec::new();
-        for version in self.heads.versions()?.into_iter().filter(|v| *v > kept) {
-            if self.heads.get(version).is_ok() && self.open(version).is_err_and(|e| e.kind() == Kind::Damage)
-            {
-                self.objects.delete(&self.layout.head(version))?;
-                gone.push(version);
+    /// The valid head before another. Numbers that the other passes over were given up, or were never versions.
+    fn before(&self, head: &Head) -> Result<Option<Head>> {
+        match self.linked(&head.before) {
+            Ok(Some(before)) => return Ok(Some(before)),
+            Ok(None) => {}
+            Err(e) if e.kind() == Kind::Damage => tracing::warn!("{}", e.chain()),
+            Err(e) => return Err(e),
+        }
+        for version in self.heads.versions()?.into_iter().rev().filter(|v| *v < head.before.version) {
+            match self.heads.get(version) {
+                Ok(head) => return Ok(Some(head)),
+                Err(e) if matches!(e.kind(), Kind::Damage | Kind::NotFound) => {}
+                Err(e) => return Err(e),
             }
         }
-        Ok(gone)
+        Ok(None)
+    }
+
+    /// Reads what no version can be worked on without: the root directory's first node and its extended attributes, and
+    /// the first node of the shells. `Damage` where one of them is damaged or missing.
+    fn is_readable(&self, opened: &Opened) -> Result<()> {
+        let commit = &opened.commit;
+        let directory = match &commit.root.content {
+            Content::Directory(names) => names.root().map(|node| node.address),
+            _ => None,
+        };
+        let xattrs = match commit.root.xattrs {
+            StoredXattrs::Chunk { address, .. } => Some(address),
+            _ => None,
+        };
+        let shells = commit.shells.root().map(|node| node.address);
+        let store = ChunkStore::open(
+            self.objects.clone(),
+            self.index_keys.clone(),
+            commit.runs.clone(),
+            Settings::default(),
+            None,
+        );
+        let needed = [("root directory", directory), ("root directory", xattrs), ("Map of shells", shells)];
+        for (what, chunk) in needed {
+            let Some(address) = chunk else { continue };
+            store.fetch(&address).map_err(|e| {
+                let kind = if e.kind() == Kind::NotFound { Kind::Damage } else { e.kind() };
+                let what =
+                    format!("version {} cannot be opened: its {what} cannot be read", opened.version());
+                Error::new(kind, what).with_source(e)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Where the history of a version parts from that of another head, and which devices made the other's versions from
+    /// there on. None where that cannot be told, because heads between them are not in the store.
+    pub fn parting(&self, newest: &Opened, other: HeadLink) -> Result<Option<(HeadLink, HashSet<DeviceId>)>> {
+        let (mut here, mut there, mut by) = (newest.head.link(), other, HashSet::new());
+        while here != there {
+            let ours = here.version > there.version;
+            let back = if ours { &mut here } else { &mut there };
+            let head = match self.linked(back) {
+                Ok(Some(head)) => head,
+                Ok(None) => return Ok(None),
+                Err(e) if e.kind() == Kind::Damage => return Ok(None),
+                Err(e) => return Err(e),
+            };
+            *back = head.before;
+            if !ours {
+                by.insert(head.device);
+            }
+        }
+        Ok((here.version != 0).then_some((here, by)))
     }
 
     /// A version by its number. `NotFound` where there is none.
@@ -426,9 +496,26 @@ impl Versions {
         Ok(head)
     }
 
+    /// That a version which was opened is in the store still: a store that was rolled back while somebody worked on it
+    /// must not be written to as if nothing were. `Conflict` where its head is gone or another one, `Damage` where it is
+    /// damaged.
+    pub fn is_there(&self, link: &HeadLink) -> Result<()> {
+        let HeadLink { version, hash } = link;
+        let what = match self.heads.get(*version) {
+            _ if *version == 0 => return Ok(()),
+            Ok(head) if head.link().hash == *hash => return Ok(()),
+            Ok(head) => format!("its version {version} is another one now, by device {}", head.device),
+            Err(e) if e.kind() == Kind::NotFound => format!("its version {version} is gone"),
+            Err(e) => return Err(e),
+        };
+        let what = format!("the store was rolled back or exchanged while it was in use: {what}");
+        Err(Error::new(Kind::Conflict, what))
+    }
+
     /// Makes a prepared version the newest. After an error it is unknown whether it is: try again with the
     /// same one.
     pub fn publish(&self, prepared: &Prepared) -> Result<Published> {
+        self.is_there(&prepared.opened.head.before)?;
         Ok(match self.heads.create(prepared.opened.version(), &prepared.head)? {
             Race::Won => Published::Won(Box::new(prepared.opened.clone())),
             Race::Lost => Published::Lost,

@@ -102,7 +102,7 @@ impl DiskCache {
         }
     }
 
-    fn usable(&self) -> bool {
+    pub(super) fn usable(&self) -> bool {
         self.ready.load(Ordering::Acquire) && !self.off.load(Ordering::Relaxed)
     }
 
@@ -120,9 +120,7 @@ impl DiskCache {
     fn scan(&self) -> Result<()> {
         let mut ids = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
-            let name = entry?.file_name();
-            let id = name.to_str().and_then(|n| u64::from_str_radix(n.strip_prefix("chunks-")?, 16).ok());
-            ids.extend(id);
+            ids.extend(entry?.file_name().to_str().and_then(id_of));
         }
         ids.sort_unstable();
         let mut state = State { next: ids.last().map_or(0, |id| id + 1), ..State::default() };
@@ -234,6 +232,12 @@ impl DiskCache {
         }
         Ok(())
     }
+}
+
+/// The number in the name of a file; none of other names, and none that cannot be counted on from.
+fn id_of(name: &str) -> Option<u64> {
+    let id = u64::from_str_radix(name.strip_prefix("chunks-")?, 16).ok()?;
+    (id < u64::MAX && format!("chunks-{id:016x}") == name).then_some(id)
 }
 
 /// A source of stored chunks behind a disk cache.
@@ -357,6 +361,20 @@ mod tests {
         fs::copy(one.path(0), two.path(0)).unwrap();
         let strange = opened_with(other.path(), &keys, 1 << 30);
         assert_eq!(strange.get(&chunk(0).0), None);
+    }
+
+    /// The number after the last one overflowed: the cache was never used, or its files were written over.
+    #[test]
+    fn files_of_other_names_and_of_the_last_number_are_none_of_the_caches() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["chunks-ffffffffffffffff", "chunks-+00000000000001f", "chunks-1", "chunks-", "other"] {
+            fs::write(dir.path().join(name), b"bytes").unwrap();
+        }
+        let cache = opened(dir.path(), 1 << 30);
+        let (address, bytes) = chunk(0);
+        cache.put(&address, &bytes);
+        assert_eq!(cache.get(&address), Some(bytes));
+        assert!(cache.path(0).exists());
     }
 
     /// A record under another chunk's name is no answer.

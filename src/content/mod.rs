@@ -12,6 +12,8 @@ mod blob;
 mod cache;
 mod disk_cache;
 mod draft;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod opener;
 mod pages;
 mod segment;

@@ -211,12 +211,17 @@ impl Draft {
                 Ok(Piece::Encoded(encode_piece(&self.content(ctx, range)?)))
             })
             .collect::<Result<Vec<_>>>()?;
+        let mut members = Vec::with_capacity(pieces.len());
         let mut io = Io {
             source_hash: &|encoded| ctx.sealer.source_hash(encoded),
             stored: &|address| ctx.fetch.fetch(address),
-            put: &mut |address, stored| sink.put(address, stored),
+            put: &mut |address, stored| {
+                members.push((address, stored));
+                Ok(())
+            },
         };
         let set = SetMap::write(old.map(|base| &base.set), end, piece_size, pieces, &mut io)?;
+        sink.put_together(members)?;
         let (pages, mut hidden) = (self.pages(), super::pages::Pages::default());
         (0..end.div_ceil(PAGE)).for_each(|page| hidden.set(page, !pages.contains(page)));
         let base = Base { set, shown: end, hidden, stale: 0 };

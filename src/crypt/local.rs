@@ -22,7 +22,7 @@ pub const DEVICE_NUMBERS: u32 = 1 << 20;
 /// What a file of the state directory holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Record {
+pub(super) enum Record {
     Keys = 1,
     Device = 2,
     Memory = 3,
@@ -139,7 +139,7 @@ impl LocalKeys {
         &self.keys.index
     }
 
-    fn seal(&self, record: Record, message: &[u8]) -> Result<Vec<u8>> {
+    pub(super) fn seal(&self, record: Record, message: &[u8]) -> Result<Vec<u8>> {
         let mut w = header(record, self.drive, self.realm);
         let sealed = self.keys.records.seal(Seal::State, &self.realm, w.as_slice(), message)?;
         w.raw(&sealed);

@@ -2,6 +2,8 @@
 
 mod compress;
 pub mod domains;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod keys;
 pub mod local;
 mod object;

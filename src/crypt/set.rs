@@ -74,7 +74,7 @@ pub struct Io<'a> {
     pub source_hash: &'a dyn Fn(&[u8]) -> [u8; 32],
     /// The stored bytes of a member of the old set.
     pub stored: &'a dyn Fn(&Address) -> Result<Bytes>,
-    /// Takes a new member's stored bytes.
+    /// Takes a new member's stored bytes; called in the order of the members.
     pub put: &'a mut dyn FnMut(Address, Vec<u8>) -> Result<()>,
 }
 

@@ -15,7 +15,8 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// File capabilities: gone with each change of the bytes or the owner (FUSE_HANDLE_KILLPRIV_V2).
+/// File capabilities: gone with each change of the bytes or the owner (FUSE_HANDLE_KILLPRIV_V2), but of
+/// directories, where they mean nothing.
 const CAPABILITY: &[u8] = b"security.capability";
 
 /// What suid and sgid become when somebody without the right to keep them writes.
@@ -80,7 +81,7 @@ impl Drive {
             Op::Link { ino, at } => {
                 let node = held.node(ino)?;
                 node.meta.names.push(Name { parent: at.dir, name: at.name.into() });
-                node.meta.attr.nlink += 1;
+                node.meta.attr.nlink = node.meta.attr.nlink.saturating_add(1);
                 node.meta.attr.ctime = time;
                 node.meta.shell = true;
                 let kind = node.meta.attr.kind;
@@ -157,7 +158,8 @@ impl Drive {
                     node.meta.attr.size = size;
                     node.meta.attr.mtime = time;
                 }
-                if uid.is_some() || gid.is_some() || size.is_some() {
+                let is_dir = node.is_dir();
+                if (uid.is_some() || gid.is_some() || size.is_some()) && !is_dir {
                     remove_xattr(&mut node.meta, CAPABILITY);
                 }
                 let attr = &mut node.meta.attr;
@@ -250,8 +252,9 @@ impl Drive {
         let dir = node.dir().ok_or(Error::errno_of(libc::ENOTDIR))?;
         dir.top.names.insert(key, Some((ino, kind)));
         let attr = &mut node.meta.attr;
-        attr.size += 1;
-        attr.nlink += u32::from(kind == FileKind::Directory);
+        // A version may have said anything of them.
+        attr.size = attr.size.saturating_add(1);
+        attr.nlink = attr.nlink.saturating_add(u32::from(kind == FileKind::Directory));
         (attr.mtime, attr.ctime) = (time, time);
         Ok(())
     }

@@ -18,8 +18,17 @@ const OURS: &[u8] = b"nacre.";
 /// What else can be kept (xattr(7)).
 const SPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 
+/// Refuses names outside of the spaces that are kept, and those that are a space's prefix alone.
+fn check_space(name: &[u8]) -> Result<()> {
+    match SPACES.iter().find_map(|s| name.strip_prefix(*s)) {
+        Some([]) => Err(Error::errno_of(libc::EINVAL)),
+        None if name != acl::ACCESS && name != acl::DEFAULT => Err(Error::errno_of(libc::EOPNOTSUPP)),
+        _ => Ok(()),
+    }
+}
+
 impl Drive {
-    pub fn set_attr(&self, wait: Wait, _caller: &Caller, ino: Ino, how: &SetAttr) -> Result<Stat> {
+    pub fn set_attr(&self, wait: Wait, caller: &Caller, ino: Ino, how: &SetAttr) -> Result<Stat> {
         self.check_writable()?;
         if how.size.is_some_and(|s| s > MAX_SIZE) {
             return Err(Error::errno_of(libc::EFBIG));
@@ -39,7 +48,12 @@ impl Drive {
         let chown = how.uid.is_some() || how.gid.is_some() || nothing;
         if how.kill_suid || chown && !node.is_dir() {
             let now = perm.unwrap_or(old.perm);
-            let without = without_suid(now);
+            let mut without = without_suid(now);
+            // Where the group may not execute, sgid goes as well if the caller is not of it. Of groups the request tells
+            // only the first.
+            if nothing && caller.uid != 0 && caller.gid != old.gid {
+                without &= !0o2000;
+            }
             perm = if without != now { Some(without) } else { perm };
         }
         let now = self.clock.now();
@@ -76,6 +90,7 @@ impl Drive {
                 _ => Err(missing),
             };
         }
+        check_space(name)?;
         let inode = self.load(ino, wait)?;
         let node = inode.node.read();
         node.meta.xattrs.as_ref().and_then(|x| x.get(name)).cloned().ok_or(missing)
@@ -108,12 +123,8 @@ impl Drive {
         if name.contains(&0) {
             return Err(Error::errno_of(libc::EINVAL));
         }
+        check_space(name)?;
         let is_acl = name == acl::ACCESS || name == acl::DEFAULT;
-        match SPACES.iter().find_map(|s| name.strip_prefix(*s)) {
-            Some([]) => return Err(Error::errno_of(libc::EINVAL)),
-            None if !is_acl => return Err(Error::errno_of(libc::EOPNOTSUPP)),
-            _ => {}
-        }
         if value.len() > MAX_VALUE {
             return Err(Error::errno_of(libc::E2BIG));
         }
@@ -125,25 +136,35 @@ impl Drive {
         if name == acl::DEFAULT && !node.is_dir() {
             return Err(Error::errno_of(libc::EACCES));
         }
-        let has = node.meta.xattrs.as_ref().is_some_and(|x| x.contains_key(name));
+        let old = node.meta.xattrs.as_ref().and_then(|x| x.get(name));
+        let has = old.is_some();
         if flags & libc::XATTR_CREATE != 0 && has {
             return Err(Error::errno_of(libc::EEXIST));
         }
         if flags & libc::XATTR_REPLACE != 0 && !has {
             return Err(Error::errno_of(libc::ENODATA));
         }
+        // Who may not keep sgid loses it with a new access list, as with chmod.
+        let (perm, gid) = (node.meta.attr.perm, node.meta.attr.gid);
+        let access = list.as_ref().filter(|_| name == acl::ACCESS);
+        let drop_sgid = access.is_some() && caller.uid != 0 && caller.gid != gid && perm & 0o2000 != 0;
+        // What it says already is no change, so the ctime stays, as on ext4. A list that says no more than the
+        // mode is not kept.
+        let same = match access {
+            Some(list) => {
+                let kept = (!list.is_plain()).then_some(value);
+                !drop_sgid && list.mode() == perm & 0o777 && old.map(Vec::as_slice) == kept
+            }
+            None => old.is_some_and(|old| old == value),
+        };
+        if same {
+            return Ok(());
+        }
         let others = node.meta.xattrs.iter().flat_map(|x| x.iter()).filter(|(n, _)| n.as_slice() != name);
         let used: usize = others.map(|(n, v)| n.len() + v.len() + 12).sum();
         if used + name.len() + value.len() + 12 > MAX_XATTRS {
             return Err(Error::errno_of(libc::ENOSPC));
         }
-        // Who may not keep sgid loses it with a new access list, as with chmod.
-        let (perm, gid) = (node.meta.attr.perm, node.meta.attr.gid);
-        let drop_sgid = name == acl::ACCESS
-            && list.is_some()
-            && caller.uid != 0
-            && caller.gid != gid
-            && perm & 0o2000 != 0;
         self.perform(&mut held, &Op::SetXattr { ino, name, value, drop_sgid }, &room)?;
         Ok(())
     }
@@ -153,6 +174,7 @@ impl Drive {
         if name.starts_with(OURS) {
             return Err(Error::errno_of(libc::EPERM));
         }
+        check_space(name)?;
         let inode = self.load(ino, wait)?;
         let room = self.admit_freeing(wait)?;
         let mut held = self.lock(&[&inode]);

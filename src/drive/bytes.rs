@@ -93,10 +93,17 @@ impl Drive {
 
     /// Reads up to `len` bytes; fewer only at the end of the file.
     pub fn read(&self, wait: Wait, ino: Ino, at: u64, len: usize) -> Result<Vec<u8>> {
+        self.read_as(wait, ino, at, len, false)
+    }
+
+    /// [`read`](Drive::read); `quietly`: the access time stays as it is (O_NOATIME).
+    pub fn read_as(&self, wait: Wait, ino: Ino, at: u64, len: usize, quietly: bool) -> Result<Vec<u8>> {
         let inode = self.load(ino, wait)?;
         let (_, out) = self.bytes_of(&inode, at, len, wait)?;
         self.note_read(&inode, at, at + out.len() as u64);
-        self.touch_atime(&inode);
+        if !quietly {
+            self.touch_atime(&inode);
+        }
         Ok(out)
     }
 
@@ -136,9 +143,10 @@ impl Drive {
         Ok(())
     }
 
-    /// relatime: the access time moves when the file has changed since, or after a day. Kept in memory.
+    /// relatime: the access time moves when the file has changed since, or after a day. Kept in memory. Where nothing
+    /// can be changed, it stays too.
     fn touch_atime(&self, inode: &Inode) {
-        if self.settings.noatime {
+        if self.settings.noatime || self.check_writable().is_err() {
             return;
         }
         let now = self.clock.now();
@@ -182,7 +190,8 @@ impl Drive {
         Ok(())
     }
 
-    /// See fallocate(2). Nothing is reserved ahead: where there is no space, the write says so.
+    /// See fallocate(2). Nothing is reserved ahead, but what there is surely no space for is refused (ENOSPC); where it
+    /// is used up meanwhile, the write says so.
     pub fn fallocate(&self, wait: Wait, ino: Ino, at: u64, len: u64, what: Allocate) -> Result<()> {
         self.check_writable()?;
         let end = at.checked_add(len).filter(|e| *e <= MAX_SIZE).ok_or(Error::errno_of(libc::EFBIG))?;
@@ -191,6 +200,7 @@ impl Drive {
         }
         let inode = self.load(ino, wait)?;
         let punches = what == Allocate::Punch;
+        let free = if punches { u64::MAX } else { (self.space)().free };
         let room = if punches { self.admit_freeing(wait)? } else { self.admit(wait, 0)? };
         let mut held = self.lock(&[&inode]);
         let node = held.node(ino)?;
@@ -198,43 +208,57 @@ impl Drive {
             return Err(Error::errno_of(if node.is_dir() { libc::EISDIR } else { libc::ENODEV }));
         }
         let old = node.meta.attr.size;
+        if len.saturating_sub(node.attr().allocated) > free {
+            return Err(Error::errno_of(libc::ENOSPC));
+        }
         let (len, size) = match what {
             Allocate::Reserve { keep_size: true } => (0, old),
             Allocate::Reserve { keep_size: false } => (0, old.max(end)),
             Allocate::Punch | Allocate::Zero { keep_size: true } => (end.min(old).saturating_sub(at), old),
             Allocate::Zero { keep_size: false } => (len, old.max(end)),
         };
-        // The request does not say whether the caller may keep suid: nobody may.
-        let perm = node.meta.attr.perm;
-        let kill_suid = super::apply::without_suid(perm) != perm;
-        self.perform(&mut held, &Op::Hole { ino, at, len, size, kill_suid }, &room)?;
+        // Where suid and sgid must go, the kernel has asked for that before.
+        self.perform(&mut held, &Op::Hole { ino, at, len, size, kill_suid: false }, &room)?;
         Ok(())
     }
 
-    /// The next data or hole at or after an offset; see lseek(2).
+    /// The next data or hole at or after an offset; see lseek(2). A page with any data is data, as it is once committed:
+    /// what a file's map is must not hang on when it was committed.
     pub fn seek(&self, wait: Wait, ino: Ino, at: u64, what: Seek) -> Result<u64> {
+        const PAGE: u64 = content::PAGE as u64;
         let inode = self.load(ino, wait)?;
-        let slice = Slice::of(&inode, at, u64::MAX)?;
+        let first = at - at % PAGE;
+        let slice = Slice::of(&inode, first, u64::MAX)?;
         if at >= slice.size {
             return Err(Error::errno_of(libc::ENXIO));
         }
+        // All pages from the first one to here are data.
+        let mut reached = first;
         for piece in &slice.pieces {
-            let found = match (piece, what) {
-                (Piece::Run { at, run: Run::Hole, .. }, Seek::Hole) => Some(*at),
-                (Piece::Run { at, run: Run::Data(..), .. }, Seek::Data) => Some(*at),
-                (Piece::Run { .. }, _) => None,
-                (Piece::Below { at, len }, _) => {
-                    let sought = if what == Seek::Data { content::Seek::Data } else { content::Seek::Hole };
-                    let found = slice.base.seek(self.chunks(wait), sought, *at, at + len)?;
-                    found.filter(|f| *f < at + len)
-                }
+            let (mut from, end) = match piece {
+                Piece::Run { run: Run::Hole, .. } => continue,
+                Piece::Run { at, len, run: Run::Data(..) } | Piece::Below { at, len } => (*at, at + len),
             };
-            if let Some(found) = found {
-                return Ok(found);
+            while from < end {
+                let (mut data, mut hole) = (from, end);
+                if matches!(piece, Piece::Below { .. }) {
+                    let chunks = self.chunks(wait);
+                    let found = slice.base.seek(chunks, content::Seek::Data, from, end)?;
+                    let Some(found) = found.filter(|f| *f < end) else { break };
+                    let stop = slice.base.seek(chunks, content::Seek::Hole, found, end)?;
+                    (data, hole) = (found, stop.map_or(end, |s| s.min(end)));
+                }
+                let page = data - data % PAGE;
+                match what {
+                    Seek::Data => return Ok(at.max(page)),
+                    Seek::Hole if page > reached => return Ok(at.max(reached)),
+                    Seek::Hole => reached = reached.max(hole.next_multiple_of(PAGE)),
+                }
+                from = hole;
             }
         }
         match what {
-            Seek::Hole => Ok(slice.size),
+            Seek::Hole => Ok(at.max(reached).min(slice.size)),
             Seek::Data => Err(Error::errno_of(libc::ENXIO)),
         }
     }
@@ -273,7 +297,7 @@ impl Drive {
                 break;
             }
             let n = bytes.len() as u64;
-            match self.write(patience, to, to_at + done, &bytes, false, true) {
+            match self.write(patience, to, to_at + done, &bytes, false, false) {
                 Ok(()) => done += n,
                 // What was copied counts; whoever asks for the rest meets the error.
                 Err(_) if done > 0 => break,

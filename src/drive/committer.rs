@@ -17,6 +17,7 @@ use crate::commit::{
 use crate::content::Ctx;
 use crate::error::{Error, Kind, Result};
 use crate::store::{Batch, ChunkStore};
+use crate::sys::random;
 use crate::types::{DeviceId, Incarnation, Ino, Lsn, Time, Version};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -102,6 +103,22 @@ impl Ancestors for AsClosed<'_> {
             Place::SHELLS | Place::NOWHERE => Err(Error::failed(format!("directory {dir} stands nowhere"))),
             Place { parent, hash } => Ok((parent, hash)),
         }
+    }
+}
+
+/// What to do where the store does not go on from the version that this mount stands on. One message: of an error that
+/// others add to, the middle is not shown.
+fn way_on(e: Error) -> Error {
+    let told = e.chain();
+    match e.kind() {
+        kind @ (Kind::Conflict | Kind::Damage) => Error::new(
+            kind,
+            format!(
+                "{told}; what was changed here is kept in the journal: bring the store's newest state back, or unmount \
+                 with --local and go on from what the store shows with 'nacrefs accept'"
+            ),
+        ),
+        _ => e,
     }
 }
 
@@ -231,11 +248,23 @@ impl Drive {
     /// Publishes a closed generation under the next number; or under a later one, where that is taken by what is no
     /// head of this drive.
     fn publish_as_next(&self, c: &mut Committing, closed: &mut Closed) -> Result<Published> {
-        if let won @ Published::Won(_) = self.try_publish(c, closed)? {
+        let known = self.newest.read().head.link();
+        let tried = self.try_publish(c, closed).map_err(|e| match e.kind() {
+            // What is missing may be so because the store is not the one that it was.
+            Kind::Damage | Kind::NotFound | Kind::Conflict => match c.versions.is_there(&known) {
+                Ok(()) => e,
+                Err(gone) => {
+                    // What was made is in a store that may be exchanged for another again: it must be made anew then.
+                    (closed.ready, closed.batch) = (None, None);
+                    way_on(gone)
+                }
+            },
+            _ => e,
+        });
+        if let won @ Published::Won(_) = tried? {
             return Ok(won);
         }
-        let known = self.newest.read().head.link();
-        let newest = c.versions.open_newest(Some(known))?;
+        let newest = c.versions.open_newest(Some(known)).map_err(way_on)?;
         if newest.lost.is_some()
             || newest.next <= c.next
             || newest.opened.is_none_or(|opened| opened.head.link() != known)
@@ -350,7 +379,8 @@ impl Drive {
         let tools =
             Tools { keys: &self.keys, directories: &directories, chunks: &*self.chunks, fetch: &fetch };
         let Closed { generation, inodes, batch, .. } = closed;
-        let batch = batch.get_or_insert_with(|| self.store.begin());
+        let order = random(&*self.random)?;
+        let batch = batch.get_or_insert_with(|| self.store.begin(order));
         let mut changes = Vec::with_capacity(inodes.len());
         let mut nameless = Vec::new();
         let gens = *self.gate.read();

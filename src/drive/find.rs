@@ -29,32 +29,51 @@ pub(super) fn name_of_key(key: &[u8]) -> &[u8] {
 }
 
 impl Drive {
-    /// The inode, loaded from the committed version if it must be.
+    /// The inode, loaded from the committed version if it must be, and the directories above it before.
     pub(super) fn load(&self, ino: Ino, wait: Wait) -> Result<Arc<Inode>> {
+        // Up to what is loaded, then down again; not by recursion, for there may be more directories above an inode
+        // than a stack is deep.
+        let (mut at, mut below, mut dir) = (ino, Vec::new(), None::<Arc<Inode>>);
         loop {
             let epoch = self.epoch();
-            let (inode, place) = self.table.find(ino).ok_or(STALE)?;
-            if let Some(inode) = inode {
-                return Ok(inode);
-            }
-            let loaded = match place {
-                Place::NOWHERE => return Err(STALE),
-                Place::SHELLS => self.load_shell(ino, wait)?,
-                Place { parent, hash } => {
-                    let dir = self.load(parent, wait)?;
-                    let base = self.base_of(&dir)?;
-                    self.load_at(&base, parent, hash, ino, wait)?
+            let (found, place) = self.table.find(at).ok_or(STALE)?;
+            let inode = match (found, place) {
+                (Some(inode), _) => inode,
+                (None, Place::NOWHERE) => return Err(STALE),
+                (None, _) => {
+                    let loaded = match dir.take().filter(|dir| dir.ino == place.parent) {
+                        _ if place == Place::SHELLS => self.load_shell(at, wait)?,
+                        Some(dir) => {
+                            self.load_at(&self.base_of(&dir)?, place.parent, place.hash, at, wait)?
+                        }
+                        None if below.len() > self.table.len() => {
+                            return Err(Error::damage(format!(
+                                "inode {ino} is in a directory that is below itself"
+                            )));
+                        }
+                        None => {
+                            below.push(std::mem::replace(&mut at, place.parent));
+                            continue;
+                        }
+                    };
+                    match loaded {
+                        Some(loaded) => match self.table.insert(loaded, place, 0, || self.in_epoch(epoch)) {
+                            Some(inode) => {
+                                self.make_room();
+                                inode
+                            }
+                            None => continue,
+                        },
+                        None if !self.in_epoch(epoch) => continue,
+                        None => {
+                            return Err(Error::damage(format!("inode {at} is not where it was last seen")));
+                        }
+                    }
                 }
             };
-            let Some(loaded) = loaded else {
-                if !self.in_epoch(epoch) {
-                    continue;
-                }
-                return Err(Error::damage(format!("inode {ino} is not where it was last seen")));
-            };
-            if let Some(inode) = self.table.insert(loaded, place, 0, || self.in_epoch(epoch)) {
-                self.make_room();
-                return Ok(inode);
+            match below.pop() {
+                Some(next) => (at, dir) = (next, Some(inode)),
+                None => return Ok(inode),
             }
         }
     }

@@ -33,6 +33,7 @@ mod written;
 
 pub use committer::Progress;
 pub use open::{FromStore, Keys, Parts, Replayed, Settings};
+pub use others::BothChanged;
 pub use shed::Kernel;
 
 use crate::chunk::Chunks;
@@ -42,7 +43,7 @@ use crate::crypt::RealmKeys;
 use crate::error::{Error, Result};
 use crate::journal::Journal;
 use crate::store::ChunkStore;
-use crate::sys::Clock;
+use crate::sys::{Clock, Random};
 use crate::tree::Map;
 use crate::types::{Ino, Lsn};
 use inode::{Generation, Inode, Node};
@@ -79,6 +80,7 @@ pub struct Drive {
     quick: Arc<dyn Chunks>,
     cache: Arc<ContentCache>,
     clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
     next_ino: AtomicU64,
     resident: written::Resident,
     committing: Mutex<committer::Committing>,

@@ -169,7 +169,7 @@ impl Drive {
     ) -> Result<()> {
         self.check_writable()?;
         self.check_new_name(new_parent, new_name)?;
-        if how.exchange && (how.no_replace || how.whiteout) {
+        if how.exchange && (how.no_replace || how.whiteout.is_some()) {
             return errno(libc::EINVAL);
         }
         let (from_dir, to_dir) = (self.load(parent, wait)?, self.load(new_parent, wait)?);
@@ -224,14 +224,16 @@ impl Drive {
                 }
                 _ => {}
             }
-            let owner = held.node(child.ino)?.meta.attr.clone();
+            let above = &held.node(parent)?.meta.attr;
+            let group = |caller: &Caller| if above.perm & 0o2000 != 0 { above.gid } else { caller.gid };
+            let owner = how.whiteout.map(|caller| (caller.uid, group(&caller)));
             let op = Op::Rename {
                 from: At { dir: parent, name },
                 to: At { dir: new_parent, name: new_name },
                 ino: child.ino,
                 replaced: other.as_ref().map(|o| o.ino),
                 exchange: how.exchange,
-                whiteout: how.whiteout.then(|| (self.next_ino.fetch_add(1, Relaxed), owner.uid, owner.gid)),
+                whiteout: owner.map(|(uid, gid)| (self.next_ino.fetch_add(1, Relaxed), uid, gid)),
             };
             self.perform(&mut held, &op, &room)?;
             return Ok(());

@@ -169,9 +169,14 @@ impl Drive {
         let first =
             make_ino(number, counter.max(1)).ok_or_else(|| Error::failed("inode numbers are used up"))?;
         let journal = Options { floor, before_damage: settings.read_only, ..settings.journal.clone() };
-        let (journal, replay) =
-            Journal::open(parts.journal_disk, parts.journal_key, parts.keys.realm(), parts.random, journal)
-                .context(|| "cannot open the journal")?;
+        let (journal, replay) = Journal::open(
+            parts.journal_disk,
+            parts.journal_key,
+            parts.keys.realm(),
+            parts.random.clone(),
+            journal,
+        )
+        .context(|| "cannot open the journal")?;
 
         let cache = Arc::new(ContentCache::new(settings.cache));
         let source = Cached { cache: parts.disk_cache, source: FromStore(parts.store.clone()) };
@@ -206,6 +211,7 @@ impl Drive {
             cache,
             chunks,
             clock: parts.clock,
+            random: parts.random,
             next_ino: AtomicU64::new(first),
             resident: Resident::new(settings.written),
             committing: Mutex::new(Committing {
@@ -234,12 +240,23 @@ impl Drive {
         let mut done = Replayed { records: 0, last: floor };
         let damage = replay.damage().map(|e| e.chain());
         replay.for_each(&mut |lsn, bytes| {
-            drive
-                .replay(lsn, bytes, others.as_mut())
-                .context(|| format!("journal record {lsn} cannot be replayed"))?;
+            match (drive.replay(lsn, bytes, others.as_mut()), &others) {
+                // Told at the end, which another trouble is.
+                (Err(e), Some(others)) if others.has_met() => {
+                    if e.kind() != Kind::Conflict {
+                        return Err(others.refusal().unwrap_or(e));
+                    }
+                }
+                (replayed, _) => {
+                    replayed.context(|| format!("journal record {lsn} cannot be replayed"))?;
+                }
+            }
             done = Replayed { records: done.records + 1, last: lsn };
             Ok(())
         })?;
+        if let Some(refusal) = others.and_then(|others| others.refusal()) {
+            return Err(refusal);
+        }
         if let Some(damage) = damage {
             tracing::error!("the journal is damaged; this is the state before the damage: {damage}");
             drive.note_error(&Error::damage(damage));
@@ -259,6 +276,19 @@ impl Drive {
                 self.placed.lock().push(*ino);
             }
         }
+        let Some(others) = others else { return self.redo(lsn, bytes, &record, None) };
+        if others.is_left_out(&record.op) {
+            others.leave_out(&record.op);
+            return Ok(());
+        }
+        let done = self.redo(lsn, bytes, &record, Some(others));
+        if done.is_err() {
+            others.leave_out(&record.op);
+        }
+        done
+    }
+
+    fn redo(&self, lsn: Lsn, bytes: &[u8], record: &Record, mut others: Option<&mut Others>) -> Result<()> {
         let inos = record.op.inodes();
         let mut inodes: Vec<Arc<Inode>> = Vec::with_capacity(inos.len());
         for ino in inos {
@@ -266,11 +296,9 @@ impl Drive {
                 // A file without a name, whose bytes died with the daemon.
                 return Ok(());
             }
-            let loaded = self.load(ino, Wait::yes()).map_err(|e| match (&others, e.kind()) {
+            let loaded = self.load(ino, Wait::yes()).map_err(|e| match (&mut others, e.kind()) {
                 // Where the base has it there is something else, or nothing.
-                (Some(others), Kind::Damage | Kind::Errno(_)) => {
-                    others.conflict("what a file or directory stands in").with_source(e)
-                }
+                (Some(others), Kind::Damage | Kind::Errno(_)) => self.meet(others, ino, None).with_source(e),
                 _ => e,
             });
             inodes.push(loaded?);

@@ -3,6 +3,9 @@
 //! The journal's changes were acknowledged on one version, its base. Where other machines have written since, they are
 //! done over the newest version only if nothing that they touch was touched there: the bytes and attributes of a
 //! file, or the names. (Merging is to come.) A directory's own attributes go to whoever comes last.
+//!
+//! After the first thing that both have changed the drive cannot be opened. The replay goes on all the same, without
+//! what does not fit and what builds on it, to tell of the others.
 
 use super::Drive;
 use super::inode::Body;
@@ -14,6 +17,13 @@ use crate::error::{Error, Kind, Result};
 use crate::tree::Map;
 use crate::types::{Ino, Version};
 use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+/// More things that both have changed than this are counted, and not named.
+const NAMED: usize = 20;
+/// No path has more names than this: in a damaged version directories may lead in circles.
+const DEPTH: usize = 4096;
 
 /// What other machines have made on top of the journal's base.
 pub(super) struct Others {
@@ -22,21 +32,79 @@ pub(super) struct Others {
     history: Map,
     /// Files that nobody has changed since the base.
     untouched: HashSet<Ino>,
+    /// What operations were about that were left out: inodes, and names in directories.
+    left_out: (HashSet<Ino>, HashSet<(Ino, Vec<u8>)>),
+    met: Option<BothChanged>,
 }
+
+/// What both this machine and another have changed: the source of an error of kind `Conflict`. Shown, it names no file:
+/// names are for whoever asks, and not for a log.
+#[derive(Clone, Debug)]
+pub struct BothChanged {
+    base: Version,
+    /// The first of them: an inode, or the directory of a name; and the path from the drive's root (names joined by
+    /// `/`), where it is known.
+    things: Vec<(Ino, Option<Vec<u8>>)>,
+    more: usize,
+}
+
+impl BothChanged {
+    /// One line, with each thing as `name` tells it from its inode and its path.
+    pub fn line(&self, name: impl Fn(Ino, Option<&[u8]>) -> String) -> String {
+        let mut names: Vec<String> =
+            self.things.iter().map(|(ino, path)| name(*ino, path.as_deref())).collect();
+        // Names in one directory are one number.
+        names.dedup();
+        if self.more > 0 {
+            names.push(format!("{} more", self.more));
+        }
+        let last = names.pop().unwrap_or_default();
+        let all = if names.is_empty() { last } else { format!("{} and {last}", names.join(", ")) };
+        format!(
+            "since version {}, on which the changes in this machine's journal were made, another machine has changed \
+             {all} as well",
+            self.base
+        )
+    }
+}
+
+impl fmt::Display for BothChanged {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.line(|ino, _| format!("inode {ino}")))
+    }
+}
+
+impl std::error::Error for BothChanged {}
 
 impl Others {
     pub fn new(base: Version, history: Map) -> Others {
-        Others { base, history, untouched: HashSet::new() }
+        Others { base, history, untouched: HashSet::new(), left_out: Default::default(), met: None }
     }
 
-    /// Both changed this.
-    pub fn conflict(&self, what: &str) -> Error {
-        let what = format!(
-            "since version {}, on which the changes in this machine's journal were made, another machine has changed \
-             {what} as well",
-            self.base
-        );
-        Error::new(Kind::Conflict, what)
+    pub fn has_met(&self) -> bool {
+        self.met.is_some()
+    }
+
+    /// Why the drive cannot be opened, if both have changed something.
+    pub fn refusal(&self) -> Option<Error> {
+        let what = "the journal cannot be replayed over the newest version";
+        Some(Error::new(Kind::Conflict, what).with_source(self.met.clone()?))
+    }
+
+    /// Whether an operation builds on one that was left out.
+    pub fn is_left_out(&self, op: &Op) -> bool {
+        let (inos, names) = &self.left_out;
+        self.has_met()
+            && (op.subjects().iter().any(|ino| inos.contains(ino))
+                || op
+                    .names()
+                    .iter()
+                    .any(|at| inos.contains(&at.dir) || names.contains(&(at.dir, at.name.to_vec()))))
+    }
+
+    pub fn leave_out(&mut self, op: &Op) {
+        self.left_out.0.extend(op.subjects());
+        self.left_out.1.extend(op.names().iter().map(|at| (at.dir, at.name.to_vec())));
     }
 }
 
@@ -70,12 +138,56 @@ impl Drive {
         }
     }
 
+    /// Takes note of what both have changed: an inode, or a name in a directory.
+    pub(super) fn meet(&self, others: &mut Others, ino: Ino, name: Option<&[u8]>) -> Error {
+        let base = others.base;
+        let things = &mut others.met.get_or_insert(BothChanged { base, things: Vec::new(), more: 0 }).things;
+        if things.len() < NAMED {
+            let mut path = self.path_of(&others.history, ino);
+            if let (Some(path), Some(name)) = (&mut path, name) {
+                path.extend(if path.is_empty() { &b""[..] } else { b"/" });
+                path.extend_from_slice(name);
+            }
+            if !things.contains(&(ino, path.clone())) {
+                things.push((ino, path));
+            }
+        } else if let Some(met) = &mut others.met {
+            met.more += 1;
+        }
+        Error::new(Kind::Conflict, "another machine has changed the same")
+    }
+
+    /// Where an inode stands, or stood last: names joined by `/`, none for the root.
+    fn path_of(&self, history: &Map, ino: Ino) -> Option<Vec<u8>> {
+        let (mut names, mut at) = (Vec::new(), ino);
+        while at != ROOT {
+            let (parent, name) = self.last_name(history, at)?;
+            names.push(name);
+            at = parent;
+            if names.len() > DEPTH {
+                return None;
+            }
+        }
+        names.reverse();
+        Some(names.join(&b'/'))
+    }
+
+    /// The directory and the name of an inode; of one that is gone, as history has it.
+    fn last_name(&self, history: &Map, ino: Ino) -> Option<(Ino, Arc<[u8]>)> {
+        let inode = self.load(ino, Wait::yes()).ok();
+        if let Some(name) = inode.and_then(|inode| inode.node.read().meta.names.first().cloned()) {
+            return Some((name.parent, name.name));
+        }
+        let newest = history::versions_of(history, ino, self.chunks(Wait::yes())).next()?;
+        newest.ok().map(|(_, event)| (event.parent, event.name))
+    }
+
     /// The inode of a name, which must be this one.
-    fn must_lead(&self, others: &Others, at: At, ino: Option<Ino>) -> Result<Option<Ino>> {
+    fn must_lead(&self, others: &mut Others, at: At, ino: Option<Ino>) -> Result<Option<Ino>> {
         let dir = self.load(at.dir, Wait::yes())?;
         let (_, found) = self.child(&dir, at.name, Wait::yes())?;
         let found = found.map(|inode| inode.ino);
-        if found == ino { Ok(found) } else { Err(others.conflict("the names of a directory")) }
+        if found == ino { Ok(found) } else { Err(self.meet(others, at.dir, Some(at.name))) }
     }
 
     /// What goes away must be an empty directory, or a file that nobody has changed.
@@ -86,7 +198,7 @@ impl Drive {
             return self.must_be_untouched(others, ino);
         }
         let size = inode.node.read().meta.attr.size;
-        if size == 0 { Ok(()) } else { Err(others.conflict("what is in a directory that was removed here")) }
+        if size == 0 { Ok(()) } else { Err(self.meet(others, ino, None)) }
     }
 
     fn must_be_untouched(&self, others: &mut Others, ino: Ino) -> Result<()> {
@@ -96,18 +208,18 @@ impl Drive {
         let newest =
             history::versions_of(&others.history, ino, self.chunks(Wait::yes())).next().transpose()?;
         if newest.is_some_and(|(version, _)| version > others.base) {
-            return Err(others.conflict("a file"));
+            return Err(self.meet(others, ino, None));
         }
         others.untouched.insert(ino);
         Ok(())
     }
 
     /// A directory must not come to be below itself.
-    fn must_not_loop(&self, others: &Others, moved: Option<Ino>, to: Ino) -> Result<()> {
+    fn must_not_loop(&self, others: &mut Others, moved: Option<Ino>, to: Ino) -> Result<()> {
         let mut at = to;
         while at != ROOT {
             if Some(at) == moved {
-                return Err(others.conflict("what is above a directory"));
+                return Err(self.meet(others, at, None));
             }
             at = match &self.load(at, Wait::yes())?.node.read().body {
                 Body::Dir(d) => d.parent,

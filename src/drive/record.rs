@@ -3,8 +3,11 @@
 //! A record says what was done, with every value that could come out differently a second time (numbers,
 //! times, resolved offsets) written down, so that applying it again gives the same drive.
 
+use super::bytes::MAX_SIZE;
 use super::table::Place;
-use crate::commit::inode::FileKind;
+use crate::commit::check_name;
+use crate::commit::entry::NAME_MAX;
+use crate::commit::inode::{FileKind, TARGET_MAX};
 use crate::error::Result;
 use crate::types::{Ino, Time};
 use crate::wire::{Reader, Writer};
@@ -102,6 +105,30 @@ fn get_bool(r: &mut Reader) -> Result<bool> {
     }
 }
 
+/// An inode number that an inode at rest can have.
+fn get_ino(r: &mut Reader) -> Result<Ino> {
+    match r.var()? {
+        ino if ino != 0 && ino >> 63 == 0 => Ok(ino),
+        _ => Err(r.bad("inode number out of range")),
+    }
+}
+
+/// A file's size, or an offset in one.
+fn get_size(r: &mut Reader) -> Result<u64> {
+    match r.var()? {
+        size if size <= MAX_SIZE => Ok(size),
+        _ => Err(r.bad("beyond the end of any file")),
+    }
+}
+
+/// The name of an extended attribute: 1 to 255 bytes without NUL.
+fn get_xattr<'a>(r: &mut Reader<'a>) -> Result<&'a [u8]> {
+    match r.bytes()? {
+        name if (1..=NAME_MAX).contains(&name.len()) && !name.contains(&0) => Ok(name),
+        _ => Err(r.bad("a name of an extended attribute that cannot be one")),
+    }
+}
+
 /// Flags, of which those above `known` are not defined.
 fn get_flags(r: &mut Reader, known: u8) -> Result<u8> {
     match r.u8()? {
@@ -118,6 +145,32 @@ fn get_perm(r: &mut Reader) -> Result<u16> {
 }
 
 impl<'a> Op<'a> {
+    /// The inodes that the operation is about, and not the directories that their names are in.
+    pub fn subjects(&self) -> Vec<Ino> {
+        match *self {
+            Op::Rename { ino, replaced, whiteout, .. } => {
+                [Some(ino), replaced, whiteout.map(|(ino, ..)| ino)].into_iter().flatten().collect()
+            }
+            Op::Create { ino, .. }
+            | Op::Link { ino, .. }
+            | Op::Remove { ino, .. }
+            | Op::Write { ino, .. }
+            | Op::Hole { ino, .. }
+            | Op::SetAttr { ino, .. }
+            | Op::SetXattr { ino, .. }
+            | Op::RemoveXattr { ino, .. } => vec![ino],
+        }
+    }
+
+    /// The names that it gives or takes away.
+    pub fn names(&self) -> Vec<At<'a>> {
+        match *self {
+            Op::Create { at, .. } | Op::Link { at, .. } | Op::Remove { at, .. } => vec![at],
+            Op::Rename { from, to, .. } => vec![from, to],
+            _ => Vec::new(),
+        }
+    }
+
     /// The inodes that the operation changes, except those it makes.
     pub fn inodes(&self) -> Vec<Ino> {
         match self {
@@ -142,7 +195,9 @@ fn put_at(w: &mut Writer, at: &At) {
 }
 
 fn get_at<'a>(r: &mut Reader<'a>) -> Result<At<'a>> {
-    Ok(At { dir: r.var()?, name: r.bytes()? })
+    let at = At { dir: get_ino(r)?, name: r.bytes()? };
+    check_name(at.name)?;
+    Ok(at)
 }
 
 /// A set of optional values: a byte of flags first, then those that are there.
@@ -244,7 +299,7 @@ impl<'a> Record<'a> {
         let op = match r.u8()? {
             1 => Op::Create {
                 at: get_at(&mut r)?,
-                ino: r.var()?,
+                ino: get_ino(&mut r)?,
                 kind: FileKind::from_u8(r.u8()?).ok_or_else(|| r.bad("unknown file type"))?,
                 perm: get_perm(&mut r)?,
                 uid: r.var32()?,
@@ -253,52 +308,66 @@ impl<'a> Record<'a> {
                 target: r.bytes()?,
                 xattrs: {
                     let n = r.count(2)?;
-                    (0..n).map(|_| Ok((r.bytes()?, r.bytes()?))).collect::<Result<_>>()?
+                    (0..n).map(|_| Ok((get_xattr(&mut r)?, r.bytes()?))).collect::<Result<_>>()?
                 },
             },
-            2 => Op::Link { ino: r.var()?, at: get_at(&mut r)? },
-            3 => Op::Remove { at: get_at(&mut r)?, ino: r.var()? },
+            2 => Op::Link { ino: get_ino(&mut r)?, at: get_at(&mut r)? },
+            3 => Op::Remove { at: get_at(&mut r)?, ino: get_ino(&mut r)? },
             4 => {
-                let (from, to, ino) = (get_at(&mut r)?, get_at(&mut r)?, r.var()?);
+                let (from, to, ino) = (get_at(&mut r)?, get_at(&mut r)?, get_ino(&mut r)?);
                 let flags = get_flags(&mut r, 7)?;
-                let replaced = if flags & 1 != 0 { Some(r.var()?) } else { None };
-                let whiteout = if flags & 4 != 0 { Some((r.var()?, r.var32()?, r.var32()?)) } else { None };
+                let replaced = if flags & 1 != 0 { Some(get_ino(&mut r)?) } else { None };
+                let whiteout =
+                    if flags & 4 != 0 { Some((get_ino(&mut r)?, r.var32()?, r.var32()?)) } else { None };
                 Op::Rename { from, to, ino, replaced, exchange: flags & 2 != 0, whiteout }
             }
             5 => {
-                let (ino, at, kill_suid) = (r.var()?, r.var()?, get_bool(&mut r)?);
+                let (ino, at, kill_suid) = (get_ino(&mut r)?, get_size(&mut r)?, get_bool(&mut r)?);
                 let data = r.raw(r.rest().len())?;
                 Op::Write { ino, at, kill_suid, data }
             }
             6 => Op::Hole {
-                ino: r.var()?,
-                at: r.var()?,
-                len: r.var()?,
-                size: r.var()?,
+                ino: get_ino(&mut r)?,
+                at: get_size(&mut r)?,
+                len: get_size(&mut r)?,
+                size: get_size(&mut r)?,
                 kill_suid: get_bool(&mut r)?,
             },
             7 => {
-                let (ino, flags) = (r.var()?, get_flags(&mut r, 63)?);
+                let (ino, flags) = (get_ino(&mut r)?, get_flags(&mut r, 63)?);
                 let on = |bit: u8| flags & 1 << bit != 0;
                 Op::SetAttr {
                     ino,
                     perm: if on(0) { Some(get_perm(&mut r)?) } else { None },
                     uid: if on(1) { Some(r.var32()?) } else { None },
                     gid: if on(2) { Some(r.var32()?) } else { None },
-                    size: if on(3) { Some(r.var()?) } else { None },
+                    size: if on(3) { Some(get_size(&mut r)?) } else { None },
                     atime: if on(4) { Some(Time::get(&mut r)?) } else { None },
                     mtime: if on(5) { Some(Time::get(&mut r)?) } else { None },
                 }
             }
             8 => Op::SetXattr {
-                ino: r.var()?,
-                name: r.bytes()?,
+                ino: get_ino(&mut r)?,
+                name: get_xattr(&mut r)?,
                 value: r.bytes()?,
                 drop_sgid: get_bool(&mut r)?,
             },
-            9 => Op::RemoveXattr { ino: r.var()?, name: r.bytes()? },
+            9 => Op::RemoveXattr { ino: get_ino(&mut r)?, name: get_xattr(&mut r)? },
             _ => return Err(r.bad("unknown operation")),
         };
+        let bad = match &op {
+            Op::Create { kind: FileKind::Symlink, target, .. } => {
+                target.is_empty() || target.len() > TARGET_MAX || target.contains(&0)
+            }
+            Op::Create { target, .. } => !target.is_empty(),
+            // Neither sum overflows: see get_size.
+            Op::Write { at, data, .. } => at + data.len() as u64 > MAX_SIZE,
+            Op::Hole { at, len, .. } => at + len > MAX_SIZE,
+            _ => false,
+        };
+        if bad {
+            return Err(r.bad("a target, or a range of bytes, that cannot be one"));
+        }
         r.end()?;
         Ok(Record { places, time, op })
     }
@@ -307,6 +376,54 @@ impl<'a> Record<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What no operation writes: to apply it overflowed, or made what no version can hold.
+    #[test]
+    fn records_of_what_cannot_be_are_refused() {
+        let at = At { dir: 1, name: b"a" };
+        let create = |kind, target| Op::Create {
+            at,
+            ino: 9,
+            kind,
+            perm: 0o644,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            target,
+            xattrs: vec![],
+        };
+        let hole = |at, len, size| Op::Hole { ino: 3, at, len, size, kill_suid: false };
+        let bad = [
+            Op::Write { ino: 3, at: MAX_SIZE - 4, kill_suid: false, data: b"bytes" },
+            Op::Write { ino: 3, at: u64::MAX, kill_suid: false, data: b"" },
+            Op::Write { ino: 0, at: 0, kill_suid: false, data: b"" },
+            hole(MAX_SIZE, 1, 0),
+            hole(0, u64::MAX, 0),
+            hole(0, 0, MAX_SIZE + 1),
+            Op::Link { ino: 1 << 63, at },
+            Op::Link { ino: 3, at: At { dir: u64::MAX, ..at } },
+            Op::Remove { ino: 3, at: At { name: b"a/b", ..at } },
+            Op::Rename { from: at, to: at, ino: 3, replaced: Some(0), exchange: false, whiteout: None },
+            Op::Rename {
+                from: at,
+                to: at,
+                ino: 3,
+                replaced: None,
+                exchange: false,
+                whiteout: Some((u64::MAX, 0, 0)),
+            },
+            Op::RemoveXattr { ino: 3, name: b"" },
+            Op::SetXattr { ino: 3, name: b"a\0b", value: b"", drop_sgid: false },
+            create(FileKind::Symlink, b""),
+            create(FileKind::Symlink, b"a\0b"),
+            create(FileKind::File, b"target"),
+        ];
+        for op in bad {
+            let record = Record { places: vec![], time: Time::default(), op };
+            let bytes = [record.head().as_slice(), record.data()].concat();
+            assert!(Record::decode(&bytes).is_err(), "{:?}", record.op);
+        }
+    }
 
     #[test]
     fn records_come_back_as_they_went() {
@@ -336,7 +453,7 @@ mod tests {
                 exchange: false,
                 whiteout: Some((8, 0, 1000)),
             },
-            Op::Write { ino: 3, at: u64::MAX >> 1, kill_suid: true, data: b"bytes" },
+            Op::Write { ino: 3, at: MAX_SIZE - 5, kill_suid: true, data: b"bytes" },
             Op::Hole { ino: 3, at: 4096, len: 1, size: 77, kill_suid: false },
             Op::SetAttr {
                 ino: 3,

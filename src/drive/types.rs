@@ -22,7 +22,7 @@ impl Wait {
 }
 
 /// Who asks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
     pub uid: u32,
     pub gid: u32,
@@ -93,7 +93,8 @@ pub struct DirItem<'a> {
 pub struct RenameHow {
     pub no_replace: bool,
     pub exchange: bool,
-    pub whiteout: bool,
+    /// Who leaves a whiteout in the old place, and owns it.
+    pub whiteout: Option<Caller>,
 }
 
 /// Where to seek to.

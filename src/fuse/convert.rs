@@ -1,7 +1,7 @@
 //! The drive's words and the kernel's.
 
 use crate::commit::inode::FileKind;
-use crate::drive::types::{Allocate, RenameHow, Seek, SetTime, Stat};
+use crate::drive::types::{Allocate, Caller, RenameHow, Seek, SetTime, Stat};
 use crate::error::{Error, Kind, Result};
 use crate::types::{Ino, Time};
 use fuser::{Errno, FileAttr, FileType, Generation, INodeNo, RenameFlags, TimeOrNow};
@@ -177,14 +177,14 @@ pub(super) fn allocate(mode: i32) -> Result<Allocate> {
 }
 
 /// What renameat2(2) asks for.
-pub(super) fn rename_how(flags: RenameFlags) -> Result<RenameHow> {
+pub(super) fn rename_how(flags: RenameFlags, caller: Caller) -> Result<RenameHow> {
     let how = RenameHow {
         no_replace: flags.contains(RenameFlags::RENAME_NOREPLACE),
         exchange: flags.contains(RenameFlags::RENAME_EXCHANGE),
-        whiteout: flags.contains(RenameFlags::RENAME_WHITEOUT),
+        whiteout: flags.contains(RenameFlags::RENAME_WHITEOUT).then_some(caller),
     };
     let unknown = !RenameFlags::all().contains(flags);
-    if unknown || (how.exchange && (how.no_replace || how.whiteout)) {
+    if unknown || (how.exchange && (how.no_replace || how.whiteout.is_some())) {
         return Err(Error::errno_of(libc::EINVAL));
     }
     Ok(how)
@@ -313,8 +313,10 @@ mod tests {
 
     #[test]
     fn rename_refuses_what_it_does_not_know() {
+        let caller = Caller { uid: 1, gid: 2, umask: 0 };
+        let rename_how = |flags| rename_how(flags, caller);
         let how = rename_how(RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_WHITEOUT).unwrap();
-        assert_eq!(how, RenameHow { no_replace: true, exchange: false, whiteout: true });
+        assert_eq!(how, RenameHow { no_replace: true, exchange: false, whiteout: Some(caller) });
         assert!(rename_how(RenameFlags::RENAME_EXCHANGE).unwrap().exchange);
         for bad in [
             RenameFlags::RENAME_EXCHANGE | RenameFlags::RENAME_NOREPLACE,

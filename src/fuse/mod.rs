@@ -29,4 +29,4 @@ mod workers;
 pub use attach::{SUBTYPE, fusermount};
 pub use counts::{Call, Counts};
 pub use dispatch::Durable;
-pub use mount::{Mount, MountConfig, Serving, Unmounter};
+pub use mount::{Abandon, Mount, MountConfig, Serving, Unmounter};

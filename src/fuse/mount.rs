@@ -14,10 +14,12 @@ use fuser::{Config, Session, SessionACL};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 use std::time::Duration;
 
 /// The kernel's read-ahead for files of a mount, in KiB. Its default of 128 halves the speed of reading a
@@ -156,6 +158,11 @@ impl Mount {
         &self.counts
     }
 
+    /// `major:minor`, as mountinfo has it.
+    pub fn device(&self) -> &str {
+        &self.place.0.device
+    }
+
     /// What unmounts this mount, from any thread.
     pub fn unmounter(&self) -> Unmounter {
         self.place.0.clone()
@@ -179,18 +186,36 @@ impl Mount {
     /// Serves the kernel on a thread of its own.
     pub fn spawn(self) -> Result<Serving> {
         let unmounter = self.unmounter();
-        let thread = thread::Builder::new()
-            .name("fuse-serve".into())
-            .spawn(move || self.run())
-            .context(|| "cannot start a thread to serve the mount")?;
-        Ok(Serving { unmounter, thread })
+        let (tell, told) = channel();
+        let abandon = tell.clone();
+        let serve = move || {
+            let served = catch_unwind(AssertUnwindSafe(|| self.run()))
+                .unwrap_or_else(|_| Err(Error::failed("the thread that served the mount panicked")));
+            // Whoever has given the mount up hears nothing.
+            let _ = tell.send(served);
+        };
+        let thread = thread::Builder::new().name("fuse-serve".into()).spawn(serve);
+        drop(thread.context(|| "cannot start a thread to serve the mount")?);
+        Ok(Serving { unmounter, told, abandon })
     }
 }
 
 /// A drive that is mounted and served by a thread of its own.
 pub struct Serving {
     unmounter: Unmounter,
-    thread: JoinHandle<Result<()>>,
+    told: Receiver<Result<()>>,
+    abandon: Sender<Result<()>>,
+}
+
+/// Gives a mount up that cannot be unmounted.
+pub struct Abandon(Sender<Result<()>>);
+
+impl Abandon {
+    /// Has [`Serving::wait`] return, although the mount is served on. It is dead when the process ends.
+    pub fn abandon(&self) {
+        // Nobody waits any more.
+        let _ = self.0.send(Ok(()));
+    }
 }
 
 impl Serving {
@@ -199,14 +224,13 @@ impl Serving {
         self.unmounter.clone()
     }
 
-    /// Whether the mount has ended, for example because somebody unmounted it.
-    pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+    pub fn abandon(&self) -> Abandon {
+        Abandon(self.abandon.clone())
     }
 
-    /// Waits until the mount has ended.
+    /// Waits until the mount has ended, or is abandoned.
     pub fn wait(self) -> Result<()> {
-        self.thread.join().unwrap_or_else(|_| Err(Error::failed("the thread that served the mount panicked")))
+        self.told.recv().unwrap_or(Ok(()))
     }
 }
 

@@ -35,7 +35,6 @@ const MAX_COPY: u64 = 1 << 30;
 
 /// What is asked of the kernel at the start, as far as it has it. docs/KERNEL.md says why.
 const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
-    .union(InitFlags::FUSE_ASYNC_DIO)
     .union(InitFlags::FUSE_ATOMIC_O_TRUNC)
     .union(InitFlags::FUSE_BIG_WRITES)
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
@@ -232,7 +231,7 @@ impl Filesystem for Ops {
 
     fn rename(
         &self,
-        _: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -240,13 +239,14 @@ impl Filesystem for Ops {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let caller = caller(req, 0);
         let names = [name.as_bytes(), newname.as_bytes()];
         self.desk.serve(
             Op::free(Call::Rename, parent.0),
             names,
             reply,
             move |drive, wait, [name, newname]| {
-                drive.rename(wait, parent.0, name, newparent.0, newname, convert::rename_how(flags)?)
+                drive.rename(wait, parent.0, name, newparent.0, newname, convert::rename_how(flags, caller)?)
             },
         );
     }
@@ -318,15 +318,16 @@ impl Filesystem for Ops {
         _: FileHandle,
         offset: u64,
         size: u32,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let quietly = flags.0 & libc::O_NOATIME != 0;
         let op = Op::read(Call::Read, ino.0).long_if(size >= LONG_READ);
         let counts = Arc::clone(self.desk.counts());
         self.desk.serve(op, [], reply, move |drive, wait, []| {
             drive
-                .read(wait, ino.0, offset, size as usize)
+                .read_as(wait, ino.0, offset, size as usize, quietly)
                 .inspect(|bytes| counts.read.add(bytes.len() as u64))
         });
     }
@@ -468,7 +469,9 @@ impl Filesystem for Ops {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.desk.serve(Op::change(Call::Fallocate, ino.0), [], reply, move |drive, wait, []| {
+        // What is not a hole needs space, and how much there is may have to be asked of the disk.
+        let op = Op::change(Call::Fallocate, ino.0).long_if(mode & libc::FALLOC_FL_PUNCH_HOLE == 0);
+        self.desk.serve(op, [], reply, move |drive, wait, []| {
             convert::in_range(offset, length)?;
             drive.fallocate(wait, ino.0, offset, length, convert::allocate(mode)?)
         });

@@ -2,7 +2,7 @@
 
 use crate::crypt::{self, Seal, domains, seal};
 use crate::error::{Error, Result};
-use crate::types::{Key, Lsn, RealmId};
+use crate::types::{Key, Lsn, MAX_LSN, RealmId};
 use crate::wire::{Reader, Writer};
 
 /// Headers and frames begin at multiples of this, in bytes.
@@ -87,6 +87,9 @@ impl Keys {
         if blake3::keyed_hash(&self.headers.0, maced) != mac || self.encode_header(&header) != block {
             return Err(r.bad("not as it was written, or of another drive"));
         }
+        if header.id > MAX_LSN || header.durable > MAX_LSN {
+            return Err(r.bad("numbers that no journal comes to"));
+        }
         Ok(header)
     }
 
@@ -170,7 +173,8 @@ impl FrameCipher {
         };
         let least = seal::OVERHEAD as u64 + RECORD_HEADER as u64 * u64::from(head.count);
         let fits = head.count > 0 && u64::from(head.sealed) >= least;
-        let numbered = head.first > head.durable && head.first.checked_add(head.count.into()).is_some();
+        let last = head.first.checked_add(head.count.into());
+        let numbered = head.first > head.durable && last.is_some_and(|last| last <= MAX_LSN);
         (fits && numbered).then_some(head)
     }
 

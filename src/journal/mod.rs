@@ -17,6 +17,8 @@
 mod counts;
 mod files;
 mod format;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod log;
 mod scan;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::files::{Files, LogFile};
 use super::format::{BLOCK, Body, FRAME_HEADER, FrameHead};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::DiskFile;
-use crate::types::Lsn;
+use crate::types::{Lsn, MAX_LSN};
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -55,8 +55,13 @@ pub struct Scan {
 
 /// Reads all files. Damage is an error, or with `lenient` is told in the result. Writes nothing.
 pub fn scan(files: &Files, floor: Lsn, lenient: bool) -> Result<Scan> {
+    if floor > MAX_LSN {
+        return Err(Error::damage(format!(
+            "the newest version is said to hold this journal's records up to {floor}, which no journal comes to"
+        )));
+    }
     let (ids, spares) = files.list()?;
-    let next_id = ids.iter().max().map_or(1, |id| id + 1);
+    let next_id = ids.iter().filter(|id| **id <= MAX_LSN).max().map_or(1, |id| id + 1);
     let mut damage = None;
     let mut logs = Vec::new();
     for id in ids {

@@ -5,6 +5,7 @@ mod model;
 
 use super::*;
 use crate::sys::{HostDisk, SimDisk, SystemRandom};
+use crate::types::MAX_LSN;
 use std::collections::BTreeMap;
 
 const KEY: [u8; 32] = [9; 32];
@@ -88,6 +89,40 @@ fn numbers_go_on_from_the_floor_when_there_is_no_journal() {
     assert!(
         journal.read(72, 0..2).is_err() && journal.read(73, 0..0).is_err() && journal.read(70, 0..0).is_err()
     );
+}
+
+/// To count on from them overflowed.
+#[test]
+fn numbers_that_no_journal_comes_to_are_damage() {
+    let (last, next) = (MAX_LSN, MAX_LSN + 1);
+    let refused = |disk: &SimDisk, floor| {
+        let e = open(disk, Options { floor, ..small() }).err().expect("refused");
+        assert_eq!(e.kind(), Kind::Damage, "{e:?}");
+    };
+    refused(&SimDisk::new(), Lsn::MAX);
+    // By their names alone, and with good headers.
+    let keys = format::Keys::new(&Key(KEY), RealmId([2; 16]));
+    for (id, durable) in [(next, 0), (u64::MAX, 0), (1, next), (1, u64::MAX)] {
+        let disk = SimDisk::new();
+        let file = disk.open(&format!("journal-{id:016x}")).unwrap();
+        file.write_at(&vec![0; BLOCK as usize], 0).unwrap();
+        refused(&disk, 0);
+        let header = format::FileHeader { id, durable, supersedes: true, salt: [1; 32] };
+        file.write_at(&keys.encode_header(&header), 0).unwrap();
+        refused(&disk, 0);
+        let lenient = Options { before_damage: true, ..small() };
+        assert!(open_on(Arc::new(disk.clone()), lenient).unwrap().1.damage().is_some());
+    }
+    // A frame of such numbers is none.
+    let header = format::FileHeader { id: 1, durable: 0, supersedes: true, salt: [1; 32] };
+    let mut body = Body::default();
+    body.push(&[b"record"], 6);
+    let mut frame = Vec::new();
+    for (first, opens) in [(last - 1, true), (last, false), (Lsn::MAX - 1, false), (Lsn::MAX, false)] {
+        let cipher = keys.cipher(&header);
+        cipher.seal(first, 0, &body, &mut frame).unwrap();
+        assert_eq!(cipher.open(&frame).is_ok(), opens, "{first}");
+    }
 }
 
 #[test]

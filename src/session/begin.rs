@@ -5,7 +5,7 @@ use super::site::{Site, unfinished};
 use super::state::StateDir;
 use crate::commit::{Newest, Opened};
 use crate::content::DiskCache;
-use crate::crypt::{DeviceRecord, LocalKeys, Memory};
+use crate::crypt::{DeviceRecord, LocalKeys, Memory, SigningKey};
 use crate::drive::types::Space;
 use crate::drive::{Drive, Replayed, Settings};
 use crate::error::{Error, Kind, Result};
@@ -15,6 +15,9 @@ use crate::sys::{SystemClock, SystemRandom, random};
 use crate::types::{Incarnation, Version};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// The memory that a replay may take that is only to show whether it can be done, in bytes.
+const REPLAY_MEMORY: usize = 256 << 20;
 
 /// What a drive is opened with.
 pub struct Opening {
@@ -30,6 +33,12 @@ pub struct Opening {
 /// Opens the drive, and replays its journal. The state directory stays locked as long as the result lives.
 pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     let Opening { site, state, settings, store_dir, cache } = opening;
+    if let Some(aside) = &state.resumed {
+        tracing::warn!(
+            "an accept that was interrupted is finished: the journal before it is in {}",
+            aside.display()
+        );
+    }
     let state = Arc::new(state);
     let keys: LocalKeys = state.keys(&site.secrets, &SystemRandom)?;
     let memory = state.memory(&keys)?;
@@ -43,7 +52,10 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     }
     let (mut device, fresh) = match state.device(&keys)? {
         Some(device) => (device, false),
-        None => (StateDir::new_device(&SystemRandom)?, true),
+        None => match lost_device(&site, &state, &keys)? {
+            Some(lost) => return Err(lost),
+            None => (StateDir::new_device(&SystemRandom)?, true),
+        },
     };
     let mut over = None;
     let path = state.path().display().to_string();
@@ -122,10 +134,7 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
         space: Box::new(move || room_of(store_dir.as_deref())),
     };
     let opened = assemble(&site, machine, settings).map_err(|e| match (over, e.kind()) {
-        (Some(_), Kind::Conflict) => e.context(format!(
-            "cannot go on from the newest version: mount with -o ro to see the drive as this machine left it, copy what \
-             you need elsewhere, then delete {path}"
-        )),
+        (Some(_), Kind::Conflict) => e.context(way_on(&path)),
         _ => e,
     })?;
     // What the journal holds stands on the newest version now.
@@ -138,6 +147,113 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
         }
     }
     Ok(opened)
+}
+
+/// What can be done where the newest version is sound, and the journal does not go with it.
+fn way_on(state_dir: &str) -> String {
+    format!(
+        "cannot go on from the newest version: -o ro shows the drive as this machine left it, and 'nacrefs accept STORE' \
+         goes on without what it has not stored, which is kept aside (state directory {state_dir})"
+    )
+}
+
+/// Why a machine cannot go on from the newest version, which descends from what it has seen: what its journal holds does
+/// not go with it. None where a mount would succeed. It is as [`open`] does it, and changes nothing.
+pub(super) fn refusal(
+    site: &Site,
+    state: &StateDir,
+    keys: &LocalKeys,
+    memory: Memory,
+    newest: &Newest,
+) -> Result<Option<Error>> {
+    let (Some(opened), Some(device)) = (&newest.opened, state.device(keys)?) else { return Ok(None) };
+    let known = HeadLink { version: memory.version, hash: memory.head };
+    if was_copied(site, opened, known, &device)? {
+        let base = site.versions.open(known.version)?;
+        let changes = unstored(site, state, keys, &base, &device)?;
+        return Ok((changes > 0).then(|| copied(state, changes)));
+    }
+    if !others_wrote(site, opened, memory.base.0, &device) {
+        return Ok(None);
+    }
+    try_replay(site, state, keys, &device, newest, Some(memory.base.0))
+}
+
+/// Why a journal that was written on top of `base` cannot be replayed over the newest version, if it cannot. Changes
+/// nothing.
+pub(super) fn replays(
+    site: &Site,
+    state: &StateDir,
+    keys: &LocalKeys,
+    device: &DeviceRecord,
+    newest: &Newest,
+    base: &Opened,
+) -> Result<Option<Error>> {
+    let over = newest
+        .opened
+        .as_ref()
+        .is_some_and(|opened| others_wrote(site, opened, base.version(), device))
+        .then_some(base.version());
+    match try_replay(site, state, keys, device, newest, over) {
+        Err(e) if e.kind() != Kind::Away => Ok(Some(e)),
+        tried => tried,
+    }
+}
+
+/// Replays the journal, to see whether it can be. A conflict with what others have made is no error of its own.
+fn try_replay(
+    site: &Site,
+    state: &StateDir,
+    keys: &LocalKeys,
+    device: &DeviceRecord,
+    newest: &Newest,
+    over: Option<Version>,
+) -> Result<Option<Error>> {
+    let machine = Machine {
+        newest: newest.clone(),
+        over,
+        device: device.device,
+        signing: SigningKey::from_bytes(&device.signing.to_bytes()),
+        incarnation: device.incarnation,
+        journal_disk: Arc::new(state.journal()?),
+        journal_key: keys.journal_key().clone(),
+        index: None,
+        clock: Arc::new(SystemClock),
+        random: Arc::new(SystemRandom),
+        remember: Box::new(|_, _| Ok(())),
+        disk_cache: None,
+        space: Box::new(|| room_of(None)),
+    };
+    let settings = Settings { read_only: true, ..Settings::within(REPLAY_MEMORY) };
+    match assemble(site, machine, settings) {
+        Err(e) if e.kind() == Kind::Conflict => Ok(Some(e)),
+        replayed => replayed.map(|_| None),
+    }
+}
+
+/// That the record of who this machine is has gone, while its journal holds something: what is in there cannot be added
+/// to the drive without it.
+pub(super) fn lost_device(site: &Site, state: &StateDir, keys: &LocalKeys) -> Result<Option<Error>> {
+    let options = journal::Options { before_damage: true, ..journal::Options::default() };
+    let (disk, key) = (Arc::new(state.journal()?), keys.journal_key().clone());
+    let (_, replay) = Journal::open(disk, key, site.keys.realm(), Arc::new(SystemRandom), options)?;
+    if replay.count() == 0 && replay.damage().is_none() {
+        return Ok(None);
+    }
+    let gone = Error::damage(
+        "it is missing, and the journal beside it holds changes, which only it can tell whose they are",
+    );
+    Ok(Some(state.unreadable("device", gone)))
+}
+
+/// A journal whose numbers another machine has used as well.
+fn copied(state: &StateDir, changes: u64) -> Error {
+    let path = state.path().display();
+    let what = format!(
+        "the state directory {path} was copied, and its twin has written to the drive; the journal here holds {changes} \
+         changes that are not in the store"
+    );
+    Error::new(Kind::Conflict, what)
 }
 
 /// Whether other machines have made versions after this one, or may have: not every version can be read for ever.
@@ -217,14 +333,7 @@ fn divide(
             );
             return Ok(Divided::Alone(Box::new(base)));
         }
-        return Err(Error::new(
-            Kind::Conflict,
-            format!(
-                "the state directory {path} was copied, and its twin has written to the drive; the journal here holds \
-                 {changes} changes that are not in the store: mount with -o ro, copy what you need elsewhere, then \
-                 delete {path}"
-            ),
-        ));
+        return Err(copied(state, changes).context(way_on(&path.to_string())));
     }
     tracing::warn!("{path} was copied, and its twin has written to the drive: going on here as a new device");
     state.clear_journal()?;

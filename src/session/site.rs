@@ -125,8 +125,8 @@ impl Site {
     pub(super) fn lost(&self, newest: &Newest) -> Option<Error> {
         let (lost, opened) = (newest.lost?, newest.opened.as_ref()?);
         Some(Error::damage(format!(
-            "version {lost} is damaged or gone (its head, or the pack of its commit: 'nacrefs check' tells): bring it \
-             back from a backup of the store, or give it up with 'nacrefs accept'; the newest version before it is {}, \
+            "version {lost} is damaged or gone (its head, or a pack with its commit or its root directory: 'nacrefs check' \
+             tells): bring it back from a backup of the store, or give it up with 'nacrefs accept'; the newest version before it is {}, \
              which -o ro shows",
             opened.version()
         )))
@@ -281,7 +281,7 @@ pub fn init_in(
         crate::drive::Keys(site.keys.clone()),
     );
     let tools = Tools { keys: &site.keys, directories: &*site.keys, chunks: &opener, fetch: &fetch };
-    let mut batch = chunks.begin();
+    let mut batch = chunks.begin(random(source)?);
     let (commit, _) = build(None, vec![root], &Nothing, &making, tools, &mut batch)?;
     let prepared = site.versions.prepare(&newest, commit, &mut batch, &opener, &signer)?;
     match site.versions.publish(&prepared)? {

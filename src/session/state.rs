@@ -10,25 +10,30 @@ use crate::sys::{Disk, HostDisk, Random, random};
 use crate::types::{DeviceId, Incarnation, Time};
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// A state directory, locked by this process.
 pub struct StateDir {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     _lock: File,
+    /// Where the journal was moved, if an accept was interrupted and is finished now.
+    pub resumed: Option<PathBuf>,
 }
 
 impl StateDir {
-    /// Makes the directory (mode 0700) durably where there is none, and locks it. Another process that holds it is a
-    /// `Conflict`.
+    /// Makes the directory (mode 0700) durably where there is none, and locks it; finishes an accept that was
+    /// interrupted. Another process that holds it is a `Conflict`.
     pub fn open(path: &Path) -> Result<StateDir> {
         HostDisk::open(path)?;
         let at = || format!("cannot lock the state directory {}", path.display());
         let lock =
             File::options().create(true).truncate(false).write(true).open(path.join("lock")).context(at)?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(StateDir { path: path.into(), _lock: lock }),
+            Ok(()) => {
+                let mut state = StateDir { path: path.into(), _lock: lock, resumed: None };
+                state.resumed = state.finish_switch()?;
+                Ok(state)
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(
                 Kind::Conflict,
                 format!(
@@ -57,26 +62,6 @@ impl StateDir {
         disk.sync_names()
     }
 
-    /// Moves the journal into a new state directory inside this one, with what else is needed to mount it: the keys, the
-    /// device and its memory.
-    pub fn set_aside(&self, now: i64) -> Result<PathBuf> {
-        let aside = self.path.join(format!("before-accept-{now}"));
-        let copy = || -> std::io::Result<()> {
-            fs::DirBuilder::new().mode(0o700).create(&aside)?;
-            for name in ["key", "device", "memory"] {
-                match fs::copy(self.path.join(name), aside.join(name)) {
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                    copied => copied.and_then(|_| File::open(aside.join(name))?.sync_all())?,
-                }
-            }
-            fs::rename(self.path.join("journal"), aside.join("journal"))?;
-            File::open(&aside)?.sync_all()?;
-            File::open(&self.path)?.sync_all()
-        };
-        copy().context(|| format!("cannot move the journal to {}", aside.display()))?;
-        Ok(aside)
-    }
-
     /// Removes the local index, which the next start makes anew.
     pub fn clear_index(&self) -> Result<()> {
         let index = self.path.join("index");
@@ -99,12 +84,9 @@ impl StateDir {
 
     /// Replaces a file, durably: after a crash it is the old one or the new one.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        use std::os::unix::fs::OpenOptionsExt;
         let (path, new) = (self.path.join(name), self.path.join(format!("{name}.new")));
         let write = || {
-            let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-            file.write_all(bytes)?;
-            file.sync_data()?;
+            write_synced(&new, bytes)?;
             fs::rename(&new, &path)?;
             sync_dir(&self.path)
         };
@@ -114,8 +96,10 @@ impl StateDir {
     /// The keys of this directory; new ones, where it is a new one.
     pub fn keys(&self, secrets: &DriveSecrets, random: &dyn Random) -> Result<LocalKeys> {
         if let Some(bytes) = self.read("key")? {
-            return LocalKeys::unwrap(secrets, &bytes)
-                .map_err(|e| e.context(format!("cannot open {}", self.path.join("key").display())));
+            return LocalKeys::unwrap(secrets, &bytes).map_err(|e| self.locked(e));
+        }
+        if self.read("device")?.is_some() || self.read("memory")?.is_some() {
+            return Err(self.locked(Error::damage("it is missing")));
         }
         let keys = LocalKeys::generate(secrets, random)?;
         self.write("key", &keys.wrap(secrets)?)?;
@@ -124,7 +108,27 @@ impl StateDir {
 
     /// Who this machine is to the drive, as of the last start; None in a new directory.
     pub fn device(&self, keys: &LocalKeys) -> Result<Option<DeviceRecord>> {
-        self.read("device")?.map(|bytes| DeviceRecord::open(keys, &bytes)).transpose()
+        let device = self.read("device")?.map(|bytes| DeviceRecord::open(keys, &bytes));
+        device.transpose().map_err(|e| self.unreadable("device", e))
+    }
+
+    /// A key that does not open: nothing else here can be read without it.
+    fn locked(&self, e: Error) -> Error {
+        let path = self.path.display();
+        e.context(format!(
+            "cannot open {path}/key: bring it back from a backup; or, to go on without what was not stored from here, move \
+             {path} away"
+        ))
+    }
+
+    /// A file of this directory that is damaged, and what can be done.
+    pub(super) fn unreadable(&self, name: &str, e: Error) -> Error {
+        let path = self.path.join(name);
+        e.context(format!(
+            "cannot open {}: bring it back from a backup; or go on from what the store shows, with 'nacrefs accept STORE' \
+             (what is not stored yet is kept aside)",
+            path.display()
+        ))
     }
 
     /// A device that the drive has not heard of. Its number is 0 until a commit gives it one.
@@ -166,7 +170,8 @@ impl StateDir {
 
     /// The newest head that this machine has seen.
     pub fn memory(&self, keys: &LocalKeys) -> Result<Option<Memory>> {
-        self.read("memory")?.map(|bytes| Memory::open(keys, &bytes)).transpose()
+        let memory = self.read("memory")?.map(|bytes| Memory::open(keys, &bytes));
+        memory.transpose().map_err(|e| self.unreadable("memory", e))
     }
 
     /// When the memory was last written.
@@ -179,6 +184,14 @@ impl StateDir {
     pub fn put_memory(&self, keys: &LocalKeys, memory: &Memory) -> Result<()> {
         self.write("memory", &memory.seal(keys)?)
     }
+}
+
+/// Writes a new file, readable by its owner alone, and waits until it is durable; its name is not yet.
+pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_data()
 }
 
 #[cfg(test)]

@@ -199,11 +199,13 @@ impl ChunkStore {
     }
 
     /// Starts a batch of new chunks. `fetch` finds them at once; `contains` does not before [`Self::adopt`].
-    pub fn begin(self: &Arc<Self>) -> Batch {
+    /// `order`: random bytes, which decide in what order they stand in their packs.
+    pub fn begin(self: &Arc<Self>, order: [u8; 32]) -> Batch {
         let pending = Arc::new(Pending::default());
         self.pending.write().push(pending.clone());
         Batch {
             hold: Arc::new(Hold { store: self.clone(), pending }),
+            order,
             duplicates: Vec::new(),
             checked: self.runs(),
             suspects: self.suspects.lock().len(),
@@ -317,10 +319,11 @@ impl Drop for Hold {
     }
 }
 
-/// New chunks on their way into the store. Takes the memory of one pack and some 100 bytes for each chunk.
-/// Dropped unfinished, it leaves at most packs that nothing names.
+/// New chunks on their way into the store. Takes the memory of one pack, of two while it is shuffled, and some 100 bytes
+/// for each chunk. Dropped unfinished, it leaves at most packs that nothing names.
 pub struct Batch {
     hold: Arc<Hold>,
+    order: [u8; 32],
     /// Chunks that were not taken because the store holds them.
     duplicates: Vec<Address>,
     /// The runs in which all duplicates are known to be.
@@ -342,26 +345,42 @@ pub struct Written {
 impl ChunkSink for Batch {
     /// After an error the chunk was not taken: it may be put again.
     fn put(&mut self, address: Address, stored: Vec<u8>) -> Result<()> {
-        debug_assert_eq!(Address::of(&stored), address);
+        self.put_together(vec![(address, stored)])
+    }
+
+    /// Chunks that stay together are in one pack. After an error none was taken: they may be put again.
+    fn put_together(&mut self, mut chunks: Vec<(Address, Vec<u8>)>) -> Result<()> {
+        debug_assert!(chunks.iter().all(|(address, stored)| Address::of(stored) == *address));
         let store = &self.hold.store;
         let state = &self.hold.pending.state;
-        if state.read().chunks.contains_key(&address) {
-            return Ok(());
+        let (mut new, mut duplicates) = (HashSet::new(), Vec::new());
+        for (address, _) in &chunks {
+            if state.read().chunks.contains_key(address) {
+                continue;
+            }
+            if store.contains(address)? {
+                duplicates.push(*address);
+            } else {
+                new.insert(*address);
+            }
         }
-        if store.contains(&address)? {
-            self.duplicates.push(address);
-            return Ok(());
+        // Each once.
+        chunks.retain(|(address, _)| new.remove(address));
+        if !chunks.is_empty() {
+            // A pack whose putting failed goes first: there is never more than one waiting.
+            let bytes = chunks.iter().map(|(_, stored)| stored.len()).sum::<usize>();
+            let fits = |s: &State| s.open.is_empty() || s.open.len() + bytes <= store.pack;
+            let ready = |s: &State| s.full.is_none() && fits(s);
+            while !ready(&state.read()) {
+                self.put_pack()?;
+            }
+            let mut state = state.write();
+            let State { chunks: places, open, packs, .. } = &mut *state;
+            for at in open.push_together(&chunks)? {
+                places.insert(at.address, (packs.len(), at.offset, at.len));
+            }
         }
-        // A pack whose putting failed goes first: there is never more than one waiting.
-        let fits = |s: &State| s.open.is_empty() || s.open.len() + stored.len() <= store.pack;
-        let ready = |s: &State| s.full.is_none() && fits(s);
-        while !ready(&state.read()) {
-            self.put_pack()?;
-        }
-        let mut state = state.write();
-        let at = state.open.push(address, &stored)?;
-        let pack = state.packs.len() + usize::from(state.full.is_some());
-        state.chunks.insert(address, (pack, at.offset, at.len));
+        self.duplicates.append(&mut duplicates);
         Ok(())
     }
 }
@@ -372,10 +391,14 @@ impl Batch {
         let (index, state) = (&self.hold.store.index, &self.hold.pending.state);
         let full = {
             let mut state = state.write();
-            if state.full.is_none() && !state.open.is_empty() {
-                state.full = Some(std::mem::take(&mut state.open).seal(&index.keys)?);
+            let State { chunks, packs, full, open, .. } = &mut *state;
+            if full.is_none() && !open.is_empty() {
+                let number = packs.len();
+                open.shuffle(blake3::keyed_hash(&self.order, &number.to_le_bytes()).as_bytes());
+                chunks.extend(open.entries().iter().map(|e| (e.address, (number, e.offset, e.len))));
+                *full = Some(std::mem::take(open).seal(&index.keys)?);
             }
-            state.full.clone()
+            full.clone()
         };
         if let Some(full) = full {
             index.objects.put(&index.layout.pack(&full.info.id), full.bytes)?;

@@ -4,8 +4,9 @@ use super::objects::{Created, Objects};
 use crate::error::{Kind, Result};
 use crate::sys::{Counter, Timer};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The kinds of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,17 +57,54 @@ pub struct Tally {
 
 /// Since the store was opened.
 #[derive(Debug, Default)]
-pub struct Counts([Tally; Request::ALL.len()]);
+pub struct Counts {
+    tallies: [Tally; Request::ALL.len()],
+    waiting: Mutex<Waiting>,
+}
+
+/// The requests that are not answered yet.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// How many, and since when there are any, or since the last answer.
+    requests: usize,
+    since: Option<Instant>,
+}
 
 impl Counts {
     pub fn of(&self, request: Request) -> &Tally {
         // The array has a place for each kind.
-        &self.0[request as usize]
+        &self.tallies[request as usize]
     }
 
     /// How many requests of all kinds were answered.
     pub fn answered(&self) -> u64 {
-        self.0.iter().map(|tally| tally.answered.times()).sum()
+        self.tallies.iter().map(|tally| tally.answered.times()).sum()
+    }
+
+    /// For how long the store has answered nothing although it was asked; `None` while nobody waits for an answer.
+    pub fn silent_for(&self) -> Option<Duration> {
+        self.waiting.lock().since.map(|since| since.elapsed())
+    }
+
+    fn asked(&self) {
+        let mut waiting = self.waiting.lock();
+        waiting.requests += 1;
+        waiting.since.get_or_insert_with(Instant::now);
+    }
+
+    fn heard(&self) {
+        let mut waiting = self.waiting.lock();
+        waiting.requests -= 1;
+        waiting.since = (waiting.requests > 0).then(Instant::now);
+    }
+}
+
+/// A request that is not answered yet, until this is dropped.
+struct Asked<'a>(&'a Counts);
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.heard();
     }
 }
 
@@ -89,7 +127,10 @@ impl Counted {
         bytes: impl FnOnce(&T) -> usize,
     ) -> Result<T> {
         let begun = Instant::now();
+        self.counts.asked();
+        let asked = Asked(&self.counts);
         let answer = ask(&*self.store);
+        drop(asked);
         let tally = self.counts.of(request);
         tally.answered.add(begun.elapsed());
         match &answer {
@@ -167,5 +208,20 @@ mod tests {
         ];
         assert_eq!(seen, want);
         assert_eq!(counts.answered(), 6);
+    }
+
+    /// A store that hangs makes no error: only its silence tells.
+    #[test]
+    fn silence_is_measured_from_the_last_answer_while_somebody_waits() {
+        let counts = Counts::default();
+        assert_eq!(counts.silent_for(), None);
+        counts.asked();
+        counts.asked();
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(counts.silent_for().unwrap() >= Duration::from_millis(20));
+        counts.heard();
+        assert!(counts.silent_for().unwrap() < Duration::from_millis(20));
+        counts.heard();
+        assert_eq!(counts.silent_for(), None);
     }
 }

@@ -98,7 +98,7 @@ impl Head {
             signature: r.array()?,
         };
         let skip_at_most = head.version & head.version.wrapping_sub(1);
-        if head.version == 0
+        if matches!(head.version, 0 | Version::MAX)
             || head.before.version >= head.version
             || head.skip.version > skip_at_most
             || head.skip.version > head.before.version

@@ -44,7 +44,8 @@ pub struct Newest {
     pub head: Option<Head>,
     /// The least number above it that no object has.
     pub next: Version,
-    /// A number above it of which the hint says that it was a version, and whose object is none, or is gone.
+    /// A number above it that was a version, by the hint or by what this machine has seen, and whose object is none, or
+    /// is gone.
     pub lost: Option<Version>,
 }
 
@@ -93,7 +94,8 @@ impl Heads {
     }
 
     /// The newest head. `known`: the newest that this machine has seen; a store whose newest does not
-    /// descend from it shows a rollback or a fork, which is a `Conflict`, or a damaged head. A machine with a memory probes
+    /// descend from it shows a rollback or a fork, which is a `Conflict`; where that one is damaged, it is `lost`. A
+    /// machine with a memory probes
     /// forward from it, or from the hint; one without lists all heads, for a hint may be stale or a lie.
     pub fn newest(&self, known: Option<HeadLink>) -> Result<Newest> {
         let known = known.filter(|k| k.version != 0);
@@ -102,19 +104,16 @@ impl Heads {
             self.list_heads(&mut found)?;
         }
         let head = found.values().rev().flatten().next().cloned();
-        if let Some(known) = known
-            && head.as_ref().is_none_or(|h| h.version < known.version)
-            && found.get(&known.version).is_some_and(Option::is_none)
-        {
-            let name = self.layout.head(known.version);
-            return Err(Error::damage(format!(
-                "{name} is damaged: it is no longer the head that this machine has seen; restore it from a backup, or \
-                 give it up with 'nacrefs accept'"
-            )));
-        }
+        let older = |h: &Head| known.is_some_and(|known| h.version < known.version);
+        let damaged = known.filter(|known| {
+            head.as_ref().is_none_or(older) && found.get(&known.version).is_some_and(Option::is_none)
+        });
         let mut next = head.as_ref().map_or(0, |h| h.version) + 1;
         while found.contains_key(&next) {
             next += 1;
+        }
+        if next == Version::MAX {
+            return Err(Error::failed("this drive has had all the versions that it can have"));
         }
         let above = head.as_ref().map_or(0, |h| h.version) + 1;
         let mut lost = None;
@@ -127,6 +126,8 @@ impl Heads {
             lost = damaged.or(known.is_none().then_some(hint));
         }
         match (&head, known) {
+            // The head that was seen is there, and damaged: the one before it is the newest that there is.
+            (_, Some(known)) if damaged.is_some() => lost = lost.max(Some(known.version)),
             (Some(head), Some(known)) => self.check_descent(head, known)?,
             (None, Some(known)) => {
                 return Err(conflict(format!(
@@ -185,10 +186,10 @@ impl Heads {
     /// After an error it is unknown whether the head will come to be: try again with the same bytes.
     pub fn create(&self, version: Version, bytes: &Bytes) -> Result<Race> {
         let race = create_verified(&*self.objects, &self.layout.head(version), bytes)?;
-        if race == Race::Won {
-            if let Err(e) = self.objects.put(&self.layout.latest(), self.hint_bytes(version)) {
-                tracing::debug!("the hint to the newest version was not written: {}", e.chain());
-            }
+        if race == Race::Won
+            && let Err(e) = self.objects.put(&self.layout.latest(), self.hint_bytes(version))
+        {
+            tracing::debug!("the hint to the newest version was not written: {}", e.chain());
         }
         Ok(race)
     }

@@ -143,7 +143,9 @@ fn read_file(objects: &dyn Objects) -> Result<DriveId> {
     match objects.size(DRIVE) {
         Ok(size) if size <= MAX_DRIVE => {}
         Ok(_) => return Err(not_a_drive("its nacre.json is too long to be ours")),
-        Err(e) if e.kind() == Kind::NotFound => return Err(not_a_drive("there is no nacre.json ('nacrefs init' makes a drive)")),
+        Err(e) if e.kind() == Kind::NotFound => {
+            return Err(not_a_drive("there is no nacre.json ('nacrefs init' makes a drive)"));
+        }
         Err(e) => return Err(e),
     }
     let json = objects.get(DRIVE)?;

@@ -43,6 +43,17 @@ struct Identity {
     at: (u64, u64),
     /// Its `nacre.json`, once there is one.
     drive: Option<Vec<u8>>,
+    /// Held open while there is none: overlayfs may give a directory another inode number when nobody holds it.
+    _held: Option<File>,
+}
+
+impl Identity {
+    fn of(root: &Path) -> io::Result<Identity> {
+        let dir = File::open(root)?;
+        let meta = dir.metadata()?;
+        let drive = drive_file(root);
+        Ok(Identity { at: (meta.dev(), meta.ino()), _held: drive.is_none().then_some(dir), drive })
+    }
 }
 
 impl Local {
@@ -73,7 +84,7 @@ impl Local {
             .with_fsync(true);
         Ok(Local {
             writer: Remote::new(Arc::new(store), root.display().to_string())?,
-            identity: Mutex::new(Identity { at: (meta.dev(), meta.ino()), drive: drive_file(&root) }),
+            identity: Mutex::new(Identity::of(&root).map_err(cannot)?),
             durable: Mutex::new(durable),
             files: Mutex::new(LruCache::new(OPEN_FILES)),
             root,
@@ -96,10 +107,11 @@ impl Local {
             }
         }
         let root = self.root.display();
-        Err(Error::new(
-            Kind::Away,
-            format!("the store's directory {root} is gone; mount what holds it again"),
-        ))
+        let what = match found {
+            Some(_) => "is another one now, without this drive; put its own back",
+            None => "is gone; mount what holds it again",
+        };
+        Err(Error::new(Kind::Away, format!("the store's directory {root} {what}")))
     }
 
     /// Makes the directory of an object, and every entry on the way to it durable.

@@ -30,6 +30,9 @@ pub mod runs;
 mod scratch;
 #[cfg(test)]
 mod tests;
+mod widen;
+#[cfg(test)]
+mod widen_tests;
 
 pub use chunks::{Batch, ChunkStore, Settings, Written};
 pub use counted::{Counted, Counts, Request};

@@ -15,6 +15,7 @@ use crate::types::{Address, MAX_CHUNK, hex};
 use crate::wire::{Reader, Writer};
 use bytes::Bytes;
 use std::fmt;
+use std::ops::Range;
 
 const MAGIC: &[u8; 8] = b"nacrepck";
 /// Ends a pack, after the length of its sealed footer.
@@ -66,7 +67,10 @@ pub struct PackInfo {
 pub struct PackBuilder {
     /// Header and chunks; the header is filled in when the pack is sealed.
     bytes: Vec<u8>,
+    /// In the order in which the chunks stand.
     entries: Vec<PackEntry>,
+    /// Which of the entries stay together.
+    groups: Vec<Range<usize>>,
 }
 
 /// A finished pack, ready to be put.
@@ -90,19 +94,68 @@ impl PackBuilder {
         self.bytes.len().max(HEADER)
     }
 
-    /// Takes a chunk; says where it will be.
+    /// Takes a chunk; says where it is, unless the pack is shuffled.
     pub fn push(&mut self, address: Address, stored: &[u8]) -> Result<PackEntry> {
-        if stored.is_empty() || stored.len() > MAX_CHUNK {
-            return Err(Error::failed(format!("chunk {address} cannot be {} bytes long", stored.len())));
+        self.check(&[(address, stored)])?;
+        let entry = self.append(address, stored);
+        self.groups.push(self.entries.len() - 1..self.entries.len());
+        Ok(entry)
+    }
+
+    /// Takes chunks that stay together, in this order; all of them or, after an error, none. Says where they are, unless
+    /// the pack is shuffled.
+    pub fn push_together(&mut self, chunks: &[(Address, Vec<u8>)]) -> Result<&[PackEntry]> {
+        self.check(chunks)?;
+        let first = self.entries.len();
+        chunks.iter().for_each(|(address, stored)| {
+            self.append(*address, stored);
+        });
+        self.groups.push(first..self.entries.len());
+        Ok(&self.entries[first..])
+    }
+
+    fn check(&self, chunks: &[(Address, impl AsRef<[u8]>)]) -> Result<()> {
+        let mut len = self.len();
+        for (address, stored) in chunks {
+            let bytes = stored.as_ref().len();
+            if bytes == 0 || bytes > MAX_CHUNK {
+                return Err(Error::failed(format!("chunk {address} cannot be {bytes} bytes long")));
+            }
+            len += bytes;
         }
-        if (self.len() + stored.len()) as u64 > MAX_PACK / 2 {
+        if len as u64 > MAX_PACK / 2 {
             return Err(Error::failed("a pack cannot grow that long"));
         }
+        Ok(())
+    }
+
+    fn append(&mut self, address: Address, stored: &[u8]) -> PackEntry {
         self.bytes.resize(self.len(), 0);
         let entry = PackEntry { address, offset: self.bytes.len() as u32, len: stored.len() as u32 };
         self.bytes.extend_from_slice(stored);
         self.entries.push(entry);
-        Ok(entry)
+        entry
+    }
+
+    /// Where the chunks are, in the order in which they stand.
+    pub fn entries(&self) -> &[PackEntry] {
+        &self.entries
+    }
+
+    /// Puts what stays together into an order that the seed decides, each as likely as any other: whoever does not know
+    /// the seed learns nothing from where a chunk stands (TRUST.md 5). For this moment it takes twice the memory.
+    pub fn shuffle(&mut self, seed: &[u8; 32]) {
+        let mut groups = std::mem::take(&mut self.groups);
+        shuffle(&mut groups, seed);
+        let old = std::mem::take(self);
+        self.bytes.reserve_exact(old.bytes.len());
+        for group in groups {
+            let first = self.entries.len();
+            for e in &old.entries[group] {
+                self.append(e.address, &old.bytes[e.offset as usize..][..e.len as usize]);
+            }
+            self.groups.push(first..self.entries.len());
+        }
     }
 
     /// A chunk that was pushed.
@@ -139,6 +192,18 @@ impl PackBuilder {
         let id = PackId(*blake3::hash(&self.bytes).as_bytes());
         let info = PackInfo { id, bytes: self.bytes.len() as u64, chunks: self.entries.len() as u32 };
         Ok(SealedPack { info, bytes: self.bytes.into() })
+    }
+}
+
+/// Shuffles as Fisher and Yates do (Durstenfeld, "Algorithm 235: Random permutation", CACM 1964). Drawn by multiplying
+/// and shifting, no place is likelier than another by more than the number of items over 2^64.
+fn shuffle<T>(items: &mut [T], seed: &[u8; 32]) {
+    let mut draws = blake3::Hasher::new_keyed(seed).finalize_xof();
+    for last in (1..items.len()).rev() {
+        let mut draw = [0; 8];
+        draws.fill(&mut draw);
+        let at = (u128::from(u64::from_le_bytes(draw)) * (last as u128 + 1)) >> 64;
+        items.swap(at as usize, last);
     }
 }
 
@@ -310,6 +375,50 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Six things of one chunk, and a set of three.
+    fn shuffled(seed: u8) -> Vec<u8> {
+        let stored = |n: u8| vec![n; 50 + usize::from(n)];
+        let chunk = |n: u8| (Address::of(&stored(n)), stored(n));
+        let mut pack = PackBuilder::new();
+        for n in 0..6 {
+            pack.push(chunk(n).0, &chunk(n).1).unwrap();
+            if n == 3 {
+                pack.push_together(&[chunk(100), chunk(101), chunk(102)]).unwrap();
+            }
+        }
+        pack.shuffle(&[seed; 32]);
+        for e in pack.entries() {
+            assert_eq!(Address::of(pack.chunk(e.offset, e.len).unwrap()), e.address);
+        }
+        let order = pack.entries().iter().map(|e| pack.chunk(e.offset, 1).unwrap()[0]).collect();
+        let sealed = pack.seal(&keys()).unwrap();
+        assert_eq!(verify(&sealed.info.id, &sealed.bytes, &keys()).unwrap().len(), 9);
+        order
+    }
+
+    /// TRUST 5: where something stands in a pack says nothing of what it is; but the chunks of one set stay together.
+    #[test]
+    fn what_is_in_a_pack_stands_anywhere_and_sets_stay_together() {
+        let mut seen = [[0u32; 7]; 7];
+        for seed in 0..=255 {
+            let mut order = shuffled(seed);
+            assert_eq!(order, shuffled(seed), "one seed, one order");
+            let set = order.iter().position(|n| *n == 100).unwrap();
+            assert_eq!(order.drain(set..set + 3).collect::<Vec<_>>(), [100, 101, 102]);
+            order.insert(set, 6);
+            order.iter().enumerate().for_each(|(at, n)| seen[usize::from(*n)][at] += 1);
+        }
+        // Each in each place about 37 times: less than 14 or more than 60 is four standard deviations off.
+        assert!(seen.iter().flatten().all(|n| (14..=60).contains(n)), "{seen:?}");
+    }
+
+    #[test]
+    fn of_chunks_that_stay_together_all_are_taken_or_none() {
+        let mut pack = PackBuilder::new();
+        assert!(pack.push_together(&[(Address([1; 32]), vec![1]), (Address([2; 32]), vec![])]).is_err());
+        assert!(pack.is_empty() && pack.len() == HEADER);
     }
 
     #[test]

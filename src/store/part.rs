@@ -3,12 +3,13 @@
 //! ```text
 //! header | entry blocks, each sealed | pack table blocks, each sealed | sealed footer
 //! ```
-//! The footer lists the blocks with their hashes, and holds a Bloom filter. A part's name is BLAKE3 of its
-//! sealed footer: so the name vouches for the footer, the footer for each block, and one block can be read
-//! and trusted alone.
+//! The footer lists the blocks with their hashes, and holds a Bloom filter, and zeros that bring the part to a PADMÉ
+//! size. A part's name is BLAKE3 of its sealed footer: so the name vouches for the footer, the footer for each block,
+//! and one block can be read and trusted alone.
 
 use super::keys::{HEADER, IndexKeys, header};
 use super::pack::PackId;
+use crate::crypt::pad::padme;
 use crate::crypt::seal::OVERHEAD;
 use crate::crypt::{Seal, open, seal};
 use crate::error::{Error, Result};
@@ -95,7 +96,8 @@ impl Part {
             entries: r.var()?,
             first: r.u64()?,
         };
-        let least = u64::from(part.footer) + HEADER as u64 + part.entries.saturating_mul(ENTRY as u64);
+        let around = u64::from(part.footer) + HEADER as u64;
+        let least = part.entries.saturating_mul(ENTRY as u64).saturating_add(around);
         if part.entries == 0 || part.footer > MAX_FOOTER || part.bytes < least {
             return Err(r.bad("a part of an index run has impossible sizes"));
         }
@@ -203,10 +205,17 @@ impl Footer {
             tables.push(block(count as u32, PACK, r.array()?));
             left -= count;
         }
-        if r.rest().len() as u64 != Bloom::words_for(entries) * 8 {
+        let filter = usize::try_from(Bloom::words_for(entries) * 8).ok();
+        let Some((filter, padding)) = filter.and_then(|len| r.rest().split_at_checked(len)) else {
             return Err(r.bad("has a filter of the wrong size"));
+        };
+        // The parts that were written first have no padding.
+        let unpadded = part.bytes.saturating_sub(padding.len() as u64);
+        let is_padded = padding.is_empty() || padme(unpadded as usize) as u64 == part.bytes;
+        if !is_padded || padding.iter().any(|b| *b != 0) {
+            return Err(r.bad("is not padded as it must be"));
         }
-        let words = r.rest().chunks_exact(8).filter_map(|w| w.first_chunk().map(|w| u64::from_le_bytes(*w)));
+        let words = filter.chunks_exact(8).filter_map(|w| w.first_chunk().map(|w| u64::from_le_bytes(*w)));
         let bloom = Bloom { words: words.collect() };
         if entries != part.entries
             || at + u64::from(part.footer) != part.bytes
@@ -405,6 +414,8 @@ impl<'a> PartWriter<'a> {
         for word in bloom.words {
             footer.u64(word);
         }
+        let size = self.out.len() + footer.as_slice().len() + OVERHEAD;
+        footer.raw(&vec![0; padme(size) - size]);
         let key = self.keys.of(self.keys.epoch())?;
         let sealed = seal(Seal::Index, key, self.keys.realm(), b"footer", footer.as_slice())?;
         self.out.extend_from_slice(&sealed);
@@ -417,5 +428,82 @@ impl<'a> PartWriter<'a> {
             first: self.addresses.first().map_or(0, prefix),
         };
         Ok((part, self.out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::types::{Key, RealmId};
+
+    fn keys() -> IndexKeys {
+        IndexKeys::new(RealmId([1; 16]), 0, Key([2; 32]))
+    }
+
+    /// A part of chunks 0..n, all in one pack.
+    fn part(n: u32) -> (Part, Vec<u8>) {
+        let keys = keys();
+        let mut entries: Vec<Entry> = (0..n)
+            .map(|n| Entry {
+                address: Address::of(&n.to_le_bytes()),
+                place: Place { pack: PackId([3; 32]), offset: n, len: 1 },
+            })
+            .collect();
+        entries.sort_unstable();
+        let mut writer = PartWriter::new(&keys, Shape { block: 8, part: 1000 });
+        entries.iter().for_each(|e| writer.push(e).unwrap());
+        writer.finish().unwrap()
+    }
+
+    /// TRUST 5: the sizes of index runs are blurred.
+    #[test]
+    fn the_size_of_a_part_tells_roughly_how_many_chunks_it_lists() {
+        let sizes: Vec<usize> = (1..400).map(|n| part(n).1.len()).collect();
+        assert!(sizes.iter().all(|size| padme(*size) == *size));
+        assert!(sizes.is_sorted());
+        let mut told = sizes.clone();
+        told.dedup();
+        assert!(told.len() * 4 < sizes.len(), "{} sizes of {}", told.len(), sizes.len());
+        let (part, bytes) = part(300);
+        Footer::open(&keys(), &part, &bytes[bytes.len() - part.footer as usize..]).unwrap();
+    }
+
+    /// The part with another end of its footer, as if it had been written so.
+    fn with_end(bytes: &[u8], part: &Part, change: impl Fn(&mut Vec<u8>)) -> (Part, Vec<u8>) {
+        let (keys, at) = (keys(), bytes.len() - part.footer as usize);
+        let key = keys.of(0).unwrap();
+        let mut footer = open(Seal::Index, key, keys.realm(), b"footer", &bytes[at..]).unwrap();
+        change(&mut footer);
+        let sealed = seal(Seal::Index, key, keys.realm(), b"footer", &footer).unwrap();
+        let id = PartId(*blake3::hash(&sealed).as_bytes());
+        let part = Part { id, bytes: (at + sealed.len()) as u64, footer: sealed.len() as u32, ..*part };
+        (part, sealed)
+    }
+
+    #[test]
+    fn a_part_is_padded_as_it_must_be_or_not_at_all() {
+        let (part, bytes) = part(300);
+        // 38 blocks, one pack, and the filter.
+        let unpadded = 1 + 38 * 49 + 1 + 16 + 47 * 8;
+        let open = |change: &dyn Fn(&mut Vec<u8>)| {
+            let (part, footer) = with_end(&bytes, &part, change);
+            Footer::open(&keys(), &part, &footer).map(drop)
+        };
+        open(&|footer| assert!(footer.len() > unpadded + 1)).unwrap();
+        open(&|footer| footer.truncate(unpadded)).unwrap();
+        let cut = &|footer: &mut Vec<u8>| footer.truncate(unpadded - 1);
+        assert!(open(cut).unwrap_err().to_string().contains("filter"));
+        type Bend<'a> = &'a dyn Fn(&mut Vec<u8>);
+        let bent: [Bend; 4] = [
+            &|footer| *footer.last_mut().unwrap() = 1,
+            &|footer| footer.truncate(unpadded + 1),
+            &|footer| footer.truncate(footer.len() - 1),
+            &|footer| footer.push(0),
+        ];
+        for change in bent {
+            let e = open(change).unwrap_err();
+            assert!(e.kind() == Kind::Damage && e.to_string().contains("padded"), "{e}");
+        }
     }
 }

@@ -281,6 +281,17 @@ mod tests {
         Index::new(store.clone(), keys, Shape { block: 4, part: 20 }, budget)
     }
 
+    /// The sum of its sizes overflowed.
+    #[test]
+    fn a_part_of_impossible_sizes_is_refused() {
+        for entries in [0, 1, u64::MAX / 44, u64::MAX / 44 + 1, u64::MAX] {
+            let mut w = Writer::new();
+            w.var(1).var(1).raw(&[7; 32]).var(1).var(59).var(0).var(entries).u64(0);
+            let e = RunSet::decode(w.as_slice()).unwrap_err();
+            assert!(e.to_string().contains("impossible sizes"), "{entries}: {e}");
+        }
+    }
+
     fn address(n: u16) -> Address {
         Address::of(&n.to_le_bytes())
     }

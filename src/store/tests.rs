@@ -39,7 +39,7 @@ pub(super) fn chunk(n: u32) -> (Address, Vec<u8>) {
 
 /// Writes and adopts chunks.
 pub(super) fn write(store: &Arc<ChunkStore>, chunks: impl IntoIterator<Item = u32>) -> Result<usize> {
-    let mut batch = store.begin();
+    let mut batch = store.begin([0; 32]);
     for n in chunks {
         let (address, bytes) = chunk(n);
         batch.put(address, bytes)?;
@@ -58,7 +58,7 @@ pub(super) fn holds(store: &ChunkStore, n: u32) {
 fn chunks_come_back_by_their_address() {
     let objects = Arc::new(Memory::new());
     let store = open(objects.clone(), RunSet::default());
-    let mut batch = store.begin();
+    let mut batch = store.begin([0; 32]);
     for n in 0..50 {
         let (address, bytes) = chunk(n);
         batch.put(address, bytes.clone()).unwrap();
@@ -96,7 +96,7 @@ fn a_commit_of_one_chunk_adds_little() {
     let objects = Arc::new(Memory::new());
     let settings = Settings::default();
     let store = ChunkStore::open(objects.clone(), keys(), RunSet::default(), settings, None);
-    let mut batch = store.begin();
+    let mut batch = store.begin([0; 32]);
     let bytes = vec![7; 4096];
     batch.put(Address::of(&bytes), bytes).unwrap();
     let written = batch.finish().unwrap();
@@ -117,7 +117,7 @@ fn a_batch_survives_a_store_that_comes_and_goes() {
         _ => Fault::Pass,
     });
     let store = open(Arc::new(flaky), RunSet::default());
-    let mut batch = store.begin();
+    let mut batch = store.begin([0; 32]);
     let mut failures = 0;
     let mut again = |result: Result<()>| match result {
         Ok(()) => true,
@@ -190,7 +190,7 @@ fn what_is_found_damaged_and_its_neighbours_are_stored_again_by_whoever_wrote_th
     let store = open(objects.clone(), RunSet::default());
     write(&store, 0..3).unwrap();
     let pack = store.index().lookup(&store.runs(), &chunk(1).0).unwrap().unwrap().pack;
-    let mut early = store.begin();
+    let mut early = store.begin([0; 32]);
     early.put(chunk(2).0, chunk(2).1).unwrap();
     objects.delete(&Layout::new(&REALM).pack(&pack)).unwrap();
     assert_eq!(store.fetch(&chunk(1).0).unwrap_err().kind(), Kind::Damage);
@@ -228,7 +228,7 @@ fn a_batch_can_come_on_top_of_somebody_elses_runs() {
     let objects = Arc::new(Memory::new());
     let (ours, theirs) = (open(objects.clone(), RunSet::default()), open(objects, RunSet::default()));
     write(&ours, 0..10).unwrap();
-    let mut batch = ours.begin();
+    let mut batch = ours.begin([0; 32]);
     for n in 5..15 {
         let (address, bytes) = chunk(n);
         batch.put(address, bytes).unwrap();
@@ -243,7 +243,7 @@ fn a_batch_can_come_on_top_of_somebody_elses_runs() {
     drop((batch, written));
     (0..15).chain(20..30).for_each(|n| holds(&ours, n));
     // Runs without what was taken for a duplicate: the batch has to be made again.
-    let mut batch = ours.begin();
+    let mut batch = ours.begin([0; 32]);
     for n in 14..16 {
         let (address, bytes) = chunk(n);
         batch.put(address, bytes).unwrap();
@@ -280,7 +280,7 @@ proptest! {
             }
         }
         // Whatever is lost can be stored again.
-        let mut batch = store.begin();
+        let mut batch = store.begin([0; 32]);
         for (address, bytes) in &all {
             batch.put(*address, bytes.clone())?;
         }

@@ -13,6 +13,8 @@
 pub mod boundary;
 mod cursor;
 mod diff;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod node;
 #[cfg(test)]
 pub mod testing;

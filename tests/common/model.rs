@@ -214,6 +214,66 @@ fn describe(bytes: &[u8], mode: u32, xattr: Option<&[u8]>, same: &str) -> String
     format!("file {} {} {mode:o} {x} ={same}", bytes.len(), blake3::hash(bytes).to_hex())
 }
 
+impl Op {
+    /// What may be there of a write that was not durable: the kernel hands a write to a FUSE file system in parts, cut
+    /// at pages that it has not cached (fuse_fill_write_pages), and each part is an operation.
+    fn beginnings(&self, before: &Model) -> Vec<Op> {
+        let (path, at, len, fill) = match self {
+            Op::Write { path, at, len, fill } => (path, *at, *len, *fill),
+            Op::Append { path, len, fill } => match before.names.get(path) {
+                Some(Kind::File(n)) => (path, before.files[*n].bytes.len() as u64, *len, *fill),
+                _ => return Vec::new(),
+            },
+            _ => return Vec::new(),
+        };
+        let first = 4096 - at as usize % 4096;
+        let cuts = (first..len).step_by(4096);
+        cuts.map(|len| Op::Write { path: path.clone(), at, len, fill }).collect()
+    }
+}
+
+/// Finds the shortest prefix of operations, of at least so many, that makes a tree look so.
+pub fn prefix(before: &Model, ops: &[Op], least: usize, seen: &Seen) -> Result<(usize, Model), String> {
+    let mut m = before.clone();
+    let mut nearest = (usize::MAX, String::new());
+    for k in 0..=ops.len() {
+        if k > 0 {
+            if k > least {
+                for part in ops[k - 1].beginnings(&m) {
+                    let mut m = m.clone();
+                    m.apply(&part);
+                    if m.seen() == *seen {
+                        return Ok((k, m));
+                    }
+                }
+            }
+            m.apply(&ops[k - 1]);
+        }
+        if k < least {
+            continue;
+        }
+        let want = m.seen();
+        if want == *seen {
+            return Ok((k, m));
+        }
+        let differ: Vec<String> = want
+            .iter()
+            .filter(|(p, w)| seen.get(*p) != Some(w))
+            .map(|(p, w)| format!("{p}: want {w}, is {:?}", seen.get(p)))
+            .chain(seen.keys().filter(|p| !want.contains_key(*p)).map(|p| format!("{p}: is there")))
+            .collect();
+        if differ.len() < nearest.0 {
+            nearest = (differ.len(), format!("{k}: {}", differ.join("\n  ")));
+        }
+    }
+    Err(format!(
+        "the tree is no prefix of the {} operations that has the {least} durable ones; nearest is prefix {}\nlast ops: {:?}",
+        ops.len(),
+        nearest.1,
+        &ops[ops.len().saturating_sub(12)..]
+    ))
+}
+
 /// Does an operation for real.
 pub fn perform(root: &Path, op: &Op) -> std::io::Result<()> {
     let at = |p: &str| root.join(p);

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// What a command on a terminal did.
 #[derive(Debug)]
@@ -14,17 +14,42 @@ pub struct Session {
     pub screen: String,
 }
 
-/// Runs a command on a terminal of its own, and types each answer once its question stands there.
-pub fn converse(command: &mut Command, answers: &[(&str, &str)]) -> Session {
+/// Runs a command on a terminal of its own, ends it by a signal at its question, and tells whether the terminal then
+/// shows what is typed.
+pub fn end_at(command: &mut Command, question: &str, signal: i32) -> bool {
+    let (master, slave) = terminal();
+    let mut child = start_on(command, &slave);
+    let mut screen = Vec::new();
+    while !String::from_utf8_lossy(&screen).contains(question) {
+        let mut bytes = [0; 4096];
+        let n = (&master).read(&mut bytes).unwrap();
+        screen.extend_from_slice(&bytes[..n]);
+    }
+    let shows = || {
+        let modes = rustix::termios::tcgetattr(&slave).unwrap().local_modes;
+        modes.contains(rustix::termios::LocalModes::ECHO)
+    };
+    assert!(!shows(), "a secret would be seen");
+    // SAFETY: the child is ours, and was not waited for.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(signal));
+    shows()
+}
+
+/// Both ends of a new terminal: the keyboard and screen, and what programs have open.
+fn terminal() -> (File, File) {
     let (mut master, mut slave) = (-1, -1);
     // SAFETY: both are out-parameters; the rest may be null (openpty(3)). The descriptors are new and nobody else's.
-    let (master, slave) = unsafe {
+    unsafe {
         let null = std::ptr::null_mut();
         assert_eq!(libc::openpty(&mut master, &mut slave, null, std::ptr::null(), std::ptr::null()), 0);
         libc::fcntl(master, libc::F_SETFD, libc::FD_CLOEXEC);
         libc::fcntl(slave, libc::F_SETFD, libc::FD_CLOEXEC);
         (File::from_raw_fd(master), File::from_raw_fd(slave))
-    };
+    }
+}
+
+fn start_on(command: &mut Command, slave: &File) -> Child {
     let terminal = || slave.try_clone().unwrap();
     command.stdin(terminal()).stdout(terminal()).stderr(terminal());
     // SAFETY: both calls are safe between fork and exec.
@@ -34,9 +59,16 @@ pub fn converse(command: &mut Command, answers: &[(&str, &str)]) -> Session {
             false => Err(std::io::Error::last_os_error()),
         });
     }
-    let mut child = command.spawn().unwrap();
+    let child = command.spawn().unwrap();
     // From here on only the command holds the terminal open.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    child
+}
+
+/// Runs a command on a terminal of its own, and types each answer once its question stands there.
+pub fn converse(command: &mut Command, answers: &[(&str, &str)]) -> Session {
+    let (master, slave) = terminal();
+    let mut child = start_on(command, &slave);
     drop(slave);
     let mut screen = Vec::new();
     let more = |screen: &mut Vec<u8>| {

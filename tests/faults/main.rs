@@ -14,5 +14,6 @@ mod heads;
 mod index;
 mod journal;
 mod lab;
+mod losses;
 mod nodes;
 mod pressure;

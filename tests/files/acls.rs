@@ -138,6 +138,23 @@ fn suid_and_sgid_go_when_they_must() {
         append(&p);
         assert_eq!(perm(&p), 0o6755, "root keeps them");
     }
+    // A hole and a copy: the same, and where the group may not execute, sgid stays for its members only.
+    let source = fresh("source", 0o644);
+    let copy = |p: &Path| {
+        let (from, to) = (fs::File::open(&source).unwrap(), rw(p));
+        assert_eq!(rustix::fs::copy_file_range(from, None, to, None, 5).unwrap(), 5);
+    };
+    for (what, way) in [("punch", &punch as Way), ("copy", &copy)] {
+        let p = fresh("member", 0o6666);
+        as_user(1001, 1001, &[], || way(&p));
+        assert_eq!(perm(&p), 0o2666, "{what} by a member");
+        let p = fresh("stranger", 0o6666);
+        as_user(1002, 1002, &[], || way(&p));
+        assert_eq!(perm(&p), 0o666, "{what} by somebody else");
+        let p = fresh(what, 0o6777);
+        way(&p);
+        assert_eq!(perm(&p), 0o6777, "{what} by root");
+    }
     // chown takes them from files, and not from directories.
     let p = fresh("h", 0o6755);
     std::os::unix::fs::chown(&p, Some(1002), None).unwrap();

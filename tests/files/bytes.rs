@@ -96,6 +96,83 @@ fn direct_and_buffered_see_the_same_bytes() {
     assert!(fs::read(&path).unwrap() == expect[..size]);
 }
 
+/// A write by io_submit(2), waited for with io_getevents(2).
+fn write_by_aio(f: &File, data: &[u8], at: u64) {
+    /// `struct iocb` and `struct io_event` of linux/aio_abi.h.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Call {
+        data: u64,
+        key: u32,
+        rw_flags: i32,
+        opcode: u16,
+        priority: i16,
+        fd: u32,
+        buffer: u64,
+        len: u64,
+        offset: i64,
+        reserved: u64,
+        flags: u32,
+        event_fd: u32,
+    }
+    #[repr(C)]
+    #[derive(Default)]
+    struct Event {
+        data: u64,
+        call: u64,
+        result: i64,
+        result2: i64,
+    }
+    const PWRITE: u16 = 1;
+    let mut call = Call {
+        opcode: PWRITE,
+        fd: std::os::fd::AsRawFd::as_raw_fd(f) as u32,
+        buffer: data.as_ptr() as u64,
+        len: data.len() as u64,
+        offset: at as i64,
+        ..Call::default()
+    };
+    let (mut context, mut event) = (0u64, Event::default());
+    let no_limit = std::ptr::null_mut::<libc::timespec>();
+    // SAFETY: what the pointers name lives until io_getevents has said that the call is done.
+    unsafe {
+        assert_eq!(libc::syscall(libc::SYS_io_setup, 1i64, &mut context), 0);
+        assert_eq!(libc::syscall(libc::SYS_io_submit, context, 1i64, [&mut call].as_mut_ptr()), 1);
+        assert_eq!(libc::syscall(libc::SYS_io_getevents, context, 1i64, 1i64, &mut event, no_limit), 1);
+        libc::syscall(libc::SYS_io_destroy, context);
+    }
+    assert_eq!(event.result, data.len() as i64);
+}
+
+#[test]
+fn asynchronous_direct_writes_leave_nothing_stale_in_the_page_cache() {
+    let d = TestDrive::new();
+    let path = d.mnt.join("f");
+    let buffered = rw(&path);
+    buffered.write_all_at(&[0; 1 << 19], 0).unwrap();
+    let direct = File::options().write(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
+    let mut block = Box::new(Aligned([0; 65_536]));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|s| {
+        // Somebody brings pages back into the cache all the while.
+        s.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(fs::read(&path).unwrap().len(), 1 << 19);
+            }
+        });
+        let mut seen = [0; 65_536];
+        let stale = (1..=if full() { 4000 } else { 400u32 }).find(|round| {
+            let (value, at) = (*round as u8, u64::from(round % 8) * 65_536);
+            block.0.fill(value);
+            write_by_aio(&direct, &block.0, at);
+            buffered.read_exact_at(&mut seen, at).unwrap();
+            seen.iter().any(|b| *b != value)
+        });
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(stale, None, "the round whose write was not seen");
+    });
+}
+
 #[test]
 fn synchronous_writes_are_there_after_the_daemon_was_killed() {
     // Neither the commit's nor the flush's timer helps.

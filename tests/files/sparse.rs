@@ -107,6 +107,51 @@ fn fallocate_does_what_each_mode_says() {
 }
 
 #[test]
+fn fallocate_of_more_than_there_is_room_for_is_refused_and_changes_nothing() {
+    let d = TestDrive::new();
+    let path = d.mnt.join("f");
+    let f = rw(&path);
+    f.write_all_at(&[7; 4096], 0).unwrap();
+    let free = rustix::fs::statvfs(&d.mnt).map(|s| s.f_bavail * s.f_frsize).unwrap();
+    for mode in [F::empty(), F::KEEP_SIZE, F::ZERO_RANGE] {
+        assert_eq!(fallocate(&f, mode, 0, free + (1 << 40)), Err(rustix::io::Errno::NOSPC), "{mode:?}");
+    }
+    assert_eq!(fs::read(&path).unwrap(), [7; 4096]);
+    // A hole needs none.
+    fallocate(&f, F::PUNCH_HOLE | F::KEEP_SIZE, 0, free + (1 << 40)).unwrap();
+    fallocate(&f, F::empty(), 0, 1 << 20).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), 1 << 20);
+}
+
+#[test]
+fn the_map_of_a_file_does_not_hang_on_when_it_was_committed() {
+    let d = TestDrive::with("commit=3600");
+    let f = rw(d.mnt.join("f"));
+    f.set_len(20 * MIB + 77).unwrap();
+    // Bytes at the edges of pages and segments, holes that cut pages, and a tail.
+    for at in [0, 4095, 8192, 20_000, 36_864, MIB - 1, 5 * MIB, 5 * MIB + 4096, 20 * MIB + 76] {
+        f.write_all_at(b"x", at).unwrap();
+    }
+    f.write_all_at(&noise(5, 40_000), 7 * MIB + 1).unwrap();
+    let punch = |at, len| fallocate(&f, F::PUNCH_HOLE | F::KEEP_SIZE, at, len).unwrap();
+    punch(7 * MIB + 4096, 4096);
+    punch(7 * MIB + 9000, 5000);
+    let all = |at| (seek(&f, SeekFrom::Data(at)), seek(&f, SeekFrom::Hole(at)));
+    let probes = || (0..200).map(|i| all(i * 3011 + i / 100 * 7 * MIB)).collect::<Vec<_>>();
+    let before = (map(&f), probes());
+    assert_eq!(before.0[..3], [(0, 4096), (8192, 12_288), (16_384, 20_480)]);
+    assert!(before.0.contains(&(20 * MIB, 20 * MIB + 77)), "{:?}", before.0);
+    d.sync();
+    assert_eq!((map(&f), probes()), before, "once committed");
+    // Over what is committed.
+    f.write_all_at(b"y", 12_289).unwrap();
+    punch(7 * MIB + 16_384, 4096 + 100);
+    let before = (map(&f), probes());
+    d.sync();
+    assert_eq!((map(&f), probes()), before, "and changed again");
+}
+
+#[test]
 fn blocks_count_each_byte_once() {
     let d = TestDrive::new();
     let path = d.mnt.join("f");

@@ -180,3 +180,37 @@ fn access_times_are_relative() {
     assert!(again >= before);
     assert_eq!(stamps(f).0.0 - again.0, 0, "read since it changed: it stays for a day");
 }
+
+#[test]
+fn a_read_only_mount_moves_no_access_time() {
+    let mut d = TestDrive::new();
+    let f = d.mnt.join("f");
+    fs::write(&f, "0123456789").unwrap();
+    set(&f, (1000, 0), (2000, 0), AtFlags::empty()).unwrap();
+    d.umount();
+    assert!(d.try_mount("ro").status.success());
+    assert_eq!(fs::read(&f).unwrap().len(), 10);
+    // Past the kernel's memory of its attributes.
+    assert_eq!(statx_now(&f), 1000);
+    d.umount();
+}
+
+/// The access time, in seconds, as the drive has it now.
+fn statx_now(path: &Path) -> i64 {
+    let flags = AtFlags::STATX_FORCE_SYNC;
+    rustix::fs::statx(rustix::fs::CWD, path, flags, rustix::fs::StatxFlags::ATIME).unwrap().stx_atime.tv_sec
+}
+
+#[test]
+fn a_reader_with_o_noatime_leaves_no_trace() {
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut d = TestDrive::new();
+    let f = d.mnt.join("f");
+    fs::write(&f, "0123456789").unwrap();
+    d.remount(); // nothing is in the kernel's cache
+    set(&f, (1000, 0), (2000, 0), AtFlags::empty()).unwrap();
+    let mut quiet = fs::File::options().read(true).custom_flags(libc::O_NOATIME).open(&f).unwrap();
+    assert_eq!(quiet.read(&mut [0; 100]).unwrap(), 10);
+    assert_eq!(statx_now(&f), 1000);
+}

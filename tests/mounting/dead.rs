@@ -17,6 +17,41 @@ umount $T/m; ! mounted m; mount m 2>/dev/null; kill9; umount m; ! mounted m; mou
 mount m 2>/dev/null; kill9; umount -f m; ! mounted m; mount m 2>/dev/null; kill9; "$N" umount m; ! mounted m
 # Also where somebody still sits in it, and `mount -a` finds it mounted.
 mount m 2>/dev/null; (cd m; exec sleep 60) & kill9; umount m; ! mounted m; mount m 2>/dev/null; [ "$(cat m/f)" = 1 ]; kill %1; umount m
+# Only where it is dead.
+mount m 2>/dev/null; "$N" umount --dead m; mounted m; kill9; "$N" umount --dead m; ! mounted m; "$N" umount --dead m
+# Nothing is left of any of them for umount(8) to find.
+! grep -q "$T" /run/mount/utab || fail "$(cat /run/mount/utab)"
+"#);
+}
+
+/// `mount` used to find the dying daemon's mount alive, or its state directory in use.
+#[test]
+fn a_mount_at_once_after_a_kill_waits_until_the_daemon_is_gone() {
+    run(r#"
+k() { "$N" mount $T/store $T/m --key-file $T/key -o commit=3600 >/dev/null 2>err || fail "$(cat err)"; pid=$(pgrep -nf "$T/store $T/m "); }
+k; for n in 1 2 3 4 5; do echo $n > m/f; sync m/f; kill -9 $pid; k; [ "$(cat m/f)" = $n ]; done
+# It ends while it is asked whether it lives.
+kill -STOP $pid; (sleep 1; kill -9 $pid) & k; [ "$(cat m/f)" = 5 ]; kill -9 $pid; umount m; ! mounted m
+# It holds its state directory a while longer than its mount; another process holds it for good.
+exec 9> state/lock; flock 9; (sleep 1; flock -u 9) & k; umount m
+flock 9; fails 6 "$N" mount $T/store $T/m --key-file $T/key; says 'mounted already'; exec 9>&-
+# A daemon that answers is not waited for.
+k; mkdir n; start=$(date +%s%N); fails 6 "$N" mount $T/store $T/n --key-file $T/key; [ $(($(date +%s%N) - start)) -lt 2500000000 ]; umount m
+"#);
+}
+
+#[test]
+fn nothing_waits_for_ever_for_a_daemon_that_is_stopped() {
+    run(r#"
+mount -t nacrefs store m -o key_file=key 2>/dev/null; pid=$(pgrep -f "$T/store $T/m "); mkdir -p m/a/b; echo 1 > m/a/b/f
+echo 3 > /proc/sys/vm/drop_caches; kill -STOP $pid
+short() { fails 1 timeout 20 "$@"; says 'does not answer'; }
+for where in m m/a/b/f m/a/none; do short "$N" status $where; short "$N" doctor $where --key-file key; says "FAIL  mount"; done
+(cd m; short "$N" status); short "$N" umount --local m; short "$N" umount m; short "$N" sync m; mounted m
+# It goes on as if nothing had been.
+kill -CONT $pid; [ "$(cat m/a/b/f)" = 1 ]; kill -STOP $pid; timeout 20 "$N" umount -l m; ! mounted m; kill -CONT $pid; gone test -e state/control
+mount -t nacrefs store m -o key_file=key 2>/dev/null; [ "$(cat m/a/b/f)" = 1 ]
+pid=$(pgrep -f "$T/store $T/m "); kill -STOP $pid; timeout 20 "$N" umount -f m; ! mounted m; kill -CONT $pid; gone test -e state/control
 "#);
 }
 

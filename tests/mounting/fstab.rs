@@ -8,6 +8,7 @@ fn a_line_with_every_common_option_is_mounted_once_by_mount_a() {
 options=defaults,rw,auto,nouser,nofail,_netdev,x-systemd.automount,x-gvfs-show,X-foo.bar,comment=hi,nosuid,nodev
 options+=,noexec,async,noatime,nodiratime,lazytime,iversion,silent,mand,strictatime,noatime,uid=0,gid=root
 options+=,key_file=$T/key,commit=1,memory=64M,allow_other,nostrictatime,nomand,owner,group
+options+=,acl,user_xattr,discard,errors=remount-ro
 mkdir "with space"; cp -a store "a store"
 cat > /etc/fstab <<F
 # a comment
@@ -63,6 +64,31 @@ nsenter -t $other -m findmnt $T/m >/dev/null; umount -N $other $T/m; kill $other
 rm /sbin/mount.fuse.nacrefs; mount -t tmpfs none /usr/local; mkdir /usr/local/bin; ln -s "$N" /usr/local/bin/nacrefs
 mount -t fuse.nacrefs $T/store m -o key_file=$T/key,nofail,_netdev,noatime 2>/dev/null; mounted m; [ "$(cat m/f)" = 1 ]; umount m
 mount -t fuse "nacrefs#$T/store" m -o key_file=$T/key 2>/dev/null; mounted m; umount m
+"#);
+}
+
+/// Both used to be mounted, one over the other.
+#[test]
+fn of_two_drives_that_are_mounted_at_one_place_at_once_one_is_refused() {
+    run(r#"
+"$N" init store2 --key-file key >/dev/null
+try() { local rc=0; "$N" mount $1 m --key-file key --state-dir $T/state-$1 >said-$1 2>&1 || rc=$?; echo $rc > rc-$1; }
+for round in 1 2 3 4; do
+    try store & try store2 & wait
+    [ "$(sort rc-store rc-store2 | tr '\n' ' ')" = '0 6 ' ] || fail "$(cat rc-store rc-store2 said-*)"
+    [ "$(findmnt -rno TARGET | grep -cx "$T/m")" = 1 ]; "$N" umount m
+done
+"#);
+}
+
+#[test]
+fn a_drive_is_not_mounted_over_its_own_store_or_state() {
+    run(r#"
+mkdir m/in; cp -a store m/in/store
+fails 2 "$N" mount m/in/store m --key-file key -o nonempty; says 'the store'; says 'hidden by the mount'; ! mounted m
+ln -s $T/m/in link; fails 2 mount -t nacrefs file://$T/link/store m -o key_file=key; says 'hidden'; ! mounted m
+fails 2 "$N" mount store m --key-file key --state-dir m/state -o nonempty; says 'the state directory'; ! mounted m; [ ! -e m/state ]
+mkdir m/in/m; "$N" mount m/in/store m/in/m --key-file key >/dev/null 2>&1; umount m/in/m
 "#);
 }
 

@@ -33,9 +33,45 @@ mv store away
 fails 4 umount $T/m; says 'still mounted'; says 'out of reach'
 mounted m; [ "$(cat m/file)" = precious ]; echo more > m/more
 # By force it goes, and what is not stored stays in the journal.
-umount -f m; ! mounted m; gone test -e state/control
+umount -f m; ! mounted m; [ ! -e state/control ]
 mv away store
 mount -t nacrefs store m -o key_file=key 2>/dev/null; [ "$(cat m/file m/more)" = $'precious\nmore' ]; umount m
+"#);
+}
+
+/// The next mount used to find the drive in use, and what was to stay in the journal was stored all the same.
+#[test]
+fn umount_by_force_returns_when_the_daemon_is_gone_and_stores_nothing() {
+    run(r#"
+k() { mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; }
+for n in 1 2 3; do k; echo $n > m/f$n; umount.nacrefs -f m; done
+mv state aside; k; [ ! -e m/f1 ]; [ ! -e m/f3 ]; umount m; rm -r state; mv aside state
+k; [ "$(cat m/f1 m/f2 m/f3)" = $'1\n2\n3' ]; umount m
+"#);
+}
+
+/// A store that does not answer stands for a network file system that is gone: no error tells of it.
+#[test]
+fn nobody_waits_for_ever_for_a_store_that_does_not_answer() {
+    run(r#"
+mkdir below; "$N" init below-store --key-file key >/dev/null
+"$N" mount below-store below --key-file key --state-dir $T/below-state -o commit=3600 >/dev/null 2>&1
+below=$(pgrep -f "below-store below ")
+(sleep 150; kill -CONT $below) >/dev/null 2>&1 & guard=$!
+mkdir below/store; "$N" init below/store --key-file key >/dev/null
+mount -t nacrefs below/store m -o key_file=key,commit=3600 2>/dev/null; echo precious > m/f
+kill -STOP $below; start=$SECONDS
+(rc=0; timeout 140 umount m >umount.said 2>&1 || rc=$?; echo $rc > umount.rc) & asked=$!
+# All that needs no store is told, and then that it does not answer.
+rc=0; said=$(timeout 60 "$N" doctor m --key-file key 2>&1) || rc=$?; [ $rc = 1 ] || fail "doctor $rc: $said"
+says '/dev/fuse'; says 'FAIL  answers'; [ $((SECONDS - start)) -lt 40 ] || fail "doctor took $((SECONDS - start)) s"
+while [ $((SECONDS - start)) -lt 34 ]; do sleep 1; done
+"$N" status m > status.said; grep -q 'out of reach since' status.said || fail "$(cat status.said)"
+wait $asked; [ "$(cat umount.rc)" = 4 ] || fail "umount: $(cat umount.rc umount.said)"
+grep -q 'still mounted: the store is out of reach' umount.said || fail "$(cat umount.said)"
+[ $((SECONDS - start)) -lt 90 ]; mounted m; echo more > m/g
+kill -CONT $below; kill $guard; timeout 60 umount m
+"$N" status below | grep -q 'version' ; mount -t nacrefs below/store m -o key_file=key 2>/dev/null; [ "$(cat m/f m/g)" = $'precious\nmore' ]; umount m; umount below
 "#);
 }
 

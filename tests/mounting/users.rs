@@ -22,6 +22,8 @@ findmnt -no SOURCE,FSTYPE,OPTIONS $M > is; grep -q "^$T/home/store fuse.nacrefs 
 # Mounted once, and seen by nobody else.
 fails 6 as 65534 mount $M; mount -a; [ "$(findmnt -rno TARGET | grep -cx "$M")" = 1 ]
 fails 2 as 1 ls $M; says 'Permission denied'; fails 2 ls $M; rc=0; said=$(as 1 umount $M 2>&1) || rc=$?; [ $rc != 0 ]; mounted $M
+# The only one of theirs is meant where none is named.
+mount -t nacrefs store m -o key_file=key,state_dir=$T/state 2>/dev/null; (cd /; as 65534 "$N" sync; as 65534 "$N" log) >/dev/null; umount m
 # In use, then unmounted and stored.
 as 65534 bash -c "exec 5< $M/f; sleep 60" & sleep .3; rc=0; said=$(as 65534 umount $M 2>&1) || rc=$?; [ $rc = 6 ] || fail "$rc $said"; says busy; mounted $M; pkill -P $! ; kill $! 2>/dev/null || true; wait $! || true
 as 65534 umount $M; ! mounted $M; [ ! -e home/state/control ]
@@ -57,6 +59,26 @@ as 65534 mount $M 2>/dev/null; as 65534 bash -c "echo text > $M/open; umask 077;
 as 65534 umount $M
 # Root needs no leave.
 sed -i '/^user_allow_other/d' /etc/fuse.conf; mount -t nacrefs store m -o key_file=key,allow_other 2>/dev/null; chmod 755 m; echo all > m/f; [ "$(as 1 cat m/f)" = all ]; umount m
+"#));
+}
+
+/// The doctor used to look where the state would be by default, find nothing there, and call that well.
+#[test]
+fn the_doctor_finds_the_state_directory_of_a_dead_mount_or_asks_for_it() {
+    run(&(USERS.to_owned()
+        + r#"
+doctor() { said=$(as 65534 "$N" doctor "$@" --key-file $T/home/key 2>&1) || true; }
+dead() { pid=$(pgrep -nf "$T/home/store $M "); kill -9 $pid; gone kill -0 $pid 2>/dev/null; }
+as 65534 "$N" mount $T/home/store $M --key-file $T/home/key --state-dir $T/home/state >/dev/null 2>&1; dead
+doctor $M; says '-     state        cannot tell where'; says 'give --state-dir'; says 'lost its daemon'
+doctor $M --state-dir $T/home/state; says "ok    state        $T/home/state"; says 'a dead daemon has left its socket'
+# fstab knows it, mounted or not.
+line noauto,user; doctor $M; says "ok    state        $T/home/state"; as 65534 "$N" umount $M
+doctor $M; says "ok    state        $T/home/state"; says "holds drive"; doctor $T/home/store; says "ok    state        $T/home/state"
+# A daemon of root's notes it.
+"$N" mount $T/store $T/m --key-file $T/key --state-dir $T/elsewhere >/dev/null 2>&1
+pid=$(pgrep -nf "$T/store $T/m "); kill -9 $pid; gone kill -0 $pid 2>/dev/null
+said=$(env -u NACREFS_STATE_DIR "$N" doctor $T/m 2>&1) || true; says "ok    state        $T/elsewhere"; says 'lost its daemon'; umount m
 "#));
 }
 

@@ -1,9 +1,10 @@
-//! A small drive of the present format, kept in tests/golden: every later build must read it, in full.
+//! Small drives, each of the format of its time: every later build must read them, in full.
 //!
+//! Each is a directory in tests: in `golden` parts of the index are not padded, and chunks stand in packs as they came.
 //! `store/` is the store, `journal/` the journal of a machine with changes that are not committed (without the zeros
 //! at the end of its files), `key` the key file, `version-N` how each version looks, `tree` how the drive looks with
-//! the journal replayed. To make it anew, on purpose and only with a change of format:
-//! `NACREFS_GOLDEN=make cargo test --test sim golden`.
+//! the journal replayed. With a change of format another one is made, under a new name:
+//! `NACREFS_GOLDEN=make cargo test --test sim golden` writes the last.
 
 use crate::kernel::{Kernel, look};
 use crate::model::{How, Op};
@@ -21,9 +22,10 @@ const SEED: u64 = 20;
 /// Journal files are filled up with zeros to a multiple of this, in bytes.
 const JOURNAL_FILE: usize = 256 << 10;
 const VERSIONS: u64 = 4;
+const DRIVES: [&str; 2] = ["golden", "golden-padded"];
 
-fn here() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+fn here(drive: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(drive)
 }
 
 fn settings() -> Settings {
@@ -59,12 +61,12 @@ fn lines(drive: &nacrefs::drive::Drive) -> String {
 }
 
 /// Makes the drive with its versions, and writes down how each looks.
-fn make() {
+fn make(here: &Path) {
     let world = World::new(SEED, settings());
     let mut k = Kernel::fresh(world.open().unwrap(), world.clock.clone(), SEED);
     let version = |k: &mut Kernel, world: &World| {
         k.commit();
-        write(here().join(format!("version-{}", k.drive.version())), lines(&k.drive).as_bytes());
+        write(here.join(format!("version-{}", k.drive.version())), lines(&k.drive).as_bytes());
         assert_eq!(world.elsewhere().open().unwrap().version(), k.drive.version());
     };
     let special = |k: &mut Kernel, name: &str, kind, rdev| {
@@ -110,29 +112,33 @@ fn make() {
     k.rename("shell", "directory/shell", How::default());
     k.unlink("fifo");
     k.sync();
-    write(here().join("tree"), lines(&k.drive).as_bytes());
+    write(here.join("tree"), lines(&k.drive).as_bytes());
     let store = world.store();
     for name in store.list("").unwrap() {
-        write(here().join("store").join(&name), &store.get(&name).unwrap());
+        write(here.join("store").join(&name), &store.get(&name).unwrap());
     }
     for (name, mut bytes) in world.disk.contents() {
         bytes.truncate(bytes.iter().rposition(|b| *b != 0).map_or(0, |n| n + 1));
-        write(here().join("journal").join(&name), &bytes);
+        write(here.join("journal").join(&name), &bytes);
     }
-    write(here().join("key"), "07".repeat(32).as_bytes());
+    write(here.join("key"), "07".repeat(32).as_bytes());
 }
 
 #[test]
 fn golden_drives_are_read_by_every_later_build() {
     if std::env::var_os("NACREFS_GOLDEN").is_some_and(|v| v == "make") {
-        make();
+        make(&here(DRIVES[DRIVES.len() - 1]));
     }
-    let Ok(Secret::KeyFile(key)) = Secret::from_key_file(&fs::read(here().join("key")).unwrap()) else {
+    DRIVES.iter().for_each(|drive| read(&here(drive)));
+}
+
+fn read(here: &Path) {
+    let Ok(Secret::KeyFile(key)) = Secret::from_key_file(&fs::read(here.join("key")).unwrap()) else {
         panic!("no key file")
     };
     let load = |upto: u64| {
         let store = Memory::new();
-        for (name, bytes) in files(&here().join("store")) {
+        for (name, bytes) in files(&here.join("store")) {
             // The drive as it was while a version was the newest.
             let newer = name.contains("/heads/")
                 && name.rsplit('/').next().and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n > upto);
@@ -146,11 +152,11 @@ fn golden_drives_are_read_by_every_later_build() {
         let world = World::on(load(version), key.0, SimDisk::new(), 3, settings());
         let drive = world.open().unwrap();
         assert_eq!(drive.version(), version);
-        let must = fs::read_to_string(here().join(format!("version-{version}"))).unwrap();
+        let must = fs::read_to_string(here.join(format!("version-{version}"))).unwrap();
         assert_eq!(lines(&drive), must, "version {version}");
     }
     let disk = SimDisk::new();
-    for (name, mut bytes) in files(&here().join("journal")) {
+    for (name, mut bytes) in files(&here.join("journal")) {
         bytes.resize(bytes.len().next_multiple_of(JOURNAL_FILE), 0);
         let file = disk.open(&name).unwrap();
         file.write_at(&bytes, 0).unwrap();
@@ -159,7 +165,7 @@ fn golden_drives_are_read_by_every_later_build() {
     disk.sync_names().unwrap();
     let world = World::on(load(VERSIONS), key.0, disk, SEED ^ 0x5eed, settings());
     let drive = world.open().unwrap();
-    assert_eq!(lines(&drive), fs::read_to_string(here().join("tree")).unwrap(), "with the journal");
+    assert_eq!(lines(&drive), fs::read_to_string(here.join("tree")).unwrap(), "with the journal");
     drive.commit_all().unwrap();
     world.check();
 }

@@ -5,16 +5,18 @@ use crate::model::pattern;
 use crate::world::{World, tight};
 use nacrefs::commit::{FileKind, View};
 use nacrefs::content::{ContentCache, Opener};
+use nacrefs::drive::keeper::{Keeper, Pace};
 use nacrefs::drive::types::{Caller, New, RenameHow, Wait};
 use nacrefs::drive::{Drive, FromStore, Keys};
 use nacrefs::error::Kind;
 use nacrefs::store::faulty::{Fault, Op};
+use nacrefs::sys::simdisk;
 use nacrefs::types::Ino;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const CALLER: Caller = Caller { uid: 1000, gid: 1000, umask: 0 };
 /// How long anything may take that needs no store.
@@ -154,6 +156,54 @@ fn the_committed_version_is_told_while_a_commit_waits_for_the_store() {
     hanging.release();
     assert_eq!(commit.join().unwrap().unwrap(), Some(before + 1));
     assert_eq!(drive.committed().0.version(), before + 1);
+}
+
+/// A daemon that is told to end waits for what its threads are doing, and not for a store that does not answer.
+#[test]
+fn the_threads_of_a_drive_end_in_time_whatever_the_store_does() {
+    for hangs in [false, true] {
+        let world = World::new(4, tight());
+        let drive = world.open().unwrap();
+        let pace = Pace { flush: Duration::from_millis(10), commit: Duration::from_millis(10) };
+        let mut keeper = Keeper::start(drive.clone(), pace).unwrap();
+        let hanging = hangs.then(|| Hanging::at(&world, Op::Put));
+        mkdir(&drive, drive.root(), "d");
+        drive.want_commit();
+        if let Some(hanging) = &hanging {
+            hanging.reached();
+        }
+        assert!(keeper.is_whole());
+        let patience = if hangs { Duration::from_millis(300) } else { SOON };
+        let begun = Instant::now();
+        keeper.stop_within(patience);
+        let took = begun.elapsed();
+        assert!(took < SOON && (took >= patience) == hangs, "{took:?}");
+        if let Some(hanging) = &hanging {
+            hanging.release();
+        }
+    }
+}
+
+/// What keeps changes from being durable shows in `status`, and is not taken for a store that is away.
+#[test]
+fn trouble_of_the_journal_is_noted_with_its_time_and_the_store_is_not_blamed() {
+    let world = World::new(5, tight());
+    let drive = world.open().unwrap();
+    let pace = Pace { flush: Duration::from_millis(10), commit: Duration::from_secs(3600) };
+    let mut keeper = Keeper::start(drive.clone(), pace).unwrap();
+    world.disk.set_fault(|call| match call.op {
+        simdisk::Op::Sync => simdisk::Fault::Fail(Kind::Failed),
+        _ => simdisk::Fault::Pass,
+    });
+    mkdir(&drive, drive.root(), "d");
+    let until = Instant::now() + SOON;
+    while drive.progress().last_error.is_none() {
+        assert!(Instant::now() < until, "a journal that cannot be synced is not told");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let told = drive.progress();
+    assert!(told.last_error_time.is_some() && !told.away, "{told:?}");
+    keeper.stop_within(SOON);
 }
 
 /// Directories are what the next operations look into; the rest of what a commit writes would only push out what

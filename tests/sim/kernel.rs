@@ -156,8 +156,8 @@ impl Kernel {
             }
             Op::Rename { dir, name, to, to_name, how } => {
                 let (dir, to) = (self.ino(*dir), self.ino(*to));
-                let how =
-                    RenameHow { no_replace: how.no_replace, exchange: how.exchange, whiteout: how.whiteout };
+                let whiteout = how.whiteout.then_some(CALLER);
+                let how = RenameHow { no_replace: how.no_replace, exchange: how.exchange, whiteout };
                 self.ask(|d, w| d.rename(w, dir, name, to, to_name, how)).map(|()| None)
             }
             Op::Write { node, at, len, fill, append, kill } => {

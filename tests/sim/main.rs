@@ -5,6 +5,7 @@ mod commits;
 mod crashes;
 #[path = "../common/dice.rs"]
 mod dice;
+mod extremes;
 mod failures;
 mod golden;
 mod hangs;

@@ -265,7 +265,6 @@ impl Model {
                 let hi = ((from_at + len) as usize).min(source.len());
                 if lo < hi {
                     self.file(*to, time, |b| lay(b, *to_at as usize, &source[lo..hi]));
-                    self.nodes[*to].perm = without_suid(self.nodes[*to].perm);
                 }
             }
             Op::Chmod { node, perm } => {
@@ -283,8 +282,12 @@ impl Model {
             }
             Op::SetXattr { node, name, len, fill } => {
                 let n = &mut self.nodes[*node];
-                n.xattrs.insert(name.clone(), pattern(*fill, *len));
-                n.ctime = time;
+                let value = pattern(*fill, *len);
+                // What it says already is no change.
+                if n.xattrs.get(name) != Some(&value) {
+                    n.xattrs.insert(name.clone(), value);
+                    n.ctime = time;
+                }
             }
             Op::RemoveXattr { node, name } => {
                 let n = &mut self.nodes[*node];
@@ -292,10 +295,7 @@ impl Model {
                 n.ctime = time;
             }
         }
-        if let Op::Punch { node, .. } | Op::Zero { node, .. } | Op::Reserve { node, .. } = op {
-            // The request does not say who may keep suid.
-            self.nodes[*node].perm = without_suid(self.nodes[*node].perm);
-        }
+        // Before copies and fallocate the kernel asks for suid and sgid to go where they must: they take nothing.
         Ok(())
     }
 
@@ -331,9 +331,8 @@ impl Model {
         }
         self.enter(to, to_name, id, time);
         if how.whiteout {
-            let owner = (self.nodes[id].uid, self.nodes[id].gid);
-            let node = Node { uid: owner.0, gid: owner.1, ..Model::node(FileKind::CharDevice, 0, time) };
-            self.make(dir, name, node, time);
+            // Of whoever renames, not of what was renamed.
+            self.make(dir, name, Model::node(FileKind::CharDevice, 0, time), time);
         }
         Ok(())
     }

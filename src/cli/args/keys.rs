@@ -1,6 +1,6 @@
 //! The options of the commands for keys, and of `accept`.
 
-use super::{SecretArgs, StateArgs};
+use super::ClosedArgs;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -43,15 +43,10 @@ pub enum KeyCommand {
 #[derive(Args, Clone, Debug, Default)]
 pub struct TargetArgs {
     /// The drive's store, or where it is mounted [default: your default drive]
-    #[arg(value_name = "STORE|DIR")]
+    #[arg(value_name = "STORE|DIR", conflicts_with = "store")]
     pub target: Option<PathBuf>,
-    /// The drive's store
-    #[arg(long, value_name = "STORE", conflicts_with = "target")]
-    pub store: Option<PathBuf>,
     #[command(flatten)]
-    pub secrets: SecretArgs,
-    #[command(flatten)]
-    pub state: StateArgs,
+    pub closed: ClosedArgs,
 }
 
 /// What is to open the drive from now on ([`crate::cli::secrets`] has the order).
@@ -119,6 +114,9 @@ pub struct Accept {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
+    /// Print one JSON document, and ask nobody: without --yes nothing is accepted
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub target: TargetArgs,
 }

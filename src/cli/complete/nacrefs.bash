@@ -1,9 +1,9 @@
 # bash completion for nacrefs
 
 _nacrefs() {
-    local IFS=$'\n' answer
+    local answer
     # The line up to the cursor, and what readline takes for the word there: it begins a new one after `=` and `:`.
-    answer=($(command "$1" complete bash "$2" "${COMP_LINE:0:COMP_POINT}" 2>/dev/null))
+    mapfile -t answer < <(command "${1/#\~\//$HOME/}" complete bash "$2" "${COMP_LINE:0:COMP_POINT}" 2>/dev/null)
     [[ ${#answer[@]} -gt 0 ]] || return 1
     COMPREPLY=("${answer[@]:1}")
     case ${answer[0]} in

@@ -1,7 +1,7 @@
 //! A command's side of the control socket.
 
+use super::MAX_LINE;
 use super::protocol::{Answer, MAX_DATA, Reply, Request};
-use super::{MAX_LINE, short_name};
 use crate::error::{Context, Error, Kind, Result};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -19,8 +19,10 @@ pub struct Client {
 impl Client {
     /// Connects to a daemon of the caller's, or of root's; root may connect to everybody's.
     pub fn connect(socket: &Path) -> Result<Client> {
-        let (name, _dir) = short_name(socket)?;
-        let stream = UnixStream::connect(name).map_err(|e| match e.kind() {
+        let stream = super::connect(socket).map_err(|e| match e.kind() {
+            ErrorKind::WouldBlock => Error::failed(
+                "the drive's daemon does not answer: it is stopped, and many have called it since",
+            ),
             ErrorKind::PermissionDenied => Error::failed("this mount belongs to another user"),
             ErrorKind::ConnectionRefused | ErrorKind::NotFound => Error::failed(format!(
                 "nobody answers at {}: the drive's daemon is starting or ending",
@@ -36,6 +38,12 @@ impl Client {
             return Err(Error::failed(format!("{} is served by another user", socket.display())));
         }
         Ok(Client { stream: BufReader::new(stream), pid: Some(peer.pid), uid: peer.uid })
+    }
+
+    /// A client of whoever is at the other end.
+    #[cfg(fuzzing)]
+    pub fn over(stream: UnixStream) -> Client {
+        Client { stream: BufReader::new(stream), pid: None, uid: rustix::process::geteuid() }
     }
 
     /// Refuses a daemon that is not the mount owner's. A mount says itself where its socket is: what a user has mounted
@@ -86,6 +94,7 @@ impl Client {
                 Answer::Status(status) => out.status(&status)?,
                 Answer::Entry(entry) => out.entry(&entry)?,
                 Answer::Version(version) => out.version(version)?,
+                Answer::Note(text) => out.note(&text)?,
                 Answer::LogLevel(level) => out.log_level(&level)?,
                 Answer::Data { len } if len <= MAX_DATA => {
                     data.resize(len, 0);

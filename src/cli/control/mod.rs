@@ -11,13 +11,19 @@ mod server;
 
 pub use client::Client;
 pub use protocol::{Answer, At, Failure, LogEntry, MAX_DATA, Progress, Reply, Request, Status};
+#[cfg(fuzzing)]
+pub use server::read_request;
 pub use server::{Handler, Server};
 
 use crate::error::{Context, Error, Result};
 use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The name of the socket in a state directory.
 pub const SOCKET: &str = "control";
@@ -40,6 +46,41 @@ fn short_name(socket: &Path) -> Result<(PathBuf, Option<File>)> {
         .open(dir)
         .context(|| format!("cannot open {}", dir.display()))?;
     Ok((PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name), Some(dir)))
+}
+
+/// Connects to a socket, if its server takes connections: with one that is stopped and has a full queue, connect(2)
+/// would wait as long as that lasts. Then the error is `WouldBlock`.
+pub fn connect(socket: &Path) -> io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+    let (name, _dir) = short_name(socket).map_err(io::Error::other)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&fd, &SocketAddrUnix::new(&name)?)?;
+    let stream = UnixStream::from(fd);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+/// How many callers a server has at once; each is counted until its [`Caller`] is dropped.
+#[derive(Clone, Default)]
+pub struct Callers(Arc<AtomicUsize>);
+
+/// One of the callers.
+pub struct Caller(Arc<AtomicUsize>);
+
+impl Callers {
+    /// Counts one more; None where there are `most` already.
+    pub fn admit(&self, most: usize) -> Option<Caller> {
+        let caller = Caller(self.0.clone());
+        // Dropped, and so no longer counted, where it is one too many.
+        (self.0.fetch_add(1, Ordering::SeqCst) < most).then_some(caller)
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 #[cfg(test)]

@@ -20,8 +20,13 @@ pub enum Request {
     /// Commits and waits, unless `local`; after `done` the client detaches the mount, and the daemon ends.
     Umount { local: bool },
     /// Makes durable what was written, before the client tells the kernel to refuse writes (`ro`), or to take them
-    /// again; that is refused where the drive itself was opened read-only.
-    Remount { ro: bool },
+    /// again; that is refused where the drive itself was opened read-only. Answered with a note where one of the
+    /// `options` asks for what only another mount can change.
+    Remount {
+        ro: bool,
+        #[serde(default)]
+        options: Vec<String>,
+    },
     /// Answered with one [`LogEntry`] for each version, newest first.
     Log { path: DrivePath },
     /// Answered with the bytes of a file, as it was at a moment, or as it is.
@@ -97,6 +102,9 @@ pub struct Status {
     /// Why a thief of this machine's disk could open the drive, or parts of it.
     #[serde(default)]
     pub unprotected: Option<String>,
+    /// The key slot that the drive was opened with, where it was made with less than today's argon2id.
+    #[serde(default)]
+    pub weak_slot: Option<String>,
     /// Bytes a second that went to the store, on the average since it was mounted, while something went.
     #[serde(default)]
     pub store_speed: Option<u64>,
@@ -145,6 +153,8 @@ pub enum Answer {
     Status(Box<Status>),
     Entry(LogEntry),
     Version(Version),
+    /// What a person should know.
+    Note(String),
     LogLevel(String),
     /// So many bytes follow the line, at most [`MAX_DATA`].
     Data {
@@ -167,6 +177,10 @@ pub trait Reply {
     fn version(&mut self, version: Version) -> Result<()>;
     fn data(&mut self, bytes: &[u8]) -> Result<()>;
     fn log_level(&mut self, level: &str) -> Result<()>;
+    /// What a person should know.
+    fn note(&mut self, _: &str) -> Result<()> {
+        Ok(())
+    }
     /// A pidfd of the process that asked, where it is another one and can be known again.
     fn caller(&self) -> Option<OwnedFd> {
         None

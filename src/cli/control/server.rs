@@ -1,7 +1,7 @@
 //! The daemon's side of the control socket: a thread for each connection, each of one request.
 
 use super::protocol::{Answer, Failure, LogEntry, MAX_DATA, Progress, Reply, Request, Status};
-use super::{MAX_LINE, short_name};
+use super::{Caller, Callers, MAX_LINE, short_name};
 use crate::error::{Context, Error, Kind, Result};
 use crate::types::Version;
 use std::fs::{self, Permissions};
@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ impl Drop for Server {
 }
 
 fn accept(listener: &UnixListener, stop: &AtomicBool, owner: u32, handler: &Arc<dyn Handler>) {
-    let callers = Arc::new(AtomicUsize::new(0));
+    let callers = Callers::default();
     loop {
         let accepted = listener.accept();
         if stop.load(Ordering::SeqCst) {
@@ -86,12 +86,11 @@ fn accept(listener: &UnixListener, stop: &AtomicBool, owner: u32, handler: &Arc<
                 continue;
             }
         };
-        if callers.fetch_add(1, Ordering::SeqCst) >= MAX_CALLERS {
-            callers.fetch_sub(1, Ordering::SeqCst);
+        let Some(caller) = callers.admit(MAX_CALLERS) else {
             tracing::warn!("too many control connections at once");
             continue;
-        }
-        let call = Call { handler: handler.clone(), callers: callers.clone() };
+        };
+        let call = Call { handler: handler.clone(), _counted: caller };
         // When it cannot be spawned, the closure is dropped, and the count with it.
         if let Err(e) =
             thread::Builder::new().name("control-call".into()).spawn(move || call.run(stream, owner))
@@ -101,16 +100,10 @@ fn accept(listener: &UnixListener, stop: &AtomicBool, owner: u32, handler: &Arc<
     }
 }
 
-/// One connection; counted until dropped.
+/// One connection.
 struct Call {
     handler: Arc<dyn Handler>,
-    callers: Arc<AtomicUsize>,
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        self.callers.fetch_sub(1, Ordering::SeqCst);
-    }
+    _counted: Caller,
 }
 
 impl Call {
@@ -130,7 +123,8 @@ impl Call {
     }
 }
 
-fn read_request(stream: &UnixStream, owner: u32) -> Result<Request> {
+/// Reads what a caller wants; refuses callers but the owner and root.
+pub fn read_request(stream: &UnixStream, owner: u32) -> Result<Request> {
     let peer = rustix::net::sockopt::socket_peercred(stream)
         .map_err(std::io::Error::from)
         .context(|| "cannot tell who calls the control socket")?;
@@ -191,6 +185,10 @@ impl Reply for Lines<'_> {
 
     fn log_level(&mut self, level: &str) -> Result<()> {
         self.line(&Answer::LogLevel(level.to_owned()))
+    }
+
+    fn note(&mut self, text: &str) -> Result<()> {
+        self.line(&Answer::Note(text.to_owned()))
     }
 
     fn caller(&self) -> Option<OwnedFd> {

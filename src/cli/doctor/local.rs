@@ -2,12 +2,11 @@
 
 use super::machine::is_encrypted;
 use super::{Finding, Patient};
-use crate::cli::control::SOCKET;
+use crate::cli::control::{SOCKET, connect};
 use crate::cli::mounts::shown;
 use crate::cli::values::human_size;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 /// With less than this a disk is as good as full.
@@ -18,12 +17,19 @@ const PLENTY: u64 = 10 << 30;
 
 pub fn checks(patient: &Patient, state_dir: Option<&Path>) -> Vec<Finding> {
     let Some(dir) = state_dir else {
-        return vec![Finding::skip("state", "cannot tell where the state directory is: give --state-dir")];
+        let why = "cannot tell where the state directory is, for the daemon does not: give --state-dir, as it was \
+                   mounted with (or state_dir=)";
+        return vec![Finding::skip("state", why)];
     };
     let meta = match fs::metadata(dir) {
         Ok(meta) => meta,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return vec![Finding::ok("state", format!("{}: none yet; the first mount makes it", shown(dir)))];
+            let what = format!(
+                "{}: none yet; the first mount makes it (where it is another, by state_dir= or --state-dir, give that \
+                 one here)",
+                shown(dir)
+            );
+            return vec![Finding::ok("state", what)];
         }
         Err(e) => {
             return vec![Finding::fail(
@@ -157,10 +163,15 @@ fn socket(path: &Path, held: bool) -> Finding {
             "it is starting or ending; if it stays so, `kill` it, and mount again",
         ),
         (false, false) => Finding::ok("control", "no socket is left over"),
-        (true, _) => match UnixStream::connect(path) {
+        (true, _) => match connect(path) {
             Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
                 Finding::ok("control", "a dead daemon has left its socket; the next mount removes it")
             }
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Finding::fail(
+                "control",
+                format!("nobody takes calls at {}: the daemon is stopped", shown(path)),
+                "let it go on (`kill -CONT`), or kill it, and mount again",
+            ),
             Err(e) => Finding::warn(
                 "control",
                 format!("cannot call {} ({e})", shown(path)),
@@ -225,16 +236,11 @@ fn key(name: &str, mode: u32, is_stolen: bool) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict::{self, Fail, Ok, Warn};
+    use super::super::Verdict::{Fail, Ok, Warn};
+    use super::super::says;
     use super::*;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixListener;
-
-    #[track_caller]
-    fn says(finding: Finding, verdict: Verdict, word: &str) {
-        assert_eq!(finding.verdict, verdict, "{finding:?}");
-        assert!(finding.line().contains(word), "{finding:?}");
-    }
 
     #[test]
     fn a_state_directory_is_ones_own_and_private() {

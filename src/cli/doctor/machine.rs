@@ -1,6 +1,7 @@
 //! The machine: FUSE, the kernel, swap, limits.
 
 use super::{Finding, Patient};
+use crate::cli::fstab;
 use crate::cli::mounts::shown;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -14,9 +15,8 @@ const FILES: u64 = 1024;
 
 pub fn checks(patients: &[Patient]) -> Vec<Finding> {
     let root = rustix::process::geteuid().is_root();
-    let fstab = fs::read_to_string("/etc/fstab").unwrap_or_default();
     let wanted = patients.iter().filter_map(|p| p.mount.as_ref()).any(|m| m.options.contains("allow_other"))
-        || fstab_wants_others(&fstab);
+        || fstab::ours().iter().any(wants_others);
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
     let pid = patients.iter().find_map(|p| p.told()?.pid);
@@ -69,13 +69,10 @@ fn helper(root: bool, path: Option<&std::ffi::OsStr>) -> Finding {
     }
 }
 
-/// Whether a line of fstab(5) mounts one of ours for others.
-fn fstab_wants_others(fstab: &str) -> bool {
-    fstab.lines().filter(|l| !l.trim_start().starts_with('#')).any(|line| {
-        let mut fields = line.split_whitespace().skip(2);
-        let ours = fields.next().is_some_and(|t| t == "nacrefs" || t == "fuse.nacrefs");
-        ours && fields.next().is_some_and(|o| o.split(',').any(|o| o == "allow_other"))
-    })
+/// Whether a line of fstab lets an ordinary user mount one of ours for others.
+fn wants_others(line: &fstab::Line) -> bool {
+    let has = |any: &[&str]| line.options.split(',').any(|o| any.contains(&o));
+    has(&["allow_other"]) && has(&["user", "users", "owner", "group"])
 }
 
 fn allow_other(root: bool, conf: &str, wanted: bool) -> Finding {
@@ -171,16 +168,10 @@ fn open_files(limits: &str) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict::{self, Fail, Ok, Skip, Warn};
+    use super::super::Verdict::{Fail, Ok, Skip, Warn};
+    use super::super::says;
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-
-    #[track_caller]
-    fn says(finding: Finding, verdict: Verdict, word: &str) {
-        assert_eq!(finding.verdict, verdict, "{finding:?}");
-        assert!(finding.line().contains(word), "{finding:?}");
-        assert_eq!(finding.todo.is_some(), matches!(verdict, Warn | Fail), "{finding:?}");
-    }
 
     #[test]
     fn a_missing_device_and_one_that_is_closed_are_told() {
@@ -211,11 +202,16 @@ mod tests {
         says(allow_other(false, "", false), Ok, "nor wanted");
         says(allow_other(false, "mount_max = 5\n user_allow_other # yes\n", true), Ok, "can be used");
         says(allow_other(true, "", true), Ok, "can be used");
-        assert!(fstab_wants_others("# x\n/srv/s /mnt nacrefs rw,allow_other,_netdev 0 0\n"));
-        for fstab in
-            ["#/srv/s /mnt nacrefs allow_other", "/dev/sda / ext4 allow_other", "/s /m nacrefs rw 0 0", ""]
-        {
-            assert!(!fstab_wants_others(fstab), "{fstab}");
+        let wanted = |fstab: &str| fstab::parse(fstab).iter().any(wants_others);
+        assert!(wanted("# x\n/srv/s /mnt nacrefs rw,user,allow_other,_netdev 0 0\n"));
+        for fstab in [
+            "#/srv/s /mnt nacrefs allow_other",
+            "/dev/sda / ext4 allow_other",
+            "/s /m nacrefs rw,user 0 0",
+            "/s /m nacrefs allow_other 0 0",
+            "",
+        ] {
+            assert!(!wanted(fstab), "{fstab}");
         }
     }
 

@@ -133,15 +133,10 @@ fn binary(s: &Status, replaced: bool) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict::{self, Fail, Ok, Skip, Warn};
+    use super::super::Verdict::{Fail, Ok, Skip, Warn};
+    use super::super::says;
     use super::*;
     use crate::types::Time;
-
-    #[track_caller]
-    fn says(finding: Finding, verdict: Verdict, word: &str) {
-        assert_eq!(finding.verdict, verdict, "{finding:?}");
-        assert!(finding.line().contains(word), "{finding:?}");
-    }
 
     fn at(sec: i64) -> Moment {
         Moment(Time { sec, nsec: 0 })

@@ -5,7 +5,7 @@ use super::{Finding, Patient};
 use crate::cli::App;
 use crate::cli::args;
 use crate::cli::backend::Closed;
-use crate::cli::control::Request;
+use crate::cli::control::{Request, Status};
 use crate::cli::mounts::shown;
 use crate::cli::secrets::{self, Given};
 use crate::cli::status::Told;
@@ -16,11 +16,7 @@ use rustix::fs::{Access, StatVfsMountFlags};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::mpsc::channel;
-use std::time::Duration;
 
-/// How long a directory may take to be looked at.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Clocks that are apart by no more than so many seconds are the same.
 const APART: i64 = 60;
 /// The first day of the year in which this was written: no clock that is right shows less. Unix time.
@@ -28,33 +24,17 @@ const YEAR: i64 = 1_767_225_600;
 
 /// Whether a store's directory is there. Others than `file://` are reached by opening them.
 pub fn reach(dir: Option<&Path>) -> Finding {
-    let Some(dir) = dir.map(Path::to_owned) else {
+    let Some(dir) = dir else {
         return Finding::skip("reach", "the store is no directory");
     };
-    let name = shown(&dir);
-    let (tell, told) = channel();
-    // A network file system that is gone may hold whoever looks for ever.
-    let look = move || {
-        // Whoever has given up hears nothing.
-        let _ = tell.send(fs::metadata(&dir));
-    };
-    if let Err(e) = std::thread::Builder::new().name("look".into()).spawn(look) {
-        return Finding::skip("reach", format!("cannot start a thread: {e}"));
-    }
-    match told.recv_timeout(PATIENCE) {
-        Ok(Ok(meta)) if meta.is_dir() => Finding::ok("reach", name),
-        Ok(Ok(_)) => {
-            Finding::fail("reach", format!("{name} is not a directory"), "give the store's directory")
-        }
-        Ok(Err(e)) => Finding::fail(
+    let name = shown(dir);
+    match fs::metadata(dir) {
+        Ok(meta) if meta.is_dir() => Finding::ok("reach", name),
+        Ok(_) => Finding::fail("reach", format!("{name} is not a directory"), "give the store's directory"),
+        Err(e) => Finding::fail(
             "reach",
             format!("{name} is out of reach ({e})"),
             "mount what holds it, or bring it back",
-        ),
-        Err(_) => Finding::fail(
-            "reach",
-            format!("{name} does not answer within {} s", PATIENCE.as_secs()),
-            "see to the disk or the network that it is on",
         ),
     }
 }
@@ -65,6 +45,13 @@ pub fn drive_id(app: &App, store: &str) -> Result<(DriveId, Finding), Finding> {
         Ok(drive) => Ok((drive, Finding::ok("store", format!("holds drive {drive}")))),
         Err(e) => Err(unopened(&e)),
     }
+}
+
+/// What is wrong where a mounted drive's store holds another one now.
+pub fn is_mounted(mounted: Option<&Status>, held: DriveId) -> Option<Finding> {
+    let mounted = mounted.filter(|s| s.drive != held.to_string())?;
+    let what = format!("holds drive {held}, but what is mounted is drive {}", mounted.drive);
+    Some(Finding::fail("store", what, "put the mounted drive's own store back in its place"))
 }
 
 /// A store that does not open, and what can be done.
@@ -85,23 +72,26 @@ pub fn checks(
     patient: &Patient,
     key: Option<&Path>,
     state_dir: Option<&Path>,
-) -> Vec<Finding> {
-    let mut findings = Vec::new();
+    tell: &mut dyn FnMut(Finding),
+) {
     let dir = patient.store_dir();
     let mut store_time = None;
     if let Some(dir) = &dir {
-        findings.push(writable(dir));
+        tell(writable(dir));
         if let Ok(found) = rustix::fs::statfs(dir) {
             let block = found.f_bsize as u64;
-            findings.push(room("store disk", dir, found.f_bavail * block, found.f_blocks * block, 0));
+            tell(room("store disk", dir, found.f_bavail * block, found.f_blocks * block, 0));
         }
         store_time = fs::metadata(dir).ok().map(|m| m.mtime());
     }
     let mut last = patient.told().and_then(|s| s.last_commit);
+    let weak = app.backend.weak_slots(&patient.store);
+    weak.map_or_else(|e| Some(unopened(&e)), |weak| weak_slots(&weak)).into_iter().for_each(&mut *tell);
     match secret(app, args, key) {
-        None => findings
-            .push(Finding::skip("key", "no passphrase or key at hand: give --key-file or --passphrase-file")),
-        Some(Err(e)) => findings.push(refused(&e)),
+        None => {
+            tell(Finding::skip("key", "no passphrase or key at hand: give --key-file or --passphrase-file"));
+        }
+        Some(Err(e)) => tell(refused(&e)),
         Some(Ok(secret)) => {
             let drive = Closed {
                 store: patient.store.clone(),
@@ -117,16 +107,14 @@ pub fn checks(
             {
                 Ok(status) => {
                     last = last.max(status.last_commit);
-                    findings
-                        .push(Finding::ok("key", format!("opens the drive, at version {}", status.version)));
+                    tell(Finding::ok("key", format!("opens the drive, at version {}", status.version)));
                 }
-                Err(e) if e.kind() == Kind::Secret => findings.push(refused(&e)),
-                Err(e) => findings.push(unopened(&e)),
+                Err(e) if e.kind() == Kind::Secret => tell(refused(&e)),
+                Err(e) => tell(unopened(&e)),
             }
         }
     }
-    findings.push(clock(Moment::now(), last, store_time.map(|sec| Moment(Time { sec, nsec: 0 }))));
-    findings
+    tell(clock(Moment::now(), last, store_time.map(|sec| Moment(Time { sec, nsec: 0 }))));
 }
 
 /// The secret that a mount would find without asking; None where there is none.
@@ -138,7 +126,15 @@ fn secret(app: &App, args: &args::Doctor, key: Option<&Path>) -> Option<Result<G
     let given = passphrase.is_some();
     env.passphrase.set(passphrase);
     let set = given || env.passphrase_file.is_some() || env.passphrase_command.is_some();
-    (named || credential || set).then(|| secrets::find(flags, key, env, &mut |_| Ok(None)))
+    (named || credential || set).then(|| Ok(secrets::find(flags, key, env, &mut |_| Ok(None))?.given))
+}
+
+/// Passphrases that could be guessed at less cost than they need be.
+fn weak_slots(weak: &[String]) -> Option<Finding> {
+    let slots = if weak.len() == 1 { "slot" } else { "slots" };
+    let what = format!("key {slots} {}: made with less than today's argon2id", weak.join(", "));
+    let todo = "`nacrefs key change` with its passphrase, which may stay as it is";
+    (!weak.is_empty()).then(|| Finding::warn("key slots", what, todo))
 }
 
 fn refused(e: &Error) -> Finding {
@@ -186,14 +182,9 @@ fn clock(now: Moment, last: Option<Moment>, store: Option<Moment>) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict::{self, Fail, Ok, Skip, Warn};
+    use super::super::Verdict::{Fail, Ok, Skip, Warn};
+    use super::super::says;
     use super::*;
-
-    #[track_caller]
-    fn says(finding: Finding, verdict: Verdict, word: &str) {
-        assert_eq!(finding.verdict, verdict, "{finding:?}");
-        assert!(finding.line().contains(word), "{finding:?}");
-    }
 
     #[test]
     fn a_store_is_a_directory_that_is_there() {
@@ -205,6 +196,23 @@ mod tests {
         says(reach(Some(&dir.path().join("file"))), Fail, "not a directory");
         says(writable(dir.path()), Ok, "can be written");
         says(writable(Path::new("/proc/self/fd/none")), Fail, "cannot be written");
+    }
+
+    #[test]
+    fn another_drive_in_the_place_of_the_mounted_one_is_told() {
+        let held = DriveId([7; 16]);
+        let mounted = |drive: String| Status { drive, ..Status::default() };
+        assert!(
+            is_mounted(None, held).is_none() && is_mounted(Some(&mounted(held.to_string())), held).is_none()
+        );
+        let other = mounted(DriveId([8; 16]).to_string());
+        says(is_mounted(Some(&other), held).unwrap(), Fail, "what is mounted is drive 08");
+    }
+
+    #[test]
+    fn weak_key_slots_are_told() {
+        assert_eq!(weak_slots(&[]), None);
+        says(weak_slots(&["ab".into(), "cd".into()]).unwrap(), Warn, "slots ab, cd");
     }
 
     #[test]

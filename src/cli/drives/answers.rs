@@ -1,6 +1,7 @@
 //! Answers about versions: `log`, `cat --at`, the status of a drive that is not mounted.
 
 use crate::cli::control::{At, LogEntry, MAX_DATA, Reply, Status};
+use crate::cli::keys::weak_slot;
 use crate::cli::values::{DrivePath, Moment};
 use crate::commit::{Content, Opened, ROOT, View};
 use crate::content::{ContentCache, Opener};
@@ -47,6 +48,7 @@ impl<'a> Past<'a> {
             cache_bytes: 0,
             online: true,
             last_error: None,
+            weak_slot: weak_slot(self.site),
             ..Status::default()
         }
     }

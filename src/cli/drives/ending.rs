@@ -1,4 +1,4 @@
-//! The last commit of a mount: it waits for the store for as long as that gets somewhere.
+//! A commit that somebody waits for: for as long as that gets somewhere.
 
 use crate::drive::Drive;
 use crate::error::{Error, Kind, Result};
@@ -10,25 +10,33 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a store that refuses is tried again, and how often.
-const REFUSED: Duration = Duration::from_secs(5);
+/// How long a store that refuses is tried again by the last commit of a mount, and how often.
+pub const REFUSED: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long a store may be silent, with no request answered and nothing given up by the journal.
 const SILENT: Duration = Duration::from_secs(60);
-/// How often it is looked whether somebody is in a hurry.
+/// How often it is looked whether somebody is in a hurry, or wants to know how far it is.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Commits everything, if the store lets that be done. An error leaves the rest in the journal; it is `Interrupted`
-/// when `hurry` was set. A commit that is stuck goes on, on a thread that ends with the process.
-pub fn commit_patiently(drive: &Arc<Drive>, requests: &Counts, hurry: &AtomicBool) -> Result<Version> {
+/// Commits everything, if the store lets that be done, and tries again for as long as `refused` where it refuses. An
+/// error leaves the rest in the journal; it is `Interrupted` when `hurry` was set, and `Away` where the store has been
+/// silent for too long. A commit that is stuck goes on, on a thread of its own. Meanwhile `waiting` is called every now
+/// and then.
+pub fn commit_patiently(
+    drive: &Arc<Drive>,
+    requests: &Counts,
+    hurry: &AtomicBool,
+    refused: Duration,
+    mut waiting: impl FnMut(),
+) -> Result<Version> {
     let (tell, told) = channel();
     let committing = drive.clone();
     let work = move || {
         // A listener that has gone has given up.
-        let _ = tell.send(until_refused(&committing));
+        let _ = tell.send(until_refused(&committing, refused));
     };
-    if let Err(e) = thread::Builder::new().name("last-commit".into()).spawn(work) {
-        return Err(Error::failed("cannot start a thread for the last commit").with_source(e));
+    if let Err(e) = thread::Builder::new().name("awaited-commit".into()).spawn(work) {
+        return Err(Error::failed("cannot start a thread for a commit").with_source(e));
     }
     let progress = || (requests.answered(), drive.journal().usage().bytes);
     let mut seen = progress();
@@ -37,8 +45,9 @@ pub fn commit_patiently(drive: &Arc<Drive>, requests: &Counts, hurry: &AtomicBoo
         match told.recv_timeout(LOOK) {
             Ok(outcome) => return outcome,
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Err(Error::failed("the last commit panicked")),
+            Err(RecvTimeoutError::Disconnected) => return Err(Error::failed("the commit panicked")),
         }
+        waiting();
         if hurry.load(Ordering::SeqCst) {
             return Err(Error::new(Kind::Interrupted, "told not to wait for the store"));
         }
@@ -55,11 +64,11 @@ pub fn commit_patiently(drive: &Arc<Drive>, requests: &Counts, hurry: &AtomicBoo
 }
 
 /// Commits, and tries again for a while where the store refuses.
-fn until_refused(drive: &Drive) -> Result<Version> {
+fn until_refused(drive: &Drive, refused: Duration) -> Result<Version> {
     let begun = Instant::now();
     loop {
         match drive.commit_all() {
-            Err(e) if e.kind() != Kind::Conflict && begun.elapsed() < REFUSED => thread::sleep(AGAIN),
+            Err(e) if e.kind() != Kind::Conflict && begun.elapsed() < refused => thread::sleep(AGAIN),
             outcome => return outcome,
         }
     }

@@ -93,7 +93,7 @@ pub fn measure(drive: &Inner, page: &mut Page) {
     page.family("nacrefs_memory_bytes", Gauge, "bytes", "What the daemon has in memory.")
         .value(&[], resident_bytes());
     page.family("nacrefs_memory_limit_bytes", Gauge, "bytes", "The budget of memory.")
-        .value(&[], drive.memory);
+        .value(&[], drive.options.memory);
     page.family("nacrefs_mount_timestamp_seconds", Gauge, "seconds", "When it was mounted (Unix time).")
         .value(&[], drive.mounted.0.sec.max(0) as u64);
 }
@@ -150,7 +150,7 @@ fn commits(drive: &Inner, page: &mut Page) {
     )
     .value(&[], p.last_commit.sec.max(0) as u64);
     page.family("nacrefs_online", Gauge, "", "1 where the store could be reached when it was last needed.")
-        .value(&[], u64::from(!p.away));
+        .value(&[], u64::from(drive.is_online()));
 }
 
 fn store(drive: &Inner, page: &mut Page) {

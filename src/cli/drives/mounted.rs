@@ -1,22 +1,24 @@
 //! A mounted drive, and what it answers on its control socket.
 
 use super::answers::Past;
-use super::ending::commit_patiently;
+use super::ending::{REFUSED, commit_patiently};
 use super::leave::Leave;
 use super::live;
 use super::{pace_of, settings_of, store_dir};
+use crate::cli::Ground;
 use crate::cli::backend::{MountRequest, Phase, Running};
-use crate::cli::clear_dead;
 use crate::cli::control::{Handler, Progress, Reply, Request, Status};
+use crate::cli::keys::weak_slot;
 use crate::cli::logging;
 use crate::cli::metrics::Page;
-use crate::cli::options::{Atime, Synchronous};
+use crate::cli::options::{Atime, MountOptions, Synchronous};
 use crate::cli::values::{Moment, escape};
 use crate::drive::Drive;
 use crate::drive::keeper::Keeper;
 use crate::error::{Error, Kind, Result};
-use crate::fuse::{Counts, Durable, Mount, MountConfig, Serving, Unmounter};
+use crate::fuse::{Abandon, Counts, Durable, Mount, MountConfig, Serving, Unmounter};
 use crate::session::{self, Opening, Site, StateDir};
+use crate::types::Time;
 use parking_lot::Mutex;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -28,8 +30,10 @@ use std::time::{Duration, Instant};
 const CLOSE: Duration = Duration::from_secs(1);
 /// How long the drive's threads may take to end.
 const END: Duration = Duration::from_secs(10);
-/// How often a waiting command is told how far its commit is.
-const TELL: Duration = Duration::from_millis(200);
+/// How long it waits for what is mounted over it to go.
+const COVERED: Duration = Duration::from_secs(5);
+/// A store that has answered nothing for so long is out of reach.
+const SILENT: Duration = Duration::from_secs(30);
 
 pub struct Mounted {
     inner: Arc<Inner>,
@@ -41,14 +45,14 @@ pub(super) struct Inner {
     pub drive: Arc<Drive>,
     pub site: Site,
     pub calls: Arc<Counts>,
-    /// The budget of memory, in bytes.
-    pub memory: u64,
+    pub options: MountOptions,
     pub mounted: Moment,
     store: String,
     dir: PathBuf,
     state_dir: PathBuf,
     unprotected: Option<String>,
     unmounter: Unmounter,
+    abandon: Abandon,
     read_only: bool,
     leave: Leave,
     /// Nobody waits for the store any more.
@@ -63,7 +67,7 @@ pub(super) struct Inner {
 impl Mounted {
     /// Opens the drive, replays its journal, and mounts it.
     pub fn start(request: MountRequest, site: Site, state: StateDir) -> Result<Arc<Mounted>> {
-        let MountRequest { store, source, dir, options, control, state_dir, unprotected, .. } = request;
+        let MountRequest { store, source, dir, options, control, state_dir, unprotected, dead, .. } = request;
         let opening = Opening {
             site: site.clone(),
             state,
@@ -79,7 +83,7 @@ impl Mounted {
         let root = rustix::process::geteuid().is_root();
         let config = MountConfig {
             source,
-            read_only: options.ro,
+            read_only: options.ro || dead.as_ref().is_some_and(|dead| dead.read_only),
             allow_other: options.allow_other,
             suid: root && !options.nosuid,
             dev: root && !options.nodev,
@@ -97,22 +101,24 @@ impl Mounted {
             ..MountConfig::default()
         };
         let keeper = Keeper::start(drive.clone(), pace_of(&options, &store))?;
-        clear_dead(&dir)?;
+        let ground = Ground::clear(&dir, dead.as_ref().map(|dead| dead.device.as_str()))?;
         let mount = Mount::new(drive.clone(), &dir, &config)?;
+        ground.check(mount.device())?;
         let (unmounter, calls) = (mount.unmounter(), mount.counts().clone());
         let serving = mount.spawn()?;
         let inner = Inner {
             drive,
             site,
             calls,
-            memory: options.memory,
             mounted: Moment::now(),
             store,
             dir,
             state_dir,
             unprotected,
             unmounter,
+            abandon: serving.abandon(),
             read_only: options.ro,
+            options,
             leave: Leave::default(),
             hurry: AtomicBool::new(false),
             left: Mutex::default(),
@@ -182,19 +188,22 @@ impl Running for Mounted {
             *self.inner.left.lock() = Some(e);
         }
         let unmounter = &self.inner.unmounter;
-        let patience = Instant::now() + CLOSE;
-        let mut ended = unmounter.unmount();
+        let mut ended = self.try_for(CLOSE, || unmounter.unmount());
         // Whoever holds a file open must not keep a service from stopping.
-        while ended.as_ref().is_err_and(|e| e.kind() == Kind::Conflict) && Instant::now() < patience {
-            std::thread::sleep(Duration::from_millis(50));
-            ended = unmounter.unmount();
-        }
-        if ended.is_err() {
-            tracing::warn!("files are open on the mount: whoever holds them is cut off");
-            ended = self.inner.drive.sync_journal().and(unmounter.cut_off());
+        if let Err(e) = &ended {
+            tracing::warn!("whoever is at the mount is cut off: {}", e.chain());
+            let synced = self.inner.drive.sync_journal();
+            // What is mounted over it is not ours to take away, and it is not cut off as long as that is there.
+            ended = synced.and(self.try_for(COVERED, || unmounter.cut_off()));
         }
         if let Err(e) = ended {
-            tracing::error!("cannot unmount {}: {}", self.inner.dir.display(), e.chain());
+            tracing::error!(
+                "cannot unmount {}, and ends all the same: a dead mount is left, which the next mount or `nacrefs \
+                 umount` clears: {}",
+                self.inner.dir.display(),
+                e.chain()
+            );
+            self.inner.abandon.abandon();
         }
     }
 
@@ -207,9 +216,30 @@ impl Running for Mounted {
     }
 }
 
+impl Mounted {
+    /// Unmounts, again and again for a while if that is in conflict with others.
+    fn try_for(&self, time: Duration, unmount: impl Fn() -> Result<()>) -> Result<()> {
+        let until = Instant::now() + time;
+        loop {
+            match unmount() {
+                Err(e)
+                    if e.kind() == Kind::Conflict && Instant::now() < until && !self.inner.in_a_hurry() =>
+                {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
 impl Inner {
+    fn in_a_hurry(&self) -> bool {
+        self.hurry.load(Ordering::SeqCst)
+    }
+
     fn commit_patiently(&self) -> Result<()> {
-        commit_patiently(&self.drive, &self.site.requests, &self.hurry).map(drop).map_err(|e| {
+        commit_patiently(&self.drive, &self.site.requests, &self.hurry, REFUSED, || ()).map(drop).map_err(|e| {
             let then = match e.kind() {
                 Kind::Damage => {
                     "is stored by a mount that can read what is damaged in the store ('nacrefs check' names it)"
@@ -228,25 +258,38 @@ impl Inner {
     fn commit_all(&self, out: &mut dyn Reply) -> Result<u64> {
         let drive = &self.drive;
         let total = drive.journal().usage().bytes;
-        std::thread::scope(|scope| {
-            let work = scope.spawn(|| drive.commit_all());
-            let mut heard = Ok(());
-            while !work.is_finished() {
-                std::thread::park_timeout(TELL);
-                let left = drive.journal().usage().bytes.min(total);
-                let told = Progress { what: "committing".into(), done: total - left, total: Some(total) };
-                if heard.is_ok() {
-                    heard = out.progress(&told);
-                }
+        let mut heard = Ok(());
+        let tell = || {
+            let left = drive.journal().usage().bytes.min(total);
+            let told = Progress { what: "committing".into(), done: total - left, total: Some(total) };
+            if heard.is_ok() {
+                heard = out.progress(&told);
             }
-            let done = work.join().unwrap_or_else(|_| Err(Error::failed("the commit panicked")))?;
-            heard.map(|()| done)
-        })
+        };
+        let done = commit_patiently(drive, &self.site.requests, &self.hurry, Duration::ZERO, tell)?;
+        heard.map(|()| done)
+    }
+
+    /// Since when the store has answered nothing, if that is too long.
+    fn silent_since(&self) -> Option<Moment> {
+        let silent = self.site.requests.silent_for().filter(|time| *time >= SILENT)?;
+        let Moment(Time { sec, nsec }) = Moment::now();
+        Some(Moment(Time { sec: sec.saturating_sub_unsigned(silent.as_secs()), nsec }))
+    }
+
+    /// Whether the store could be reached when it was last needed.
+    pub fn is_online(&self) -> bool {
+        self.silent_since().is_none() && !self.drive.progress().away
     }
 
     fn status(&self) -> Status {
         let (progress, usage) = (self.drive.progress(), self.drive.journal().usage());
         let figures = self.drive.figures();
+        let silent = self.silent_since().filter(|_| !progress.away);
+        let (last_error, last_error_time) = match silent {
+            Some(since) => (Some("the store has not answered since".to_owned()), Some(since)),
+            None => (progress.last_error, progress.last_error_time.map(Moment)),
+        };
         Status {
             drive: self.site.secrets.drive.to_string(),
             store: self.store.clone(),
@@ -256,21 +299,47 @@ impl Inner {
             dirty_bytes: if self.drive.is_stored() { 0 } else { usage.bytes },
             journal_bytes: usage.bytes,
             cache_bytes: figures.cache_bytes as u64,
-            online: !progress.away,
-            last_error: progress.last_error,
-            last_error_time: progress.last_error_time.map(Moment),
-            online_since: progress.since.map(Moment),
+            online: !progress.away && silent.is_none(),
+            last_error,
+            last_error_time,
+            online_since: silent.or(progress.since.map(Moment)),
             mounted_since: Some(self.mounted),
             read_only: self.read_only.then(|| "mounted with -o ro".to_owned()),
             journal_limit: usage.limit,
             cache_limit: figures.cache_limit as u64,
             waiting: figures.waiting as u64,
             unprotected: self.unprotected.clone(),
+            weak_slot: weak_slot(&self.site),
             store_speed: super::measures::store_speed(&self.site.requests),
             memory_bytes: super::measures::resident_bytes(),
             state_dir: Some(escape(self.state_dir.as_os_str().as_bytes())),
             pid: Some(std::process::id()),
             build: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        }
+    }
+}
+
+impl Inner {
+    fn remount(&self, ro: bool, options: &[String], out: &mut dyn Reply) -> Result<()> {
+        match (ro, self.read_only) {
+            // The kernel refuses writes from then on; what it has handed over is made safe before.
+            (true, false) => self.drive.sync_journal()?,
+            (true, true) | (false, false) => {}
+            (false, true) => {
+                return Err(Error::new(
+                    Kind::Usage,
+                    "the drive was opened read-only, without its journal: unmount it, and mount it without `ro`",
+                ));
+            }
+        }
+        match self.options.unchangeable(options) {
+            fixed if fixed.is_empty() => Ok(()),
+            fixed => {
+                let fixed = fixed.join(",");
+                out.note(&format!(
+                    "a remount cannot change this: {fixed}; unmount the drive, and mount it so"
+                ))
+            }
         }
     }
 }
@@ -308,15 +377,7 @@ impl Handler for Inner {
                 }
                 out.log_level(&logging::level())
             }
-            Request::Remount { ro } => match (ro, self.read_only) {
-                // The kernel refuses writes from then on; what it has handed over is made safe before.
-                (true, false) => self.drive.sync_journal(),
-                (true, true) | (false, false) => Ok(()),
-                (false, true) => Err(Error::new(
-                    Kind::Usage,
-                    "the drive was opened read-only: unmount it, and mount it without `ro`",
-                )),
-            },
+            Request::Remount { ro, options } => self.remount(ro, &options, out),
             Request::Log { path } => self.past().log(&path, out),
             Request::Cat { path, at: None } => live::cat(&self.drive, &path, out),
             Request::Cat { path, at } => self.past().cat(&path, at, out),

@@ -80,15 +80,27 @@ fn one_get_is_answered_and_everything_else_refused() {
 }
 
 #[test]
-fn who_dawdles_is_cut_off_and_the_next_is_served() {
+fn who_says_nothing_holds_nobody_up_and_is_cut_off() {
     let listener = Listener::bind(&Place::parse("127.0.0.1:0").unwrap()).unwrap();
     let server = Server::start(listener, Arc::new(Fake)).unwrap();
     let Place::Port(at) = server.place else { panic!("no port") };
+    let scraped = || ask_port(&server.place, "GET /metrics HTTP/1.1\r\n\r\n").contains(" 200 ");
+    let begun = Instant::now();
     let mut slow = TcpStream::connect(at).unwrap();
     slow.write_all(b"GET /met").unwrap();
-    let begun = Instant::now();
-    assert!(ask_port(&server.place, "GET /metrics HTTP/1.1\r\n\r\n").contains(" 200 "));
+    let mut idle: Vec<_> = (0..20).map(|_| TcpStream::connect(at).unwrap()).collect();
+    assert!(scraped());
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    let mut said = Vec::new();
+    assert_eq!(slow.read_to_end(&mut said).unwrap_or(0), 0);
     assert!(begun.elapsed() < 3 * PATIENCE, "{:?}", begun.elapsed());
+    // More than are served at once: turned away, until those before them are.
+    idle.extend((0..2 * MAX_CALLERS).map(|_| TcpStream::connect(at).unwrap()));
+    let until = Instant::now() + 3 * PATIENCE;
+    while !scraped() {
+        assert!(Instant::now() < until, "nobody is served any more");
+        thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]

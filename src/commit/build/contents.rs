@@ -10,7 +10,7 @@ use crate::types::Address;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// How much a thread gathers before it hands it on: the chunks of a set stay together, and memory is bounded.
+/// How much a thread gathers before it hands it on, in bytes.
 const GATHER: usize = 4 << 20;
 
 /// The new contents, in the order of the changes. None of what was removed, and of directories.
@@ -78,7 +78,8 @@ fn content(change: &Change, tools: Tools, sink: &mut dyn ChunkSink) -> Result<Op
 /// One thread's way to the sink that all share.
 struct Lane<'a, 'b> {
     sink: &'a Mutex<&'b mut (dyn ChunkSink + Send)>,
-    gathered: Vec<(Address, Vec<u8>)>,
+    /// Chunks that stay together, each time.
+    gathered: Vec<Vec<(Address, Vec<u8>)>>,
     bytes: usize,
 }
 
@@ -86,14 +87,18 @@ impl Lane<'_, '_> {
     fn flush(&mut self) -> Result<()> {
         let mut sink = self.sink.lock();
         self.bytes = 0;
-        self.gathered.drain(..).try_for_each(|(address, stored)| sink.put(address, stored))
+        self.gathered.drain(..).try_for_each(|chunks| sink.put_together(chunks))
     }
 }
 
 impl ChunkSink for Lane<'_, '_> {
     fn put(&mut self, address: Address, stored: Vec<u8>) -> Result<()> {
-        self.bytes += stored.len();
-        self.gathered.push((address, stored));
+        self.put_together(vec![(address, stored)])
+    }
+
+    fn put_together(&mut self, chunks: Vec<(Address, Vec<u8>)>) -> Result<()> {
+        self.bytes += chunks.iter().map(|(_, stored)| stored.len()).sum::<usize>();
+        self.gathered.push(chunks);
         if self.bytes >= GATHER { self.flush() } else { Ok(()) }
     }
 }

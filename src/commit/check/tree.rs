@@ -101,7 +101,7 @@ impl Checker<'_> {
         census.counts.files += 1;
         self.report.files += 1;
         if inode.attr.kind == FileKind::File {
-            census.counts.bytes += inode.attr.size;
+            census.counts.bytes = census.counts.bytes.wrapping_add(inode.attr.size);
         }
         (self.progress)(Progress { what: "files", done: self.report.files, total: None });
     }

@@ -14,18 +14,22 @@ use crate::types::{Key, Time};
 use std::sync::Arc;
 
 /// A drive in a store in memory, and one machine that writes to it.
-struct Rig {
-    objects: Arc<Memory>,
-    secrets: Arc<DriveSecrets>,
+pub(super) struct Rig {
+    pub objects: Arc<Memory>,
+    pub secrets: Arc<DriveSecrets>,
     keys: Arc<RealmKeys>,
-    versions: Versions,
+    pub versions: Versions,
     store: Arc<ChunkStore>,
     signer: Signer,
-    mini: Mini,
+    pub mini: Mini,
     newest: Newest,
+    /// What the order in packs is drawn from.
+    pub order: [u8; 32],
+    /// How many threads encode contents.
+    pub workers: usize,
 }
 
-fn index_keys(secrets: &DriveSecrets) -> IndexKeys {
+pub(super) fn index_keys(secrets: &DriveSecrets) -> IndexKeys {
     IndexKeys::new(secrets.realm, 1, Key([9; 32]))
 }
 
@@ -34,9 +38,13 @@ fn signer(secrets: &DriveSecrets) -> Signer {
 }
 
 impl Rig {
-    fn new() -> Rig {
+    pub fn new() -> Rig {
+        Rig::of(DriveSecrets::generate(&SystemRandom).unwrap())
+    }
+
+    pub fn of(secrets: DriveSecrets) -> Rig {
         let objects = Arc::new(Memory::new());
-        let secrets = Arc::new(DriveSecrets::generate(&SystemRandom).unwrap());
+        let secrets = Arc::new(secrets);
         let versions = Versions::new(objects.clone(), secrets.clone(), index_keys(&secrets));
         let keys = versions.keys().unwrap();
         let settings = Settings::default();
@@ -49,14 +57,15 @@ impl Rig {
         let newest = versions.open_newest(None).unwrap();
         assert!(newest.opened.is_none());
         let signer = signer(&secrets);
-        Rig { objects, secrets, keys, versions, store, signer, mini, newest }
+        Rig { objects, secrets, keys, versions, store, signer, mini, newest, order: [0; 32], workers: 2 }
     }
 
     /// Builds the next version, up to the head.
     fn prepare(&mut self) -> (super::super::Prepared, Batch) {
-        let mut batch = self.store.begin();
+        let mut batch = self.store.begin(self.order);
         let mut making = self.mini.making();
         making.version = self.newest.next;
+        making.workers = self.workers;
         making.parents = self.newest.opened.iter().map(Opened::as_parent).collect();
         let commit = self.mini.build(&making, &mut batch).unwrap();
         let source = Source { store: self.store.clone(), keys: self.keys.clone() };
@@ -71,7 +80,7 @@ impl Rig {
         self.newest = Newest { next: opened.version() + 1, opened: Some(opened), lost: None };
     }
 
-    fn publish(&mut self) -> Opened {
+    pub fn publish(&mut self) -> Opened {
         let (prepared, _batch) = self.prepare();
         let Published::Won(opened) = self.versions.publish(&prepared).unwrap() else { panic!("lost") };
         self.adopt(Opened::clone(&opened));

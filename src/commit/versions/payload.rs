@@ -32,7 +32,7 @@ pub struct CommitAt {
 }
 
 impl Payload {
-    fn to_bytes(&self) -> Vec<u8> {
+    pub(in crate::commit) fn to_bytes(&self) -> Vec<u8> {
         let mut w = Writer::with_capacity(256);
         let at = &self.commit;
         w.u8(FORMAT).raw(&at.address.0).raw(&at.key.0);
@@ -43,7 +43,7 @@ impl Payload {
         w.into_vec()
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Payload> {
+    pub(in crate::commit) fn from_bytes(bytes: &[u8]) -> Result<Payload> {
         let mut r = Reader::new(bytes, "payload of a head");
         if r.u8()? != FORMAT {
             return Err(r.bad("has a form unknown to this version of nacrefs"));

@@ -1,0 +1,3 @@
+//! What the fuzz targets (fuzz/) see of this layer, besides what is public.
+
+pub use super::format::{BLOCK, FileHeader, Keys};

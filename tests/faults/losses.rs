@@ -1,0 +1,379 @@
+//! Versions that the store has lost, under drives that are mounted and that are not: nothing that can still be read is
+//! lost with them, and no two machines go on in two ways.
+
+use crate::common::{TestDrive, ok};
+use crate::lab::*;
+use nacrefs::crypt::Secret;
+use nacrefs::error::Kind;
+use nacrefs::session::{Dispute, Site, StateDir, slots};
+use nacrefs::store::faulty::{Fault, Faulty, Op};
+use nacrefs::sys::SystemClock;
+use nacrefs::types::Key;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+fn accept(d: &TestDrive, line: &[&str]) -> Said {
+    run(d.nacrefs(&["accept"]).arg(&d.store).args(line))
+}
+
+fn check(d: &TestDrive) -> Said {
+    run(d.nacrefs(&["check", "--read-data"]).arg(&d.store))
+}
+
+fn heads(d: &TestDrive) -> Vec<String> {
+    objects(&d.store).into_iter().filter(|n| n.contains("/heads/")).collect()
+}
+
+/// Does something, syncs, and says which packs it made, the smaller (that of the commit) first.
+fn packs_of(d: &TestDrive, script: &str) -> Vec<String> {
+    let before = objects(&d.store);
+    d.sh(script);
+    d.sync();
+    let mut made: Vec<String> =
+        objects(&d.store).into_iter().filter(|n| !before.contains(n) && n.contains("/packs/")).collect();
+    made.sort_by_key(|n| commit_last(&d.store, n));
+    made
+}
+
+/// The pack of a commit is put after the others.
+fn commit_last(store: &Path, name: &str) -> (i64, i64) {
+    let meta = fs::metadata(store.join(name)).unwrap();
+    (-meta.mtime(), -meta.mtime_nsec())
+}
+
+fn lose(d: &TestDrive, names: &[String]) -> Vec<(PathBuf, Vec<u8>)> {
+    let kept = |n: &String| (d.store.join(n), fs::read(d.store.join(n)).unwrap());
+    let kept = names.iter().map(kept).collect();
+    names.iter().for_each(|n| fs::remove_file(d.store.join(n)).unwrap());
+    kept
+}
+
+fn bring_back(kept: &[(PathBuf, Vec<u8>)]) {
+    kept.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+}
+
+/// It used to be that `-o ro` showed the newest contents, for the journal still had them, and after `accept` nothing did.
+#[test]
+fn what_the_journal_still_has_of_a_lost_version_is_there_after_accept() {
+    let mut d = TestDrive::with("commit=3600");
+    packs_of(&d, "echo old > f");
+    let lost = packs_of(&d, "echo new > f; echo fsynced > g; sync g");
+    d.sh("echo unstored > h; sync h");
+    d.umount_local();
+    lose(&d, &lost);
+    Said::from(d.try_mount("commit=3600")).expect(5, &["version 3", "accept"]);
+    ok(Ok(d.try_mount("ro")));
+    let before = d.sh("head *");
+    d.umount_local();
+    let said = accept(&d, &["--json"]);
+    assert!(said.exit == 6 && said.out.contains("\"replayed\":true"), "{said:?}");
+    let said = accept(&d, &["--yes"]);
+    assert!(said.exit == 0 && said.out.contains("its journal goes with it"), "{said:?}");
+    assert!(!said.out.contains("before-accept"), "{said:?}");
+    d.mount();
+    assert_eq!(d.sh("head *"), before);
+    assert_eq!(before.lines().collect::<Vec<_>>()[1], "new");
+    d.sync();
+    d.umount();
+    // What was given up is still in the store, and no damage.
+    assert!(heads(&d).iter().any(|h| h.ends_with("0003")));
+    let found = check(&d);
+    assert_eq!(found.exit, 0, "{found:?}");
+    d.mount();
+    d.move_to_a_new_machine();
+    assert_eq!(d.sh("head *"), before);
+}
+
+/// A machine that was mounted on a version which was given up used to write over what another had stored meanwhile.
+#[test]
+fn a_machine_on_a_version_that_was_given_up_loses_the_race_and_nothing_else() {
+    let d = &mut TestDrive::with("commit=3600");
+    packs_of(d, "echo 1 > f");
+    let mut other = d.other_machine();
+    other.umount();
+    fs::remove_dir_all(&other.state).unwrap();
+    let lost = packs_of(d, "echo 2 > f");
+    let commit = lose(d, &lost[..1]);
+    Said::from(other.mount_command().output().unwrap()).expect(5, &["version 3", "accept"]);
+    // Also a machine that has no state directory yet has somewhere to go.
+    fs::remove_dir_all(&other.state).unwrap();
+    let said = accept(&other, &["--yes"]);
+    assert!(said.exit == 0 && said.out.contains("goes on from version 2, as version 4"), "{said:?}");
+    other.mount();
+    other.sh("echo theirs > a");
+    other.sync();
+    other.umount();
+
+    d.sh("echo 3 > f");
+    on_mount(d, &["sync"]).expect(6, &["does not descend", "--local", "nacrefs accept"]);
+    assert!(status(d)["last_error"].as_str().unwrap().contains("nacrefs accept"));
+    on_mount(d, &["umount"]).expect(6, &["nacrefs accept"]);
+    d.umount_local();
+    assert_eq!(check(&other).exit, 0);
+    Said::from(d.try_mount("commit=3600")).expect(6, &["nacrefs accept"]);
+    // It goes over what the other has made, for they did not touch the same.
+    let said = accept(d, &["--yes"]);
+    assert!(said.exit == 0 && said.out.contains("its journal goes with it"), "{said:?}");
+    d.mount();
+    assert_eq!(d.sh("cat f a"), "3\ntheirs\n");
+    d.sync();
+    d.umount();
+    bring_back(&commit);
+    let found = check(d);
+    assert_eq!(found.exit, 0, "{found:?}");
+    other.mount();
+    assert_eq!(other.sh("cat f a"), "3\ntheirs\n");
+}
+
+/// An accept that the store refused used to have moved the journal: with the store brought back, what had been fsynced
+/// was missing, and nothing said so.
+#[test]
+fn an_accept_that_the_store_refuses_changes_nothing_here() {
+    let mut d = TestDrive::with("commit=3600");
+    packs_of(&d, "echo a > a");
+    let lost = packs_of(&d, "echo b > b");
+    d.sh("echo precious > precious; sync precious");
+    d.umount_local();
+    // Of the head as well: nobody can tell who made what was lost, so the journal is to be moved aside.
+    let head = heads(&d).pop().unwrap();
+    let kept = lose(&d, &lost);
+    let bytes = fs::read(d.store.join(&head)).unwrap();
+    fs::write(d.store.join(&head), &bytes[..100]).unwrap();
+    let (store, state) = (d.store.clone(), d.state.clone());
+    let was = files(&state);
+    let mut refused = 0;
+    for fault in [Fault::FailBefore(Kind::NoSpace), Fault::FailAfter(Kind::Away)] {
+        for nth in 0.. {
+            let (there, here) = (d.dir().join("store-copy"), d.dir().join("state-copy"));
+            for path in [&there, &here].into_iter().filter(|path| path.exists()) {
+                fs::remove_dir_all(path).unwrap();
+            }
+            copy(&store, &there);
+            copy(&state, &here);
+            let (writes, fired) = (AtomicU64::new(0), Arc::new(AtomicBool::new(false)));
+            let fires = fired.clone();
+            let inner = nacrefs::store::open(there.to_str().unwrap(), Default::default()).unwrap();
+            let secret = secret(&d);
+            let secrets = Arc::new(slots::unlock(&*inner, &secret).unwrap().0);
+            let faulty = Faulty::new(inner, move |call| match call.op {
+                Op::Put | Op::Create if writes.fetch_add(1, Ordering::SeqCst) == nth => {
+                    fires.store(true, Ordering::SeqCst);
+                    fault
+                }
+                _ => Fault::Pass,
+            });
+            let site = Site::new(Arc::new(faulty), secrets).unwrap();
+            let state = StateDir::open(&here).unwrap();
+            let dispute = Dispute::find(site, state).unwrap().unwrap();
+            match dispute.accept(&SystemClock) {
+                Ok(accepted) => {
+                    assert!(accepted.aside.is_some());
+                    if !fired.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    // It was the hint's write, or a reply that was asked for again.
+                }
+                Err(_) => {
+                    refused += 1;
+                    let now = files(&here);
+                    assert_eq!(now, was, "{fault:?} {nth}");
+                }
+            }
+        }
+    }
+    assert!(refused >= 3, "{refused}");
+
+    // With the store as it was, all is there.
+    bring_back(&kept);
+    fs::write(d.store.join(&head), &bytes).unwrap();
+    d.mount();
+    assert_eq!(d.sh("cat a b precious"), "a\nb\nprecious\n");
+    d.umount_local();
+    // Accepted, it can be looked at as it says.
+    lose(&d, &lost);
+    fs::write(d.store.join(&head), &bytes[..100]).unwrap();
+    let said = accept(&d, &["--yes"]);
+    assert!(said.exit == 0 && said.out.contains("mount the store with -o ro and --state-dir"), "{said:?}");
+    d.mount();
+    assert_eq!(d.sh("ls"), "a\n");
+    d.umount();
+    let aside = said.out.split_whitespace().find(|w| w.contains("before-accept-")).unwrap();
+    d.state = aside.trim_end_matches([',', ':', ';']).into();
+    ok(Ok(d.try_mount("ro")));
+    assert_eq!(d.sh("cat a b precious"), "a\nb\nprecious\n");
+}
+
+/// The files of a state directory that say who this machine is, what it has seen and what it has not stored.
+fn files(state: &Path) -> Vec<(String, Vec<u8>)> {
+    let matters = |n: &String| ["device", "memory", "key"].contains(&&n[..]) || n.starts_with("journal/");
+    let read = |n: String| (n.clone(), fs::read(state.join(n)).unwrap());
+    objects(state).into_iter().filter(matters).map(read).collect()
+}
+
+fn secret(d: &TestDrive) -> Secret {
+    let hex = fs::read_to_string(&d.key).unwrap();
+    Secret::KeyFile(Key(std::array::from_fn(|n| u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).unwrap())))
+}
+
+/// The mount used to succeed without a word, with EIO for `/`, and `accept` to say that there is nothing to accept.
+#[test]
+fn a_version_whose_root_directory_is_lost_is_missed_and_can_be_given_up() {
+    let mut d = TestDrive::with("commit=3600");
+    packs_of(&d, "mkdir d; echo 1 > d/f");
+    // The pack of the commit is readable.
+    let lost = packs_of(&d, "echo 2 > d/f; echo 2 > d/g");
+    d.umount();
+    let kept = lose(&d, &lost[1..]);
+    Said::from(d.try_mount("commit=3600")).expect(5, &["version 3", "accept", "-o ro"]);
+    d.state = d.dir().join("new-state");
+    Said::from(d.mount_command().output().unwrap()).expect(5, &["version 3", "accept"]);
+    ok(Ok(d.try_mount("ro")));
+    assert_eq!(d.sh("cat d/*"), "1\n");
+    d.umount();
+    let said = accept(&d, &["--yes"]);
+    assert_eq!(said.exit, 0, "{said:?}");
+    d.mount();
+    d.sh("echo 3 > d/h");
+    d.remount();
+    assert_eq!(d.sh("cat d/*"), "1\n3\n");
+    d.umount();
+    bring_back(&kept);
+    let found = check(&d);
+    assert_eq!(found.exit, 0, "{found:?}");
+}
+
+/// With the newest commit lost, and the head before it damaged or gone, nothing could be opened: not even versions that
+/// are whole.
+#[test]
+fn older_versions_are_read_where_the_way_to_them_is_lost() {
+    let mut d = TestDrive::with("commit=3600");
+    for n in 2..5 {
+        packs_of(&d, &format!("echo {n} > f"));
+    }
+    let lost = packs_of(&d, "echo 5 > f");
+    d.umount();
+    lose(&d, &lost[..1]);
+    let before = heads(&d)[3].clone();
+    let bytes = fs::read(d.store.join(&before)).unwrap();
+    let state = d.state.clone();
+    for damaged in [true, false] {
+        match damaged {
+            true => fs::write(d.store.join(&before), &bytes[..200]).unwrap(),
+            false => fs::remove_file(d.store.join(&before)).unwrap(),
+        }
+        for state in [state.clone(), d.dir().join(format!("no-state-{damaged}"))] {
+            d.state = state;
+            Said::from(d.mount_command().output().unwrap()).expect(5, &["version 5", "accept"]);
+            ok(Ok(d.try_mount("ro")));
+            d.umount();
+            let cat = run(d.nacrefs(&["cat", "--at", "2", "f"]).arg("--store").arg(&d.store));
+            assert!(cat.exit == 0 && cat.out == "2\n", "{cat:?}");
+            let log = run(d.nacrefs(&["log"]).arg("--store").arg(&d.store));
+            assert!(log.exit == 0 && log.err.contains("version 5"), "{log:?}");
+        }
+    }
+    let said = accept(&d, &["--yes"]);
+    assert!(said.exit == 0 && said.out.contains("goes on from version 3, as version 6"), "{said:?}");
+    d.mount();
+    assert_eq!(d.sh("cat f"), "3\n");
+    d.sh("echo 7 > f");
+    d.remount();
+    assert_eq!(d.sh("cat f"), "7\n");
+}
+
+/// A machine that remembered the damaged head could not even read.
+#[test]
+fn a_damaged_newest_head_leaves_the_version_before_readable_for_who_has_seen_it() {
+    let mut d = TestDrive::with("commit=3600");
+    packs_of(&d, "echo 2 > f");
+    packs_of(&d, "echo 3 > f");
+    d.umount();
+    let head = d.store.join(heads(&d).pop().unwrap());
+    fs::write(&head, &fs::read(&head).unwrap()[..100]).unwrap();
+    let cat = run(d.nacrefs(&["cat", "f"]).arg("--store").arg(&d.store));
+    assert!(cat.exit == 0 && cat.out == "2\n" && cat.err.contains("version 3 is damaged or gone"), "{cat:?}");
+    Said::from(d.try_mount("commit=3600")).expect(5, &["version 3 is damaged or gone", "accept"]);
+}
+
+/// A rollback under a mount used to be told as a missing index run, if at all.
+#[test]
+fn a_store_that_is_rolled_back_under_a_mount_is_called_so() {
+    let mut d = TestDrive::with("commit=3600");
+    packs_of(&d, "echo a > a");
+    let (old, newer) = (d.dir().join("old"), d.dir().join("newer"));
+    copy(&d.store, &old);
+    let large = "head -c 3000000 /dev/urandom > b";
+    packs_of(&d, large);
+    fs::rename(&d.store, &newer).unwrap();
+    copy(&old, &d.store);
+    d.sh("echo c > c");
+    for _ in 0..2 {
+        on_mount(&d, &["sync"]).expect(6, &["rolled back", "version 3 is gone", "nacrefs accept"]);
+    }
+    assert!(status(&d)["last_error"].as_str().unwrap().contains("rolled back"));
+    on_mount(&d, &["umount"]).expect(6, &["rolled back"]);
+    assert_eq!(heads(&d).len(), 2, "nothing was published");
+    // Another one in its place is no better.
+    let mut other = d.other_machine();
+    other.sh("echo theirs > x");
+    other.umount();
+    on_mount(&d, &["sync"]).expect(6, &["is another one now", "nacrefs accept"]);
+    // A damaged one neither: what is on top of it nobody could read.
+    fs::remove_dir_all(&d.store).unwrap();
+    copy(&newer, &d.store);
+    let head = d.store.join(heads(&d).pop().unwrap());
+    let bytes = fs::read(&head).unwrap();
+    fs::write(&head, &bytes[..90]).unwrap();
+    on_mount(&d, &["sync"]).expect(5, &["0003", "nacrefs accept"]);
+    fs::write(&head, bytes).unwrap();
+    d.sync();
+    d.remount();
+    assert_eq!(d.sh("cat a c; wc -c < b"), "a\nc\n3000000\n");
+}
+
+/// Which of its files it was, and what to do, was not said; a lost `device` was taken for another machine's doing.
+#[test]
+fn a_state_directory_with_a_damaged_or_missing_record_is_named_and_has_a_way_on() {
+    let mut d = TestDrive::with("commit=3600");
+    packs_of(&d, "echo a > a");
+    d.sh("echo unstored > b");
+    d.umount_local();
+    let whole = d.dir().join("whole-state");
+    copy(&d.state, &whole);
+    let state = d.state.clone();
+    for (name, damaged) in [("device", true), ("device", false), ("memory", true)] {
+        fs::remove_dir_all(&state).unwrap();
+        copy(&whole, &state);
+        let path = state.join(name);
+        match damaged {
+            true => fs::write(&path, &fs::read(&path).unwrap()[..60]).unwrap(),
+            false => fs::remove_file(&path).unwrap(),
+        }
+        let named = path.display().to_string();
+        Said::from(d.try_mount("commit=3600")).expect(5, &[&named, "backup", "nacrefs accept"]);
+        let said = accept(&d, &["--yes"]);
+        assert!(said.exit == 0 && said.out.contains("before-accept-"), "{name} {said:?}");
+        d.mount();
+        assert_eq!(d.sh("ls"), "a\n");
+        d.umount();
+        // With the file back, what was put aside is whole.
+        let aside = said.out.split_whitespace().find(|w| w.contains("before-accept-")).unwrap();
+        let aside = PathBuf::from(aside.trim_end_matches([',', ':', ';']));
+        fs::copy(whole.join(name), aside.join(name)).unwrap();
+        d.state = aside;
+        ok(Ok(d.try_mount("ro")));
+        assert_eq!(d.sh("cat a b"), "a\nunstored\n", "{name} {damaged}");
+        d.umount_local();
+        d.state = state.clone();
+    }
+    assert_eq!(check(&d).exit, 0);
+    fs::remove_dir_all(&state).unwrap();
+    copy(&whole, &state);
+    fs::remove_file(state.join("key")).unwrap();
+    let named = state.join("key").display().to_string();
+    Said::from(d.try_mount("commit=3600")).expect(5, &[&named, "missing", "backup"]);
+    assert!(!state.join("key").exists());
+}
