@@ -67,6 +67,12 @@ impl DirKey {
 pub trait Ancestors: Sync {
     /// Where a directory stood when the generation was closed: its parent, and its name's hash.
     fn place(&self, dir: Ino) -> Result<(Ino, u64)>;
+
+    /// Such a directory as the last version has it, and its name, where that is known without reading the version.
+    fn known(&self, dir: Ino) -> Option<(Name, InodeRecord)> {
+        let _ = dir;
+        None
+    }
 }
 
 /// What became of a change: the inode as the new version has it.

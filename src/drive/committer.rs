@@ -9,7 +9,7 @@ use super::inode::{Body, Generation, Inode};
 use super::open::{FromStore, Keeping};
 use super::table::Place;
 use crate::chunk::ChunkSink;
-use crate::commit::inode::{Content, InodeRecord};
+use crate::commit::inode::{Attr, Content, InodeRecord, Name};
 use crate::commit::{
     Ancestors, BodyChange, Change, Making, Newest, Opened, Parameters, Prepared, Published, Signer, Tools,
     Versions, build,
@@ -103,6 +103,16 @@ impl Ancestors for AsClosed<'_> {
             Place::SHELLS | Place::NOWHERE => Err(Error::failed(format!("directory {dir} stands nowhere"))),
             Place { parent, hash } => Ok((parent, hash)),
         }
+    }
+
+    fn known(&self, dir: Ino) -> Option<(Name, InodeRecord)> {
+        let Self(drive, closed) = self;
+        let inode = drive.table.loaded_inode(dir)?;
+        let node = inode.node.read();
+        let Body::Dir(d) = &node.body else { return None };
+        let attr = Attr { size: d.base.len(), ..node.meta.attr.clone() };
+        let (xattrs, content) = (node.meta.xattrs.clone(), Content::Directory(d.base.clone()));
+        Some((node.name_at(*closed)?.clone(), InodeRecord { ino: dir, attr, xattrs, content }))
     }
 }
 

@@ -10,6 +10,7 @@
 //! A node's pointer carries its key, so that whoever holds a Map can read all of it, and nothing else.
 //! Values of a Map are values: an update returns a new Map, and the old one goes on being readable.
 
+mod around;
 pub mod boundary;
 mod cursor;
 mod diff;
@@ -117,7 +118,8 @@ impl Map {
     /// nodes that were put already are without use, and harmless.
     ///
     /// Fails with `Kind::Failed` where edits are not sorted, or an entry is larger than [`MAX_KEY`] and
-    /// [`MAX_VALUE`] allow (nothing is put then), and as `chunks` and `sink` fail.
+    /// [`MAX_VALUE`] allow (nothing is put then), and as `chunks` and `sink` fail; but not for nodes that are damaged:
+    /// these keep their pointers, and what is edited in them is put beside them.
     pub fn update(
         &self,
         sealer: &dyn Sealer,

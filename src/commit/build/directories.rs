@@ -6,13 +6,13 @@
 
 use super::super::change::{Ancestors, BodyChange, Change, DirKey};
 use super::super::entry::Entry;
-use super::super::inode::{Content, FileKind, InodeRecord, ROOT, StoredInode};
+use super::super::inode::{Attr, Content, FileKind, InodeRecord, ROOT, StoredInode};
 use super::super::object::Commit;
 use super::{ByIno, Tools, bug, entry_bytes, is_removed, record};
 use crate::chunk::ChunkSink;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::tree::Map;
-use crate::types::Ino;
+use crate::types::{Address, Ino};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
@@ -56,7 +56,9 @@ pub(super) fn update(
             .map_err(|e| e.context(format!("directory {ino} cannot be stored")))?;
         let inode = match (dir.unchanged, by_ino.get(&ino).copied()) {
             (Some(old), _) => {
-                let inode = StoredInode { content: Content::Directory(map), ..old };
+                // Around what cannot be read, counts are an estimate that may have changed.
+                let attr = Attr { size: map.len(), ..old.attr };
+                let inode = StoredInode { content: Content::Directory(map), attr, ..old };
                 above.push(inode.clone().load(tools.chunks)?);
                 inode
             }
@@ -232,7 +234,11 @@ impl Work<'_> {
                 (None, base.root.clone())
             }
             Some(place) => {
-                let (key, inode) = self.find(ino, &place)?;
+                let (key, inode) = match self.find(ino, &place) {
+                    // The drive may know it all the same.
+                    Err(e) if e.kind() == Kind::Damage => self.known(ino).ok_or(e)?,
+                    found => found?,
+                };
                 (Some((place.parent, key)), inode)
             }
         };
@@ -240,6 +246,14 @@ impl Work<'_> {
             Content::Directory(base) => Ok(dir(place, base, Some(inode))),
             _ => Err(Error::damage(format!("inode {ino} is a directory to the drive and none at rest"))),
         }
+    }
+
+    /// The same of a directory whose entry cannot be read, from the drive. One with more extended attributes than stand
+    /// in an entry is not worth the trouble.
+    fn known(&self, ino: Ino) -> Option<(Vec<u8>, StoredInode)> {
+        let (name, record) = self.ancestors.known(ino)?;
+        let stored = record.store(self.tools.keys, &mut Nowhere).ok()?;
+        Some((self.key(&name.name), stored))
     }
 
     /// The entry of a directory in the last version of its parent. Several names may share a hash.
@@ -258,6 +272,15 @@ impl Work<'_> {
             }
         }
         Err(bug(format!("directory {ino} is not in directory {}, where the drive has it", place.parent)))
+    }
+}
+
+/// Takes no chunk.
+struct Nowhere;
+
+impl ChunkSink for Nowhere {
+    fn put(&mut self, _: Address, _: Vec<u8>) -> Result<()> {
+        Err(Error::failed("there is no room for a chunk"))
     }
 }
 
