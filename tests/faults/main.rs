@@ -15,4 +15,5 @@ mod index;
 mod journal;
 mod lab;
 mod losses;
+mod nodes;
 mod pressure;
