@@ -200,6 +200,7 @@ mod tests {
                         } else if undecided {
                             assert!(opened.resumed.is_none() && state(&path) == old, "{steps}");
                             done = opened.switch(&to);
+                            break;
                         }
                     }
                 }
