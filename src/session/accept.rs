@@ -16,7 +16,7 @@ use crate::drive::Keys;
 use crate::error::{Error, Kind, Result};
 use crate::journal::{Journal, Options};
 use crate::store::HeadLink;
-use crate::sys::{Clock, SystemRandom};
+use crate::sys::{Clock, SystemRandom, random};
 use crate::types::{Address, DeviceId, Time};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -102,7 +102,9 @@ impl Dispute {
                     None => return Ok(None),
                 },
             },
-            (Err(e), _) if matches!(e.kind(), Kind::Conflict | Kind::Damage) => (e, site.newest(None)?, false),
+            (Err(e), _) if matches!(e.kind(), Kind::Conflict | Kind::Damage) => {
+                (e, site.newest(None)?, false)
+            }
             (Err(e), _) => return Err(e),
         };
         let shown = newest.opened.clone().ok_or_else(unfinished)?;
@@ -193,7 +195,11 @@ impl Dispute {
         self.state.clear_index()?;
         let HeadLink { version: number, hash } = version.head.link();
         let memory = |base: HeadLink| Memory { version: number, head: hash, base: (base.version, base.hash) };
-        let old = |base: HeadLink| Memory { version: base.version, head: base.hash, base: (base.version, base.hash) };
+        let old = |base: HeadLink| Memory {
+            version: base.version,
+            head: base.hash,
+            base: (base.version, base.hash),
+        };
         let aside = match self.fate {
             Fate::Replayed { base, .. } => {
                 self.state.put_memory(&self.keys, &memory(base))?;
@@ -256,7 +262,7 @@ fn publish(
     let signing = SigningKey::from_bytes(&device.signing.to_bytes());
     let signer = Signer::new(&site.secrets, device.device, signing);
     let after = Newest { opened: Some(kept.clone()), next: newest.next, lost: None };
-    let mut batch = chunks.begin();
+    let mut batch = chunks.begin(random(&SystemRandom)?);
     let prepared = site.versions.prepare(&after, commit, &mut batch, &opener, &signer)?;
     match site.versions.publish(&prepared)? {
         Published::Won(opened) => Ok(*opened),

@@ -34,7 +34,10 @@ pub struct Opening {
 pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     let Opening { site, state, settings, store_dir, cache } = opening;
     if let Some(aside) = &state.resumed {
-        tracing::warn!("an accept that was interrupted is finished: the journal before it is in {}", aside.display());
+        tracing::warn!(
+            "an accept that was interrupted is finished: the journal before it is in {}",
+            aside.display()
+        );
     }
     let state = Arc::new(state);
     let keys: LocalKeys = state.keys(&site.secrets, &SystemRandom)?;
@@ -237,7 +240,9 @@ pub(super) fn lost_device(site: &Site, state: &StateDir, keys: &LocalKeys) -> Re
     if replay.count() == 0 && replay.damage().is_none() {
         return Ok(None);
     }
-    let gone = Error::damage("it is missing, and the journal beside it holds changes, which only it can tell whose they are");
+    let gone = Error::damage(
+        "it is missing, and the journal beside it holds changes, which only it can tell whose they are",
+    );
     Ok(Some(state.unreadable("device", gone)))
 }
 
