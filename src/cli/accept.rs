@@ -69,17 +69,22 @@ pub fn run(app: &App, args: &Accept) -> Result<()> {
     let site = app.backend.unlock(&drive)?;
     let state = match known {
         Some(state) => state,
-        None if site.newest(None)?.lost.is_none() => {
+        None if !site.newest(None)?.is_short() => {
             return nothing(args, &format!("this machine has no state directory of this drive ({dir})"));
         }
         None => StateDir::open(&drive.state_dir)?,
     };
     let resumed = state.resumed.clone();
     let Some(dispute) = Dispute::find(site, state)? else {
-        let finished = resumed.map(|aside| format!(" (an accept that was interrupted is finished now: {})", kept(&aside, None)));
+        let finished = resumed.map(|aside| {
+            format!(" (an accept that was interrupted is finished now: {})", kept(&aside, None))
+        });
         return nothing(
             args,
-            &format!("the store goes on from what this machine has seen and done{}", finished.unwrap_or_default()),
+            &format!(
+                "the store goes on from what this machine has seen and done{}",
+                finished.unwrap_or_default()
+            ),
         );
     };
     let mut told = Told::of(&dispute);
@@ -152,7 +157,9 @@ fn kept(aside: &Path, how: Option<Look>) -> String {
     let aside = shown(aside);
     let how = match how {
         None => return format!("the journal is in {aside}, a state directory by itself"),
-        Some(Look::WithThisStore) => format!("to see what is in it, mount the store with -o ro and --state-dir {aside}"),
+        Some(Look::WithThisStore) => {
+            format!("to see what is in it, mount the store with -o ro and --state-dir {aside}")
+        }
         Some(Look::WithACopy) => format!(
             "to see what is in it, mount a copy of the store that has the other versions with --state-dir {aside}"
         ),

@@ -54,6 +54,13 @@ pub struct Newest {
     pub lost: Option<Version>,
 }
 
+impl Newest {
+    /// Whether there was a newer version than the newest that can be read.
+    pub fn is_short(&self) -> bool {
+        self.opened.is_some() && self.lost.is_some()
+    }
+}
+
 /// A version that is in the store, and that nobody sees yet. Its chunks can be read while it lives.
 pub struct Prepared {
     opened: Opened,
@@ -182,7 +189,8 @@ impl Versions {
         let newest = self.heads.newest(known)?;
         let (mut lost, mut wanted, mut opened) = (newest.lost, newest.head, None);
         while let Some(head) = wanted.take() {
-            let read = self.open_head(head.clone()).and_then(|found| self.is_readable(&found).map(|()| found));
+            let read =
+                self.open_head(head.clone()).and_then(|found| self.is_readable(&found).map(|()| found));
             match read {
                 Ok(found) => opened = Some(found),
                 Err(e) if e.kind() == Kind::Damage => {
@@ -239,7 +247,8 @@ impl Versions {
             let Some(address) = chunk else { continue };
             store.fetch(&address).map_err(|e| {
                 let kind = if e.kind() == Kind::NotFound { Kind::Damage } else { e.kind() };
-                let what = format!("version {} cannot be opened: its {what} cannot be read", opened.version());
+                let what =
+                    format!("version {} cannot be opened: its {what} cannot be read", opened.version());
                 Error::new(kind, what).with_source(e)
             })?;
         }
