@@ -139,8 +139,20 @@ impl Drive {
         if flags & libc::XATTR_REPLACE != 0 && !has {
             return Err(Error::errno_of(libc::ENODATA));
         }
-        // What it says already is no change, so the ctime stays, as on ext4. (An access list sets the mode.)
-        if name != acl::ACCESS && old.is_some_and(|old| old == value) {
+        // Who may not keep sgid loses it with a new access list, as with chmod.
+        let (perm, gid) = (node.meta.attr.perm, node.meta.attr.gid);
+        let access = list.as_ref().filter(|_| name == acl::ACCESS);
+        let drop_sgid = access.is_some() && caller.uid != 0 && caller.gid != gid && perm & 0o2000 != 0;
+        // What it says already is no change, so the ctime stays, as on ext4. A list that says no more than the
+        // mode is not kept.
+        let same = match access {
+            Some(list) => {
+                let kept = (!list.is_plain()).then_some(value);
+                !drop_sgid && list.mode() == perm & 0o777 && old.map(Vec::as_slice) == kept
+            }
+            None => old.is_some_and(|old| old == value),
+        };
+        if same {
             return Ok(());
         }
         let others = node.meta.xattrs.iter().flat_map(|x| x.iter()).filter(|(n, _)| n.as_slice() != name);
@@ -148,13 +160,6 @@ impl Drive {
         if used + name.len() + value.len() + 12 > MAX_XATTRS {
             return Err(Error::errno_of(libc::ENOSPC));
         }
-        // Who may not keep sgid loses it with a new access list, as with chmod.
-        let (perm, gid) = (node.meta.attr.perm, node.meta.attr.gid);
-        let drop_sgid = name == acl::ACCESS
-            && list.is_some()
-            && caller.uid != 0
-            && caller.gid != gid
-            && perm & 0o2000 != 0;
         self.perform(&mut held, &Op::SetXattr { ino, name, value, drop_sgid }, &room)?;
         Ok(())
     }

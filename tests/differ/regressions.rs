@@ -57,6 +57,15 @@ fn attributes_are_as_on_ext4() {
             ],
         ),
         ("a directory that is given away keeps its attributes", &[made, Step(ROOT, capable), given]),
+        (
+            "an access list that says what is so already changes nothing, not even the ctime",
+            &[
+                Step(ROOT, Call::Mknod { path: "a", mode: Mode(S_IFREG | 0o640), dev: 0 }),
+                Step(ROOT, Call::SetAcl { path: "a", default: false, acl: 0 }),
+                Step(ROOT, Call::SetAcl { path: "a", default: false, acl: 1 }),
+                Step(ROOT, Call::SetAcl { path: "a", default: false, acl: 1 }),
+            ],
+        ),
         ("setting an attribute to what it is changes nothing, not even the ctime", &[made, set, set]),
     ]);
 }
