@@ -158,7 +158,7 @@ fn each_refusal_has_its_exit_status_and_a_line_that_says_what_to_do_and_changes_
         (&["init", "store", "--key-file", "key"], 6, &["already"]),
         (&["init", "plain", "--key-file", "key"], 6, &["not empty", "choose another"]),
         (&["init", "newer", "--key-file", "key"], 1, &["format 2"]),
-        (&["init", "alien", "--key-file", "key"], 6, &["not empty"]),
+        (&["init", "alien", "--key-file", "key"], 6, &["nacre.json is damaged", "restore it"]),
         (&["init", "file", "--key-file", "key"], 1, &["file"]),
         (&["umount", "void"], 7, &["not a nacrefs mount"]),
     ];

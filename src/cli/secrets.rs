@@ -62,7 +62,8 @@ impl TryFrom<SecretFile> for Found {
     type Error = Error;
 
     fn try_from(file: SecretFile) -> Result<Found> {
-        Ok(Found { given: file.read()?, file: Some(file) })
+        // Absolute at once: whoever reads it again is in another directory by then.
+        Ok(Found { given: file.read()?, file: Some(file.absolute()?) })
     }
 }
 

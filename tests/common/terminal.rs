@@ -54,9 +54,13 @@ fn start_on(command: &mut Command, slave: &File) -> Child {
     command.stdin(terminal()).stdout(terminal()).stderr(terminal());
     // SAFETY: both calls are safe between fork and exec.
     unsafe {
-        command.pre_exec(|| match libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0 {
-            true => Ok(()),
-            false => Err(std::io::Error::last_os_error()),
+        command.pre_exec(|| {
+            // Under nohup(1) it is ignored, and children inherit that.
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            match libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0 {
+                true => Ok(()),
+                false => Err(std::io::Error::last_os_error()),
+            }
         });
     }
     let child = command.spawn().unwrap();

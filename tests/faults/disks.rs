@@ -192,7 +192,7 @@ fn a_store_that_goes_away_and_comes_back_loses_nothing() {
     let (again, none) = write_until_refused(&d, "again", 3);
     assert!(none.is_none());
     fs::create_dir(&d.store).unwrap();
-    on_mount(&d, &["sync"]).expect(4, &["gone"]);
+    on_mount(&d, &["sync"]).expect(4, &["put its own back"]);
     assert_eq!(fs::read_dir(&d.store).unwrap().count(), 0, "an empty mount point is not written to");
     fs::remove_dir(&d.store).unwrap();
     copy(&away, &d.store);

@@ -301,7 +301,8 @@ fn a_damaged_newest_head_is_not_passed_over_by_a_machine_that_never_saw_it() {
     let newest = heads_of(&d).pop().unwrap();
     d.umount();
     let known = fs::read(object(&d, &newest)).unwrap();
-    for damage in [known[..100].to_vec(), Vec::new(), [&known[..60], b"x", &known[61..]].concat()] {
+    for damage in [known[..100].to_vec(), Vec::new(), [&known[..60], &[known[60] ^ 1], &known[61..]].concat()]
+    {
         fs::write(object(&d, &newest), &damage).unwrap();
         fs::remove_dir_all(&d.state).unwrap();
         Said::from(d.mount_command().output().unwrap())

@@ -35,7 +35,7 @@ fn check(d: &TestDrive) -> Said {
 /// and lost.
 #[test]
 fn what_was_found_damaged_is_stored_again_when_it_is_written_again() {
-    for missing in [false, true] {
+    for cut in [false, true] {
         let mut d = TestDrive::with("commit=3600");
         let good = noise(77, 3_000_000);
         let names = ["copied", "rewritten", "replaced"];
@@ -43,9 +43,13 @@ fn what_was_found_damaged_is_stored_again_when_it_is_written_again() {
             fs::write(d.mnt.join(name), &good).unwrap();
         }
         d.sync();
+        // What the next commit reads stands in another pack.
+        fs::write(d.mnt.join("small"), "x").unwrap();
+        d.sync();
         let pack = d.store.join(largest(&d));
-        if missing {
-            fs::remove_file(&pack).unwrap();
+        if cut {
+            // Not removed: who has it open would not notice.
+            fs::File::create(&pack).unwrap();
         } else {
             let file = fs::File::options().read(true).write(true).open(&pack).unwrap();
             for at in (100_000..2_000_000).step_by(50_000) {
@@ -55,7 +59,7 @@ fn what_was_found_damaged_is_stored_again_when_it_is_written_again() {
             }
         }
         // The daemon that has stored it finds the damage.
-        assert!(names.iter().any(|name| read_directly(&d.mnt.join(name)).is_err()), "missing {missing}");
+        assert!(names.iter().any(|name| read_directly(&d.mnt.join(name)).is_err()), "cut {cut}");
         fs::write(d.mnt.join("another"), &good).unwrap();
         fs::remove_file(d.mnt.join("replaced")).unwrap();
         fs::write(d.mnt.join("replaced"), &good).unwrap();
@@ -66,7 +70,7 @@ fn what_was_found_damaged_is_stored_again_when_it_is_written_again() {
         d.sync();
         d.move_to_a_new_machine();
         for name in names.iter().chain(&["another"]) {
-            assert!(fs::read(d.mnt.join(name)).is_ok_and(|b| b == good), "missing {missing}: {name}");
+            assert!(fs::read(d.mnt.join(name)).is_ok_and(|b| b == good), "cut {cut}: {name}");
         }
         d.umount();
     }

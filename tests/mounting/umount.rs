@@ -55,8 +55,8 @@ k; [ "$(cat m/f1 m/f2 m/f3)" = $'1\n2\n3' ]; umount m
 fn nobody_waits_for_ever_for_a_store_that_does_not_answer() {
     run(r#"
 mkdir below; "$N" init below-store --key-file key >/dev/null
-"$N" mount below-store below --key-file key --state-dir $T/below-state -o commit=3600 >/dev/null 2>&1
-below=$(pgrep -f "below-store below ")
+"$N" mount $T/below-store $T/below --key-file key --state-dir $T/below-state -o commit=3600 >/dev/null 2>&1
+below=$(pgrep -f "$T/below-store $T/below ")
 (sleep 150; kill -CONT $below) >/dev/null 2>&1 & guard=$!
 mkdir below/store; "$N" init below/store --key-file key >/dev/null
 mount -t nacrefs below/store m -o key_file=key,commit=3600 2>/dev/null; echo precious > m/f

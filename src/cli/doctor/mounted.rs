@@ -162,7 +162,7 @@ mod tests {
         let failing = Status { last_error: Some("disk full".into()), dirty_bytes: 5, ..well() };
         says(errors(&failing), Fail, "disk full");
         says(commits(&s, at(9000)), Ok, "everything");
-        says(commits(&failing, at(1000)), Ok, "5 B");
+        says(commits(&failing, at(1000)), Warn, "5 B");
         says(commits(&failing, at(1000 + LATE + 1)), Fail, "15 min");
         says(commits(&Status { last_error: None, ..failing }, at(9000)), Ok, "next");
         says(writable(&s), Ok, "can be changed");

@@ -32,12 +32,19 @@ impl SecretFile {
         }
     }
 
-    /// The same from any directory. `None`: it can be read once only, as a pipe, or `/dev/stdin`.
-    fn lasting(mut self) -> Result<Option<SecretFile>> {
+    /// The same from any directory.
+    pub fn absolute(mut self) -> Result<SecretFile> {
         let file = self.path();
         *file = std::path::absolute(&*file).context(|| format!("cannot tell where {} is", file.display()))?;
+        Ok(self)
+    }
+
+    /// `None`: it can be read once only, as a pipe, or `/dev/stdin`.
+    fn lasting(self) -> Result<Option<SecretFile>> {
+        let mut this = self.absolute()?;
+        let file = this.path();
         let lasts = std::fs::metadata(&*file).is_ok_and(|m| m.is_file());
-        Ok((lasts && !["/dev", "/proc"].iter().any(|dir| file.starts_with(dir))).then_some(self))
+        Ok((lasts && !["/dev", "/proc"].iter().any(|dir| file.starts_with(dir))).then_some(this))
     }
 }
 
