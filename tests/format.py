@@ -305,7 +305,7 @@ class Drive:
         for middle, end in ends:
             k, v = pieces[start:middle], pieces[middle:end]
             assert found is None or found < k
-            start, found = end, k
+            start, found, before = end, k, found
             shown = k if upto is None else min(k, upto)
             if level == 0:
                 seen += 1
@@ -315,7 +315,8 @@ class Drive:
                 c = Reader(v)
                 child = c.raw(32), c.raw(32), c.var()
                 form = c.u8() if c.rest() else 0
-                bounds = [b for b in (after, c.bytes() if form == 2 else None) if b is not None]
+                told = c.bytes() if form == 2 else None
+                bounds = [b for b in (after, before if form else None, told) if b is not None]
                 c.end()
                 assert form < 3
                 seen += child[2]

@@ -77,6 +77,7 @@ pub trait Ancestors: Sync {
 
 /// What became of a change: the inode as the new version has it.
 pub struct Committed {
-    /// Every inode that has a new record: those of the changes, and the directories above them.
+    /// Every inode that has a new record: those of the changes; and the directories above them, without their extended
+    /// attributes.
     pub inodes: Vec<InodeRecord>,
 }

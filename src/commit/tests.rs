@@ -122,6 +122,7 @@ fn no_damaged_node_keeps_a_version_back_and_what_was_changed_is_in_it() {
     let (mut mini, world) = Mini::in_memory();
     let dir = mini.make(ROOT, b"dir", FileKind::Directory);
     let sub = mini.make(dir, b"sub", FileKind::Directory);
+    mini.edit(sub).xattrs.insert(b"user.large".to_vec(), noise(3000, 7));
     let deep = mini.file(sub, b"deep", b"deep");
     let name = |n: usize| format!("file {n}").into_bytes();
     let files: Vec<_> = (0..500).map(|n| mini.file(dir, &name(n), b"x")).collect();
@@ -197,6 +198,7 @@ fn no_damaged_node_keeps_a_version_back_and_what_was_changed_is_in_it() {
         }
         let deep = view.resolve(b"dir/sub/deep").unwrap();
         assert_eq!(view.read(&deep, 0, &mut [0; 4]).unwrap(), 4);
+        assert_eq!(view.resolve(b"dir/sub").unwrap().xattrs.map(|x| x.len()), Some(1));
     }
 }
 

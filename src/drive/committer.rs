@@ -132,6 +132,14 @@ fn way_on(e: Error) -> Error {
     }
 }
 
+fn told_damaged(packs: usize) -> String {
+    let (packs, are) = if packs == 1 { ("a pack".to_string(), "is") } else { (format!("{packs} packs"), "are") };
+    format!(
+        "{packs} of the store {are} damaged or gone: all that could be stored is stored; 'nacrefs check' names the damage, \
+         and a backup of the store's objects mends it"
+    )
+}
+
 impl Drive {
     pub fn version(&self) -> Version {
         self.facts.lock().version
@@ -161,8 +169,10 @@ impl Drive {
                     // Nothing was tried, so nothing is known to be better.
                     return;
                 }
-                facts.last_error = None;
-                facts.last_error_time = None;
+                // Commits go around what they cannot read, which must not be the end of it.
+                let damaged = self.store.damaged_packs();
+                facts.last_error = (damaged > 0).then(|| told_damaged(damaged));
+                facts.last_error_time = (damaged > 0).then_some(now);
                 if std::mem::take(&mut facts.away) {
                     facts.since = Some(now);
                 }

@@ -213,6 +213,11 @@ impl ChunkStore {
         }
     }
 
+    /// In how many packs something was found damaged, or that are gone, since this was opened.
+    pub fn damaged_packs(&self) -> usize {
+        self.suspects.lock().len()
+    }
+
     /// Reads the runs of another commit from now on: of one that we made, or of somebody else's.
     pub fn adopt(&self, runs: RunSet) {
         let runs = Arc::new(runs);

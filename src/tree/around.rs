@@ -2,8 +2,9 @@
 //!
 //! Such a node keeps its pointer: it may come back, and until then whatever may be in it must not look as if it were
 //! not there. So the entry that leads to it is taken apart around the edited keys: what is put stands in nodes of its
-//! own, and beside the edited keys entries show the parts of the old node that nothing is known of. To read there is an error as before; what was edited reads right. Once the node can be read
-//! again the parts show what they held, and edits put it back into whole nodes.
+//! own, and beside the edited keys entries show the parts of the old node that nothing is known of. To read there is an
+//! error as before; what was edited reads right. Once the node can be read again the parts show what they held, and
+//! edits put it back into whole nodes.
 
 use super::Edit;
 use super::boundary::{MAX_KEY, MAX_LEVEL};
@@ -37,9 +38,10 @@ impl Unread {
             return Ok(None);
         }
         let child = top.node.child(top.at)?;
+        let before = cursor.bound().map(<[u8]>::to_vec);
         let after = match &child.shown {
-            Shown::Above(after) => after.clone(),
-            Shown::All => cursor.bound().map(<[u8]>::to_vec),
+            Shown::Above(after) => after.clone().max(before),
+            Shown::All => before,
         };
         Ok(Some(Unread {
             level: top.node.level(),
@@ -58,6 +60,15 @@ impl Unread {
         Ok(Unread { child, level: level + 1, upto: vec![0xff; MAX_KEY], after: None, rightmost: false })
     }
 
+    /// The entry, showing only what is behind all that is read before it.
+    pub fn behind(&self) -> Edit {
+        (self.upto.clone(), Some(self.part(self.after.clone())))
+    }
+
+    fn part(&self, after: Option<Vec<u8>>) -> Vec<u8> {
+        Child { shown: Shown::Above(after), ..self.child.clone() }.to_vec()
+    }
+
     /// The edits of the entry's level that bring these edits in.
     pub fn take(
         &self,
@@ -74,10 +85,9 @@ impl Unread {
         let inside = edits.partition_point(|(key, _)| key <= &self.upto);
         let (inside, beyond) = edits.split_at(inside);
         let mut after = self.after.clone();
-        let part = |after| Some(Child { shown: Shown::Above(after), ..self.child.clone() }.to_vec());
         for (key, value) in inside {
             if let Some(before) = key_before(key).filter(|b| after.as_ref().is_none_or(|after| after < b)) {
-                out.push((before, part(after.clone())));
+                out.push((before, Some(self.part(after.clone()))));
             }
             match value {
                 Some(value) => out.extend(self.beside(&[(key, value)], sealer, sink)?),
@@ -87,7 +97,7 @@ impl Unread {
             after = after.max(Some(key.clone()));
         }
         if !inside.is_empty() && after.as_ref() != Some(&self.upto) {
-            out.push((self.upto.clone(), part(after)));
+            out.push((self.upto.clone(), Some(self.part(after))));
         }
         let beyond: Vec<_> = beyond.iter().filter_map(|(key, v)| Some((key, v.as_ref()?))).collect();
         out.extend(self.beside(&beyond, sealer, sink)?);

@@ -21,6 +21,9 @@ pub(super) struct Leading {
     pub entry: Option<(Vec<u8>, Vec<u8>)>,
     /// What the entry counts for in the Map; nothing within a part of a node, where no sum is exact.
     pub weight: u64,
+    /// Below a part in which there is nothing: no entry of this level tells of it, so that no edit of the level above
+    /// would take it away, and a node must not reach over it.
+    pub alone: bool,
 }
 
 /// A place in a Map. Each node that it enters is held to what its parent says of it (level, count, last key,
@@ -54,7 +57,7 @@ impl<'a> Cursor<'a> {
     pub fn leading(&self, map: &Map) -> Result<Option<Leading>> {
         let Some(top) = self.top() else { return Ok(None) };
         if let Some(upto) = top.node.gap_upto() {
-            return Ok(Some(Leading { upto: upto.to_vec(), entry: None, weight: 0 }));
+            return Ok(Some(Leading { upto: upto.to_vec(), entry: None, weight: 0, alone: false }));
         }
         let mut above = self.path.iter().rev().skip(1);
         let Some(parent) = above.next() else {
@@ -62,17 +65,18 @@ impl<'a> Cursor<'a> {
                 upto: top.node.last_key().to_vec(),
                 entry: Some((top.node.last_key().to_vec(), root.node.to_vec())),
                 weight: root.node.count,
+                alone: false,
             }));
         };
         let upto = self.upper(self.path.len() - 1).to_vec();
         if parent.node.len() == 0 {
-            return Ok(Some(Leading { upto, entry: None, weight: 0 }));
+            return Ok(Some(Leading { upto, entry: None, weight: 0, alone: true }));
         }
         let child = parent.node.child(parent.at)?;
         let estimated = parent.node.is_part() || above.any(|f| f.node.is_part());
         let weight = if estimated { 0 } else { child.count };
         let entry = Some((parent.node.key(parent.at).to_vec(), child.to_vec()));
-        Ok(Some(Leading { upto, entry, weight }))
+        Ok(Some(Leading { upto, entry, weight, alone: false }))
     }
 
     /// Up to which key there is nothing to the right of what the first `depth` nodes of the path stand at, but in it.
@@ -119,7 +123,8 @@ impl<'a> Cursor<'a> {
         let node = child.open(self.chunks, below)?;
         if let Shown::Above(after) = child.shown {
             let upto = Bytes::copy_from_slice(top.node.key(top.at));
-            self.path.push(Frame { node: node.between(after.map(Bytes::from), upto), at: 0 });
+            let after = after.as_deref().max(self.before(self.path.len())).map(Bytes::copy_from_slice);
+            self.path.push(Frame { node: node.between(after, upto), at: 0 });
             return Ok(());
         }
         let inside = node.last_key() == top.node.key(top.at)
@@ -188,9 +193,10 @@ impl<'a> Cursor<'a> {
             top.at = top.at.min(top.node.len().saturating_sub(1));
             if top.node.len() > 0
                 && let Shown::Above(Some(after)) = top.node.child(top.at)?.shown
-                && *key <= *after
+                && let upto = after.as_slice().min(top.node.key(top.at)).to_vec()
+                && *key <= *upto
             {
-                self.path.push(Frame { node: Node::gap(level, after.into()), at: 0 });
+                self.path.push(Frame { node: Node::gap(level, upto.into()), at: 0 });
                 break;
             }
             self.enter()?;

@@ -299,17 +299,19 @@ impl Node {
         Some(self.lower_bound(key)).filter(|&i| i < self.len && self.key(i) == key)
     }
 
-    /// The child of an inner node. Of a part of one, the children at both ends may hold more than it shows.
+    /// The child of an inner node. Of a part of one, the children at both ends may hold more than it shows. What a part
+    /// is said to show begins after the entry before, whatever it says itself.
     pub fn child(&self, i: usize) -> Result<Child> {
         let mut child = Child::from_value(self.value(i))?;
-        if let Some((after, _)) = &self.part
-            && (i == 0 || i + 1 == self.len)
-        {
-            let here = if i == 0 { after.as_deref() } else { Some(self.key(i - 1)) };
-            let here = here.map(<[u8]>::to_vec);
+        if !child.shown.is_all() || self.is_part() && (i == 0 || i + 1 == self.len) {
+            let before = match i.checked_sub(1) {
+                Some(before) => Some(self.key(before)),
+                None => self.part.as_ref().and_then(|(after, _)| after.as_deref()),
+            };
+            let before = before.map(<[u8]>::to_vec);
             child.shown = Shown::Above(match child.shown {
-                Shown::Above(own) => own.max(here),
-                Shown::All => here,
+                Shown::Above(own) => own.max(before),
+                Shown::All => before,
             });
         }
         Ok(child)

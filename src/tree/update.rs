@@ -178,7 +178,10 @@ impl Pass<'_> {
             }
             loop {
                 let Some(node) = cursor.top().map(|top| top.node.clone()) else { break };
-                let Some(Leading { upto, entry, weight }) = cursor.leading(self.map)? else { break };
+                let Some(Leading { upto, entry, weight, alone }) = cursor.leading(self.map)? else { break };
+                if alone {
+                    self.end(None)?;
+                }
                 self.seen += weight;
                 let rightmost = cursor.is_rightmost();
                 let here =
@@ -187,10 +190,14 @@ impl Pass<'_> {
                 let (now, later) = edits.split_at(here);
                 self.merge(&node, now)?;
                 edits = later;
-                if self.cutter.at_boundary() {
+                // Keys at its end then belong into the next node, which is looked at for that.
+                let recedes = node.is_part()
+                    || now.last().is_some_and(|(key, value)| *key == upto && value.is_none());
+                let done = self.cutter.at_boundary();
+                if done && !recedes {
                     break;
                 }
-                if rightmost {
+                if rightmost || alone {
                     self.end(Some(&node))?;
                     break;
                 }
@@ -198,11 +205,17 @@ impl Pass<'_> {
                     // The rule would go on in there. A cut in another place does no harm.
                     Err(e) if e.kind() == Kind::Damage => {
                         tracing::debug!("a map is cut before a node that cannot be read: {}", e.chain());
+                        if recedes {
+                            self.keep_out(cursor, edits)?;
+                        }
                         self.end(Some(&node))?;
                         break;
                     }
                     next => next?,
                 };
+                if done {
+                    break;
+                }
             }
         }
         Ok(())
@@ -221,6 +234,16 @@ impl Pass<'_> {
         }
         unread.take(now, self.sealer, self.sink, self.around.entry(unread.level).or_default())?;
         Ok(later)
+    }
+
+    /// Where keys that stood before the node that could not be entered go, they must not look as if they may be in it.
+    fn keep_out(&mut self, cursor: &Cursor, edits: &[Edit]) -> Result<()> {
+        let Some(unread) = Unread::below(cursor)?.filter(|_| self.level == 0) else { return Ok(()) };
+        // Edits in there will see to it.
+        if edits.first().is_none_or(|(key, _)| *key > unread.upto) {
+            self.around.entry(unread.level).or_default().push(unread.behind());
+        }
+        Ok(())
     }
 
     /// Feeds the cutter with the entries of an old node and the edits that fall into it.
@@ -266,11 +289,12 @@ impl Pass<'_> {
         }
     }
 
-    /// Takes a new node; one that came out equal to the old node that was read last is not sealed again.
+    /// Takes a new node; one that came out equal to the old node that was read last is not sealed again. (A part's
+    /// pointer does not lead to all of the node.)
     fn built(&mut self, built: Built, old: Option<&Node>) -> Result<()> {
         self.flush()?;
         match (old, self.removed.last()) {
-            (Some(old), Some(pointer)) if *old.bytes() == built.bytes => self.added.push(pointer.clone()),
+            (Some(old), Some(pointer)) if *old.bytes() == built.bytes && !old.is_part() => self.added.push(pointer.clone()),
             _ => self.pending = Some(built),
         }
         Ok(())

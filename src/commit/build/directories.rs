@@ -12,7 +12,7 @@ use super::{ByIno, Tools, bug, entry_bytes, is_removed, record};
 use crate::chunk::ChunkSink;
 use crate::error::{Error, Kind, Result};
 use crate::tree::Map;
-use crate::types::{Address, Ino};
+use crate::types::Ino;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
@@ -30,7 +30,7 @@ struct Dir {
 }
 
 /// Writes the directories into `made`, beside the changes they belong to; returns those above that had no
-/// change of their own.
+/// change of their own, whose extended attributes nobody has to read.
 pub(super) fn update(
     base: Option<&Commit>,
     changes: &[Change],
@@ -39,9 +39,9 @@ pub(super) fn update(
     ancestors: &dyn Ancestors,
     tools: Tools,
     sink: &mut dyn ChunkSink,
-) -> Result<Vec<InodeRecord>> {
-    let mut work = Work { base, changes, by_ino, ancestors, tools, dirs: HashMap::new() };
-    work.enter_entries(made, sink)?;
+) -> Result<Vec<StoredInode>> {
+    let mut work = Work { base, changes, by_ino, ancestors, tools, sink, dirs: HashMap::new() };
+    work.enter_entries(made)?;
     work.enter_names()?;
 
     let mut order: Vec<(usize, Ino)> = work.dirs.iter().map(|(ino, dir)| (dir.depth, *ino)).collect();
@@ -52,20 +52,20 @@ pub(super) fn update(
         let edits: Vec<_> = dir.edits.into_iter().collect();
         let map = dir
             .base
-            .update(tools.directories, tools.chunks, sink, &edits)
+            .update(tools.directories, tools.chunks, work.sink, &edits)
             .map_err(|e| e.context(format!("directory {ino} cannot be stored")))?;
         let inode = match (dir.unchanged, by_ino.get(&ino).copied()) {
             (Some(old), _) => {
                 // Around what cannot be read, counts are an estimate that may have changed.
                 let attr = Attr { size: map.len(), ..old.attr };
                 let inode = StoredInode { content: Content::Directory(map), attr, ..old };
-                above.push(inode.clone().load(tools.chunks)?);
+                above.push(inode.clone());
                 inode
             }
             (None, Some(at)) => {
                 let change = changes.get(at).ok_or_else(|| bug("a change is lost"))?;
                 let inode = record((change, Some(Content::Directory(map))));
-                let stored = inode.as_ref().map(|i| i.store(tools.keys, sink)).transpose()?;
+                let stored = inode.as_ref().map(|i| i.store(tools.keys, work.sink)).transpose()?;
                 if let Some(slot) = made.get_mut(at) {
                     *slot = inode;
                 }
@@ -87,6 +87,7 @@ struct Work<'a> {
     by_ino: &'a ByIno,
     ancestors: &'a dyn Ancestors,
     tools: Tools<'a>,
+    sink: &'a mut dyn ChunkSink,
     dirs: HashMap<Ino, Dir>,
 }
 
@@ -101,7 +102,7 @@ impl Work<'_> {
 
     /// The entries of changed inodes but directories, in the directories of their names; and all directories
     /// that changed themselves.
-    fn enter_entries(&mut self, made: &[Option<InodeRecord>], sink: &mut dyn ChunkSink) -> Result<()> {
+    fn enter_entries(&mut self, made: &[Option<InodeRecord>]) -> Result<()> {
         let changes = self.changes;
         for (change, inode) in changes.iter().zip(made) {
             if let Some(name) = change.names.iter().find(|n| self.change(n.parent).is_some_and(is_removed)) {
@@ -112,7 +113,7 @@ impl Work<'_> {
                     self.dir(change.ino)?;
                 }
                 (_, Some(inode)) if !change.shell => {
-                    let entry = entry_bytes(inode.store(self.tools.keys, sink)?)?;
+                    let entry = entry_bytes(inode.store(self.tools.keys, self.sink)?)?;
                     self.enter(change, &entry)?;
                 }
                 (_, Some(_)) if !change.was_shell => {
@@ -215,7 +216,7 @@ impl Work<'_> {
         }
     }
 
-    fn open(&self, ino: Ino, place: Option<Place>) -> Result<Dir> {
+    fn open(&mut self, ino: Ino, place: Option<Place>) -> Result<Dir> {
         let depth = match &place {
             Some(place) => self.dirs.get(&place.parent).map_or(0, |parent| parent.depth) + 1,
             None => 0,
@@ -236,7 +237,7 @@ impl Work<'_> {
             Some(place) => {
                 let (key, inode) = match self.find(ino, &place) {
                     // The drive may know it all the same.
-                    Err(e) if e.kind() == Kind::Damage => self.known(ino).ok_or(e)?,
+                    Err(e) if e.kind() == Kind::Damage => self.known(ino)?.ok_or(e)?,
                     found => found?,
                 };
                 (Some((place.parent, key)), inode)
@@ -248,12 +249,11 @@ impl Work<'_> {
         }
     }
 
-    /// The same of a directory whose entry cannot be read, from the drive. One with more extended attributes than stand
-    /// in an entry is not worth the trouble.
-    fn known(&self, ino: Ino) -> Option<(Vec<u8>, StoredInode)> {
-        let (name, record) = self.ancestors.known(ino)?;
-        let stored = record.store(self.tools.keys, &mut Nowhere).ok()?;
-        Some((self.key(&name.name), stored))
+    /// The same of a directory whose entry cannot be read, from the drive.
+    fn known(&mut self, ino: Ino) -> Result<Option<(Vec<u8>, StoredInode)>> {
+        let Some((name, record)) = self.ancestors.known(ino) else { return Ok(None) };
+        let stored = record.store(self.tools.keys, self.sink)?;
+        Ok(Some((self.key(&name.name), stored)))
     }
 
     /// The entry of a directory in the last version of its parent. Several names may share a hash.
@@ -272,15 +272,6 @@ impl Work<'_> {
             }
         }
         Err(bug(format!("directory {ino} is not in directory {}, where the drive has it", place.parent)))
-    }
-}
-
-/// Takes no chunk.
-struct Nowhere;
-
-impl ChunkSink for Nowhere {
-    fn put(&mut self, _: Address, _: Vec<u8>) -> Result<()> {
-        Err(Error::failed("there is no room for a chunk"))
     }
 }
 
