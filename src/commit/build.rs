@@ -114,7 +114,8 @@ pub fn build(
         runs: base.map_or_else(RunSet::default, |b| b.runs.clone()),
     };
     commit.mark(making.device, making.lsn, making.next_ino)?;
-    let above = above.into_iter().map(|i| InodeRecord { ino: i.ino, attr: i.attr, xattrs: None, content: i.content });
+    let above =
+        above.into_iter().map(|i| InodeRecord { ino: i.ino, attr: i.attr, xattrs: None, content: i.content });
     let inodes = made.into_iter().flatten().chain(above).collect();
     Ok((commit, Committed { inodes }))
 }

@@ -133,7 +133,8 @@ fn way_on(e: Error) -> Error {
 }
 
 fn told_damaged(packs: usize) -> String {
-    let (packs, are) = if packs == 1 { ("a pack".to_string(), "is") } else { (format!("{packs} packs"), "are") };
+    let (packs, are) =
+        if packs == 1 { ("a pack".to_string(), "is") } else { (format!("{packs} packs"), "are") };
     format!(
         "{packs} of the store {are} damaged or gone: all that could be stored is stored; 'nacrefs check' names the damage, \
          and a backup of the store's objects mends it"

@@ -102,6 +102,9 @@ impl Map {
     /// The value of a key, as a slice of its node. Reads one node of each level.
     pub fn get(&self, chunks: &dyn Chunks, key: &[u8]) -> Result<Option<Bytes>> {
         let mut cursor = Cursor::at_root(chunks, self.root.as_ref())?;
+        if cursor.top().is_some_and(|root| root.node.last_key() < key) {
+            return Ok(None);
+        }
         cursor.seek(key, 0)?;
         Ok(cursor.top().and_then(|leaf| Some(leaf.node.entry(leaf.node.find(key)?).1)))
     }

@@ -361,7 +361,14 @@ mod around {
 
     /// Holds a Map to the model, where the keys that were edited since the damage, and those that could be read at it,
     /// must be right, and nothing is ever wrong.
-    fn hold(map: &Map, memory: &Memory, model: &Model, sure: &HashSet<Vec<u8>>, asked: &[Vec<u8>], what: &str) {
+    fn hold(
+        map: &Map,
+        memory: &Memory,
+        model: &Model,
+        sure: &HashSet<Vec<u8>>,
+        asked: &[Vec<u8>],
+        what: &str,
+    ) {
         for key in asked.iter().chain(model.keys()) {
             match told(map, memory, key) {
                 Some(value) => assert_eq!(value.as_ref(), model.get(key), "{what}: {key:?}"),
@@ -371,7 +378,10 @@ mod around {
         // Listing shows what comes before the first damage.
         let listed: Vec<_> = map.range(memory, Bound::Unbounded).map_while(Result::ok).collect();
         let wanted: Vec<_> = model.iter().take(listed.len()).collect();
-        assert!(listed.iter().zip(&wanted).all(|((k, v), (a, b))| k[..] == a[..] && v[..] == b[..]), "{what}");
+        assert!(
+            listed.iter().zip(&wanted).all(|((k, v), (a, b))| k[..] == a[..] && v[..] == b[..]),
+            "{what}"
+        );
         assert_eq!(listed.len(), wanted.len(), "{what}");
     }
 
@@ -380,7 +390,8 @@ mod around {
         let mut model = start.clone();
         let mut map = build(&memory, start).unwrap();
         let nodes: Vec<Address> = map.nodes(&memory).map(|n| n.unwrap().address).collect();
-        let mut asked: Vec<Vec<u8>> = batches.iter().chain(healed).flatten().map(|(k, _)| k.clone()).collect();
+        let mut asked: Vec<Vec<u8>> =
+            batches.iter().chain(healed).flatten().map(|(k, _)| k.clone()).collect();
         asked.sort();
         asked.dedup();
         let bad = nodes.get(hurt % nodes.len().max(1)).copied();

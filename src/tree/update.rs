@@ -191,8 +191,8 @@ impl Pass<'_> {
                 self.merge(&node, now)?;
                 edits = later;
                 // Keys at its end then belong into the next node, which is looked at for that.
-                let recedes = node.is_part()
-                    || now.last().is_some_and(|(key, value)| *key == upto && value.is_none());
+                let recedes =
+                    node.is_part() || now.last().is_some_and(|(key, value)| *key == upto && value.is_none());
                 let done = self.cutter.at_boundary();
                 if done && !recedes {
                     break;
@@ -294,7 +294,9 @@ impl Pass<'_> {
     fn built(&mut self, built: Built, old: Option<&Node>) -> Result<()> {
         self.flush()?;
         match (old, self.removed.last()) {
-            (Some(old), Some(pointer)) if *old.bytes() == built.bytes && !old.is_part() => self.added.push(pointer.clone()),
+            (Some(old), Some(pointer)) if *old.bytes() == built.bytes && !old.is_part() => {
+                self.added.push(pointer.clone())
+            }
             _ => self.pending = Some(built),
         }
         Ok(())

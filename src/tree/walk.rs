@@ -101,9 +101,7 @@ impl<'a> Nodes<'a> {
             let Some(level) = top.node.level().checked_sub(1) else { return Ok(None) };
             let child = top.node.child(top.at)?;
             // Parts of one leaf, with what was put between them.
-            if level == 0
-                && !child.shown.is_all()
-                && self.shown.as_ref() == Some(&child.address) {
+            if level == 0 && !child.shown.is_all() && self.shown.as_ref() == Some(&child.address) {
                 self.cursor.step();
                 continue;
             }

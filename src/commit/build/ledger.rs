@@ -63,7 +63,9 @@ pub(super) fn history(
     for (change, inode) in changes.iter().zip(made) {
         let before = match is_new(change.ino) {
             true => Some(None),
-            false => unless_damaged(history::living(base, change.ino, tools.chunks), "the history of an inode")?,
+            false => {
+                unless_damaged(history::living(base, change.ino, tools.chunks), "the history of an inode")?
+            }
         };
         // What cannot be told is taken for as large as it is now.
         let unknown = before.is_none();
