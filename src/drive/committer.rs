@@ -6,6 +6,7 @@
 
 use super::Drive;
 use super::inode::{Body, Generation, Inode};
+use super::locks::FACTS;
 use super::open::{FromStore, Keeping};
 use super::table::Place;
 use crate::chunk::ChunkSink;
@@ -18,8 +19,8 @@ use crate::content::Ctx;
 use crate::error::{Error, Kind, Result};
 use crate::store::{Batch, ChunkStore};
 use crate::sys::random;
+use crate::sys::ranked::Mutex;
 use crate::types::{DeviceId, Incarnation, Ino, Lsn, Time, Version};
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -82,7 +83,7 @@ pub struct Progress {
 }
 
 /// The progress, where everybody can look at it.
-pub type Facts = Mutex<Progress>;
+pub type Facts = Mutex<Progress, FACTS>;
 
 /// The directories as they were when a generation was closed.
 struct AsClosed<'a>(&'a Drive, Generation);

@@ -2,12 +2,13 @@
 
 use super::ahead::Reading;
 use super::layer::{DirLayer, FileLayer};
+use super::locks::NodeLock;
 use crate::commit::change::{BodyChange, Change};
 use crate::commit::inode::{Attr, Content, FileKind, InodeRecord, Name, ROOT, Xattrs};
 use crate::content::Blob;
+use crate::sys::ranked::Ranked;
 use crate::tree::Map;
 use crate::types::Ino;
-use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
@@ -16,7 +17,7 @@ pub type Generation = u32;
 
 pub struct Inode {
     pub ino: Ino,
-    pub node: Arc<RwLock<Node>>,
+    pub node: Arc<NodeLock>,
     /// How often it is open.
     pub opens: AtomicU32,
     pub reading: Reading,
@@ -114,7 +115,7 @@ impl Inode {
     pub fn new(ino: Ino, node: Node) -> Arc<Inode> {
         Arc::new(Inode {
             ino,
-            node: Arc::new(RwLock::new(node)),
+            node: Arc::new(NodeLock::from_raw(Ranked::numbered(ino), node)),
             opens: AtomicU32::new(0),
             reading: Reading::default(),
         })

@@ -21,6 +21,7 @@ pub mod inode;
 pub mod keeper;
 mod layer;
 mod list;
+mod locks;
 mod names;
 mod open;
 mod others;
@@ -43,12 +44,12 @@ use crate::crypt::RealmKeys;
 use crate::error::{Error, Result};
 use crate::journal::Journal;
 use crate::store::ChunkStore;
+use crate::sys::ranked::{Mutex, ReadGuard, RwLock};
 use crate::sys::{Clock, Random};
 use crate::tree::Map;
 use crate::types::{Ino, Lsn};
 use inode::{Generation, Inode, Node};
-use parking_lot::lock_api::ArcRwLockWriteGuard;
-use parking_lot::{Mutex, RawRwLock, RwLock, RwLockReadGuard};
+use locks::{ADOPTING, COMMITTING, FACTS, GATE, NodeGuard, NodeLock, PLACED, RENAMES, TABLE};
 use pressure::Room;
 use record::{Op, Record};
 use std::sync::Arc;
@@ -60,19 +61,19 @@ use types::{Stat, Wait};
 pub struct Drive {
     table: Table,
     root: Arc<Inode>,
-    gate: RwLock<Gens>,
+    gate: RwLock<Gens, GATE>,
     /// The inodes that changed in the current generation.
-    dirty: Mutex<Vec<Arc<Inode>>>,
+    dirty: Mutex<Vec<Arc<Inode>>, TABLE>,
     /// The inodes whose place some record of the current generation tells.
-    placed: Mutex<Vec<Ino>>,
-    renames: Mutex<()>,
+    placed: Mutex<Vec<Ino>, PLACED>,
+    renames: Mutex<(), RENAMES>,
     /// Grows before and after the inodes take over a committed version: odd in between, when nothing that is found
     /// in a version may be relied on.
     epoch: AtomicU64,
     /// Held exclusively while `epoch` is odd.
-    adopting: RwLock<()>,
+    adopting: RwLock<(), ADOPTING>,
     /// The committed version's Map of shells.
-    shells: RwLock<Map>,
+    shells: RwLock<Map, FACTS>,
     journal: Arc<Journal>,
     keys: Arc<RealmKeys>,
     /// Opened chunks, waiting for the store where need be; and without waiting.
@@ -83,9 +84,9 @@ pub struct Drive {
     random: Arc<dyn Random>,
     next_ino: AtomicU64,
     resident: written::Resident,
-    committing: Mutex<committer::Committing>,
+    committing: Mutex<committer::Committing, COMMITTING>,
     /// The newest version that is known here, and where the chunks are.
-    newest: RwLock<Opened>,
+    newest: RwLock<Opened, FACTS>,
     store: Arc<ChunkStore>,
     /// How many inodes the generation has that is being committed.
     closing: AtomicUsize,
@@ -112,11 +113,9 @@ pub(crate) struct Gens {
     closed: Option<Generation>,
 }
 
-type NodeGuard = ArcRwLockWriteGuard<RawRwLock, Node>;
-
 /// The inodes that an operation changes, locked, behind the gate.
 pub(crate) struct Held<'a> {
-    gate: RwLockReadGuard<'a, Gens>,
+    gate: ReadGuard<'a, Gens, GATE>,
     nodes: Vec<(Arc<Inode>, NodeGuard)>,
 }
 
@@ -181,7 +180,7 @@ impl Drive {
         let nodes = nodes
             .into_iter()
             .map(|i| {
-                let guard = RwLock::write_arc(&i.node);
+                let guard = NodeLock::write_arc(&i.node);
                 (i, guard)
             })
             .collect();

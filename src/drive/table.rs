@@ -5,8 +5,9 @@
 //! stand in a table of their own.
 
 use super::inode::{Generation, Inode};
+use super::locks::TABLE;
+use crate::sys::ranked::Mutex;
 use crate::types::Ino;
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -51,7 +52,7 @@ struct Shard {
 
 #[derive(Default)]
 pub struct Table {
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<Shard, TABLE>>,
     loaded: AtomicUsize,
     slots: AtomicUsize,
 }
@@ -62,7 +63,7 @@ impl Table {
         Table { shards, loaded: AtomicUsize::new(0), slots: AtomicUsize::new(0) }
     }
 
-    fn shard(&self, ino: Ino) -> &Mutex<Shard> {
+    fn shard(&self, ino: Ino) -> &Mutex<Shard, TABLE> {
         &self.shards[ino as usize % SHARDS]
     }
 

@@ -1,11 +1,12 @@
 //! The bytes of a write that is not yet in a committed version: in memory, or read back from the journal.
 
+use super::locks::{BYTES, FACTS};
 use crate::content::Datum;
 use crate::error::{Error, Kind, Result};
 use crate::journal::Journal;
+use crate::sys::ranked::Mutex;
 use crate::types::Lsn;
 use bytes::Bytes;
-use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -13,7 +14,7 @@ use std::sync::{Arc, Weak};
 
 /// The data of one write record.
 pub struct Written {
-    memory: Mutex<Option<Bytes>>,
+    memory: Mutex<Option<Bytes>, BYTES>,
     /// Where the bytes lie in the journal: the record, and the range within it.
     record: Option<(Arc<Journal>, Lsn, Range<usize>)>,
     /// How many writes there are, this one among them.
@@ -61,7 +62,7 @@ impl Datum for Written {
 /// back from the journal.
 pub struct Resident {
     budget: usize,
-    held: Mutex<Held>,
+    held: Mutex<Held, FACTS>,
     /// How many writes there are, in memory or not.
     alive: Arc<AtomicUsize>,
 }

@@ -2,6 +2,7 @@
 
 use super::objects::{Created, Objects};
 use crate::error::{Kind, Result};
+use crate::sys::ranked::{WAITS_FOR_STORE, assert_nothing_above};
 use crate::sys::{Counter, Timer};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -126,6 +127,7 @@ impl Counted {
         ask: impl FnOnce(&dyn Objects) -> Result<T>,
         bytes: impl FnOnce(&T) -> usize,
     ) -> Result<T> {
+        assert_nothing_above(WAITS_FOR_STORE);
         let begun = Instant::now();
         self.counts.asked();
         let asked = Asked(&self.counts);

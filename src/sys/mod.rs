@@ -6,6 +6,7 @@ mod count;
 pub mod dirs;
 pub mod disk;
 pub mod memory;
+pub mod ranked;
 pub mod simdisk;
 
 pub use clock::{Clock, SystemClock};

@@ -10,7 +10,7 @@ use nacrefs::journal::Options;
 use nacrefs::session::{Machine, Site, assemble, init_in, slots};
 use nacrefs::store::faulty::{Call, Fault, Faulty};
 use nacrefs::store::memory::Memory;
-use nacrefs::store::{Created, HeadLink, Objects};
+use nacrefs::store::{Counted, Created, HeadLink, Objects};
 use nacrefs::sys::{Clock, Random, SimDisk, random};
 use nacrefs::types::{DeviceId, Key, Time};
 use parking_lot::{Mutex, RwLock};
@@ -115,7 +115,7 @@ pub struct World {
     local: Key,
     random: Arc<SimRandom>,
     watched: Arc<Watched>,
-    objects: Arc<Faulty>,
+    objects: Arc<Counted>,
     plan: Arc<RwLock<Option<Plan>>>,
     /// The newest head that the machine remembers.
     known: Arc<Mutex<Option<HeadLink>>>,
@@ -178,6 +178,8 @@ impl World {
             let plan = ask.read().clone();
             plan.map_or(Fault::Pass, |plan| plan(call))
         });
+        // As under a mount: it also knows who waits for it with what locks.
+        let (objects, _) = Counted::new(Arc::new(objects));
         World {
             secrets,
             clock: Arc::new(SimClock(AtomicU64::new(1_700_000_000_000_000_000))),
