@@ -160,7 +160,7 @@ impl Drive {
 
     /// Takes note of what became of a commit. The log is told when that changes, not at each try.
     fn note_commit(&self, outcome: &Result<Option<Version>>, took: Duration) {
-        let now = self.clock.now();
+        let (now, damaged) = (self.clock.now(), self.store.damaged_packs());
         let mut facts = self.facts.lock();
         match outcome {
             Ok(version) => {
@@ -172,7 +172,6 @@ impl Drive {
                     return;
                 }
                 // Commits go around what they cannot read, which must not be the end of it.
-                let damaged = self.store.damaged_packs();
                 facts.last_error = (damaged > 0).then(|| told_damaged(damaged));
                 facts.last_error_time = (damaged > 0).then_some(now);
                 if std::mem::take(&mut facts.away) {
