@@ -161,9 +161,9 @@ fn names_beside_a_damaged_leaf_are_stored_and_the_leaf_may_come_back() {
         bent.flip(2000 + k * (bent.len() - 4000) / tries, 0);
         d.mount();
         let mut removed = vec![false; count];
-        for n in 0..count {
+        for (n, removed) in removed.iter_mut().enumerate() {
             match n % 3 {
-                0 => removed[n] = fs::remove_file(file(&d, n)).map_err(eio).is_ok(),
+                0 => *removed = fs::remove_file(file(&d, n)).map_err(eio).is_ok(),
                 1 => drop(fs::set_permissions(file(&d, n), fs::Permissions::from_mode(0o600)).map_err(eio)),
                 _ => drop(fs::write(d.mnt.join(format!("dir/new {n}")), "new").map_err(eio)),
             }
