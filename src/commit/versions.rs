@@ -187,8 +187,10 @@ impl Versions {
     /// `lost`, and the newest is the one before it; where that one's head is missing or damaged as well, the newest head
     /// below it whose version can be read.
     pub fn open_newest(&self, known: Option<HeadLink>) -> Result<Newest> {
+        let known = known.filter(|known| known.version != 0);
         let newest = self.heads.newest(known)?;
-        let (mut lost, mut wanted, mut opened) = (newest.lost, newest.head, None);
+        let (mut lost, mut wanted, mut opened) = (newest.lost, newest.head, None::<Opened>);
+        let mut broken = newest.broken;
         while let Some(head) = wanted.take() {
             let read =
                 self.open_head(head.clone()).and_then(|found| self.is_readable(&found).map(|()| found));
@@ -197,10 +199,21 @@ impl Versions {
                 Err(e) if e.kind() == Kind::Damage => {
                     tracing::warn!("{}", e.chain());
                     lost = lost.or(Some(head.version));
-                    wanted = Some(self.before(&head)?.ok_or(e)?);
+                    let before = self.before(&head)?.ok_or(e)?;
+                    broken = match known {
+                        Some(known) if known.version <= before.version => {
+                            self.heads.descent(&before, known)?
+                        }
+                        _ => None,
+                    };
+                    wanted = Some(before);
                 }
                 Err(e) => return Err(e),
             }
+        }
+        // Of a version that is lost it need not be shown: nothing of it is believed.
+        if let (Some(opened), Some(known), Some(broken)) = (&opened, known, broken) {
+            return Err(self.heads.unproven(&opened.head, known, broken));
         }
         Ok(Newest { opened, next: newest.next, lost })
     }
@@ -480,6 +493,7 @@ impl Versions {
             head: newest.opened.as_ref().map(|o| o.head.clone()),
             next: newest.next,
             lost: None,
+            broken: None,
         };
         let unsigned = |_: &[u8]| [0; 64];
         let new =

@@ -264,14 +264,12 @@ fn older_versions_are_read_where_the_way_to_them_is_lost() {
             true => fs::write(d.store.join(&before), &bytes[..200]).unwrap(),
             false => fs::remove_file(d.store.join(&before)).unwrap(),
         }
-        for (knows, state) in [(true, state.clone()), (false, d.dir().join(format!("no-state-{damaged}")))] {
+        // The second sees nothing newer than version 3 before it reads.
+        for state in [state.clone(), d.dir().join(format!("no-state-{damaged}"))] {
             d.state = state;
             Said::from(d.mount_command().output().unwrap()).expect(5, &["version 5", "accept"]);
             ok(Ok(d.try_mount("ro")));
             d.umount();
-            if !knows {
-                continue;
-            }
             let cat = run(d.nacrefs(&["cat", "--at", "2", "f"]).arg("--store").arg(&d.store));
             assert!(cat.exit == 0 && cat.out == "2\n", "{cat:?}");
             let log = run(d.nacrefs(&["log"]).arg("--store").arg(&d.store));
