@@ -42,7 +42,8 @@ pub struct ChunkStore {
     index: Arc<Index>,
     runs: RwLock<Arc<RunSet>>,
     pending: RwLock<Vec<Arc<Pending>>>,
-    verified: Mutex<LruCache<Address, ()>>,
+    /// In which pack each was.
+    verified: Mutex<LruCache<Address, PackId>>,
     /// Packs in which something was found damaged, or that are gone: their chunks are not remembered as verified.
     suspects: Mutex<HashSet<PackId>>,
     local: Option<LocalIndex>,
@@ -107,30 +108,47 @@ impl ChunkStore {
             }
         }
         let found = self.find(address, true)?;
-        found.ok_or_else(|| Error::damage(format!("chunk {address} is in no index run of the store")))
+        found.map(|(_, bytes)| bytes).ok_or_else(|| Error::damage(format!("chunk {address} is in no index run of the store")))
     }
 
     /// Whether a chunk need not be stored again: the index lists it, and we wrote it or have read it, and have found
     /// nothing wrong in its pack since. A chunk that is listed and damaged is not held.
     pub fn contains(&self, address: &Address) -> Result<bool> {
-        if self.verified.lock().get(address).is_some() {
-            return Ok(true);
+        Ok(self.holder(address)?.is_some())
+    }
+
+    /// In which pack a chunk is that need not be stored again.
+    fn holder(&self, address: &Address) -> Result<Option<PackId>> {
+        if let Some(pack) = self.verified.lock().get(address) {
+            return Ok(Some(*pack));
         }
         match self.find(address, false) {
-            Ok(found) => Ok(found.is_some()),
+            Ok(found) => Ok(found.map(|(pack, _)| pack)),
             // Told once already, for all that it listed.
-            Err(e) if e.kind() == Kind::Damage && self.index.any_damaged(&self.runs()) => Ok(false),
+            Err(e) if e.kind() == Kind::Damage && self.index.any_damaged(&self.runs()) => Ok(None),
             Err(e) if e.kind() == Kind::Damage => {
                 tracing::warn!("chunk {address} will be stored again: {}", e.chain());
-                Ok(false)
+                Ok(None)
             }
             Err(e) => Err(e),
         }
     }
 
-    /// Looks a chunk up in the runs, newest first, until one gives its bytes. Nothing if no run lists it. Where a part
+    /// Whether a pack is in the store still: what can be read of it may come from a file that has no name any more. One
+    /// that is gone is suspect.
+    fn is_there(&self, pack: PackId) -> Result<bool> {
+        let name = self.index.layout.pack(&pack);
+        let there = self.index.objects.is_there(&name)?;
+        if !there {
+            tracing::error!("pack {name} is gone from the store, or another file has its name");
+            self.suspect(pack);
+        }
+        Ok(there)
+    }
+
+    /// Looks a chunk up in the runs, newest first, until one gives its bytes; from which pack they are. Nothing if no run lists it. Where a part
     /// of these is damaged, it may be looked up in the packs' own lists, which is not enough to deduplicate against.
-    fn find(&self, address: &Address, in_packs: bool) -> Result<Option<Bytes>> {
+    fn find(&self, address: &Address, in_packs: bool) -> Result<Option<(PackId, Bytes)>> {
         let runs = self.runs();
         let (mut trouble, mut unread) = (None::<Error>, false);
         let mut note = |e: Error| {
@@ -145,9 +163,9 @@ impl ChunkStore {
                 Ok((pack, bytes)) => {
                     let mut verified = self.verified.lock();
                     if Arc::ptr_eq(&runs, &self.runs.read()) && !self.suspects.lock().contains(&pack) {
-                        verified.put(*address, ());
+                        verified.put(*address, pack);
                     }
-                    return Ok(Some(bytes));
+                    return Ok(Some((pack, bytes)));
                 }
                 Err(e) => note(e),
             }
@@ -159,7 +177,7 @@ impl ChunkStore {
                 Vec::new()
             }) {
                 match self.read(address, &place) {
-                    Ok(bytes) => return Ok(Some(bytes)),
+                    Ok(bytes) => return Ok(Some((place.pack, bytes))),
                     Err(e) => note(e),
                 }
             }
@@ -209,6 +227,8 @@ impl ChunkStore {
             duplicates: Vec::new(),
             checked: self.runs(),
             suspects: self.suspects.lock().len(),
+            present: HashSet::new(),
+            finishing: false,
             listed: None,
         }
     }
@@ -225,7 +245,7 @@ impl ChunkStore {
             match &ours {
                 Some(entries) => {
                     for entry in entries {
-                        verified.put(entry.address, ());
+                        verified.put(entry.address, entry.place.pack);
                     }
                 }
                 None if base != runs => verified.clear(),
@@ -330,6 +350,10 @@ pub struct Batch {
     checked: Arc<RunSet>,
     /// How many packs were suspect when the duplicates were last looked at.
     suspects: usize,
+    /// Packs with duplicates, which were there when the first of them was taken.
+    present: HashSet<PackId>,
+    /// [`Self::finish`] was called before, maybe long ago.
+    finishing: bool,
     /// The packs of the drive, where the index is to be healed.
     listed: Option<HashSet<PackId>>,
 }
@@ -358,10 +382,17 @@ impl ChunkSink for Batch {
             if state.read().chunks.contains_key(address) {
                 continue;
             }
-            if store.contains(address)? {
-                duplicates.push(*address);
-            } else {
-                new.insert(*address);
+            let mut holder = store.holder(address)?;
+            if let Some(pack) = holder
+                && !self.present.contains(&pack)
+            {
+                // Where it is gone, another pack may hold the chunk as well; that one has then been read just now.
+                holder = if store.is_there(pack)? { Some(pack) } else { store.holder(address)? };
+                self.present.extend(holder);
+            }
+            match holder {
+                Some(_) => duplicates.push(*address),
+                None => drop(new.insert(*address)),
             }
         }
         // Each once.
@@ -457,6 +488,11 @@ impl Batch {
                 }
             }
             self.checked = base.clone();
+        }
+        if std::mem::replace(&mut self.finishing, true) {
+            for pack in &self.present {
+                store.is_there(*pack)?;
+            }
         }
         let suspects = store.suspects.lock().len();
         if suspects != self.suspects {
