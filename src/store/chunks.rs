@@ -14,7 +14,7 @@ use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How many chunks are remembered as written or verified by us, and held now.
 const VERIFIED: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 16) - 1);
@@ -46,7 +46,7 @@ pub struct ChunkStore {
     verified: Mutex<LruCache<Address, PackId>>,
     /// Packs in which something was found damaged, or that are gone: their chunks are not remembered as verified.
     suspects: Mutex<HashSet<PackId>>,
-    local: Option<LocalIndex>,
+    local: OnceLock<Option<LocalIndex>>,
     pack: usize,
 }
 
@@ -59,20 +59,29 @@ impl ChunkStore {
         settings: Settings,
         local: Option<LocalPlace>,
     ) -> Arc<ChunkStore> {
-        let scratch = local.as_ref().map(|at| at.dir.clone());
-        let index = Index::new(objects, keys, settings.shape, settings.index_cache).with_scratch(scratch);
-        let index = Arc::new(index);
-        let runs = Arc::new(runs);
-        let local = local.and_then(|at| LocalIndex::start(at, index.clone(), runs.clone()));
-        Arc::new(ChunkStore {
-            index,
-            runs: RwLock::new(runs),
+        let store = Arc::new(ChunkStore {
+            index: Arc::new(Index::new(objects, keys, settings.shape, settings.index_cache)),
+            runs: RwLock::new(Arc::new(runs)),
             pending: RwLock::default(),
             verified: Mutex::new(LruCache::sparse(VERIFIED)),
             suspects: Mutex::default(),
-            local,
+            local: OnceLock::new(),
             pack: settings.pack.min(MAX_TARGET),
-        })
+        });
+        if let Some(at) = local {
+            store.keep_local(at);
+        }
+        store
+    }
+
+    /// Keeps a local index from now on, and there; before other runs are adopted.
+    pub fn keep_local(&self, at: LocalPlace) {
+        self.index.scratch_in(at.dir.clone());
+        self.local.get_or_init(|| LocalIndex::start(at, self.index.clone(), self.runs()));
+    }
+
+    fn local(&self) -> Option<&LocalIndex> {
+        self.local.get()?.as_ref()
     }
 
     /// The index runs that are read.
@@ -87,7 +96,7 @@ impl ChunkStore {
     /// Whether the local index knows a chunk.
     #[cfg(test)]
     pub(super) fn is_local(&self, address: &Address) -> bool {
-        self.local.as_ref().is_some_and(|l| l.get(address).is_some())
+        self.local().is_some_and(|l| l.get(address).is_some())
     }
 
     /// The stored bytes of a chunk, which its address vouches for. A chunk that is missing, or not what its
@@ -99,7 +108,7 @@ impl ChunkStore {
             Some(Held::At(place)) => return self.read(address, &place),
             None => {}
         }
-        if let Some(place) = self.local.as_ref().and_then(|l| l.get(address)) {
+        if let Some(place) = self.local().and_then(|l| l.get(address)) {
             match self.read(address, &place) {
                 Err(e) if e.kind() == Kind::Damage => {
                     tracing::debug!("the local index is wrong about chunk {address}: {}", e.chain());
@@ -108,7 +117,9 @@ impl ChunkStore {
             }
         }
         let found = self.find(address, true)?;
-        found.map(|(_, bytes)| bytes).ok_or_else(|| Error::damage(format!("chunk {address} is in no index run of the store")))
+        found
+            .map(|(_, bytes)| bytes)
+            .ok_or_else(|| Error::damage(format!("chunk {address} is in no index run of the store")))
     }
 
     /// Whether a chunk need not be stored again: the index lists it, and we wrote it or have read it, and have found
@@ -253,7 +264,7 @@ impl ChunkStore {
             }
             (base, ours)
         };
-        if let Some(local) = &self.local {
+        if let Some(local) = self.local() {
             local.adopt(base, runs, ours);
         }
     }
