@@ -3,12 +3,10 @@
 
 use crate::common::{TestDrive, ok};
 use crate::lab::*;
-use nacrefs::crypt::Secret;
 use nacrefs::error::Kind;
-use nacrefs::session::{Dispute, Site, StateDir, slots};
+use nacrefs::session::{Dispute, Site, StateDir};
 use nacrefs::store::faulty::{Fault, Faulty, Op};
 use nacrefs::sys::SystemClock;
-use nacrefs::types::Key;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -156,8 +154,7 @@ fn an_accept_that_the_store_refuses_changes_nothing_here() {
             let (writes, fired) = (AtomicU64::new(0), Arc::new(AtomicBool::new(false)));
             let fires = fired.clone();
             let inner = nacrefs::store::open(there.to_str().unwrap(), Default::default()).unwrap();
-            let secret = secret(&d);
-            let secrets = Arc::new(slots::unlock(&*inner, &secret).unwrap().0);
+            let secrets = unlock(&d, &*inner);
             let faulty = Faulty::new(inner, move |call| match call.op {
                 Op::Put | Op::Create if writes.fetch_add(1, Ordering::SeqCst) == nth => {
                     fires.store(true, Ordering::SeqCst);
@@ -211,11 +208,6 @@ fn files(state: &Path) -> Vec<(String, Vec<u8>)> {
     let matters = |n: &String| ["device", "memory", "key"].contains(&&n[..]) || n.starts_with("journal/");
     let read = |n: String| (n.clone(), fs::read(state.join(n)).unwrap());
     objects(state).into_iter().filter(matters).map(read).collect()
-}
-
-fn secret(d: &TestDrive) -> Secret {
-    let hex = fs::read_to_string(&d.key).unwrap();
-    Secret::KeyFile(Key(std::array::from_fn(|n| u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).unwrap())))
 }
 
 /// The mount used to succeed without a word, with EIO for `/`, and `accept` to say that there is nothing to accept.
