@@ -197,7 +197,7 @@ pub struct Init {
 pub struct Mount {
     /// The drive's store: a URL or a path [default: your default drive]
     pub store: Option<PathBuf>,
-    /// The directory to mount on
+    /// The directory to mount on; made where the default drive is mounted and it is missing
     pub dir: PathBuf,
     /// Mount options, separated by commas
     #[arg(short = 'o', value_name = "OPT,…")]

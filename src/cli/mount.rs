@@ -24,7 +24,8 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::fusermount;
 use crate::store::layout;
 use crate::sys::SystemRandom;
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// What is known before the daemon is started.
@@ -162,11 +163,14 @@ fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan
     }
     let store = app.store(args.store.as_deref())?;
     let source = source_of(args.store.as_deref(), &store);
+    fuse_usable(Path::new("/dev/fuse"), rustix::process::geteuid().is_root(), &fusermount())?;
+    if args.store.is_none() {
+        make_mount_point(&args.dir)?;
+    }
     let dir = mount_point(&args.dir, &source, options.nonempty, args.as_helper)?;
     if let Some(path) = url_path(&store) {
         apart(&dir, "the store", &path)?;
     }
-    fuse_usable(Path::new("/dev/fuse"), rustix::process::geteuid().is_root(), &fusermount())?;
     let places = app.places();
     let is_default = places.as_ref().is_ok_and(|p| file_url(&p.store) == store);
     let at = url_path(&store).filter(|_| args.store.is_none());
@@ -359,6 +363,17 @@ fn source_of(given: Option<&Path>, url: &str) -> String {
     source.and_then(|s| s.into_os_string().into_string().ok()).unwrap_or_else(|| url.to_owned())
 }
 
+/// A first `nacrefs mount ~/nacre` makes all that it needs: the directory too, in one that is there.
+fn make_mount_point(dir: &Path) -> Result<()> {
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        // What cannot be mounted on is told by who looks at it next.
+        Err(e) if !matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => {
+            Err(e).context(|| format!("cannot make {}", shown(dir)))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The directory to mount on, made absolute; what a dead daemon left there is cleared later.
 ///
 /// What other file systems do and `nacrefs mount` refuses, to be kind (mounting over another mount, or over files),
@@ -387,7 +402,7 @@ fn mount_point(dir: &Path, source: &str, nonempty: bool, as_helper: bool) -> Res
     match std::fs::metadata(dir) {
         Ok(m) if m.is_dir() => {}
         Ok(_) => return usage("is not a directory"),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
             return usage(&format!("no such directory: make it first (mkdir -p {})", shown(dir)));
         }
         Err(e) => return Err(e).context(|| format!("cannot look at {}", shown(dir))),
@@ -435,7 +450,7 @@ fn fuse_usable(device: &Path, root: bool, fusermount: &Path) -> Result<()> {
 fn is_missing_or_empty(dir: &Path) -> bool {
     match std::fs::read_dir(dir) {
         Ok(mut entries) => entries.next().is_none(),
-        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+        Err(e) => e.kind() == ErrorKind::NotFound,
     }
 }
 

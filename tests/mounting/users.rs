@@ -90,7 +90,10 @@ fn a_default_drive_that_was_not_finished_is_finished_and_one_that_is_away_is_not
         + r#"
 K=home/.config/nacrefs/key; S=home/.local/share/nacrefs/store
 up() { as 65534 "$N" mount $M; }; down() { as 65534 "$N" umount $M; }
-up >/dev/null; as 65534 bash -c "echo kept > $M/f"; down; [ -e $K ]; [ ! -e $K.new ]
+# All is made by the first mount, the directory too, but nothing around it.
+as 65534 rmdir $M; up >/dev/null; [ "$(as 65534 stat -c %u $M)" = 65534 ]
+as 65534 bash -c "echo kept > $M/f"; down; [ -e $K ]; [ ! -e $K.new ]; [ "$(stat -c %a $M)" = 700 ]
+fails 2 as 65534 "$N" mount $T/home/x/y; says mkdir; [ ! -e home/x ]; fails 2 as 65534 "$N" mount $T/home/store $T/home/x; says mkdir; [ ! -e home/x ]
 cp -a home/.local all; cp -a $K key.kept
 restored() { rm -rf home/.local $K $K.new; cp -a all home/.local; cp -a key.kept $K; }
 # Killed before the key took its place: the drive is there.

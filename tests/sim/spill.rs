@@ -23,7 +23,7 @@ fn tiny() -> Settings {
 
 #[test]
 fn changes_larger_than_memory_survive_a_crash_at_any_call_in_many_journal_files() {
-    let (mut points, mut read_back) = (0, 0);
+    let (mut images, mut read_back) = (0, 0);
     let mut files = BTreeSet::new();
     for seed in 0..times(1, 10) {
         let world = World::new(7000 + seed, tiny());
@@ -50,7 +50,7 @@ fn changes_larger_than_memory_survive_a_crash_at_any_call_in_many_journal_files(
             let names = world.disk.contents().into_keys().filter(|name| name.starts_with("journal-"));
             files.extend(names.map(|name| (seed, name)));
             let due = std::mem::take(&mut *moments.lock());
-            points += due.len();
+            images += due.len();
             for (n, moment) in due.into_iter().enumerate() {
                 survive(&world, moment, &log.lock(), seed * 10_000 + round * 50 + n as u64);
             }
@@ -59,9 +59,9 @@ fn changes_larger_than_memory_survive_a_crash_at_any_call_in_many_journal_files(
         kernel.compare();
     }
     let files = files.len();
-    eprintln!("{points} points, {files} journal files, {read_back} reads of them");
+    eprintln!("{images} images, {files} journal files, {read_back} reads of them");
     // All that is in the disk is the journal, and it is read in no other case while the drive lives.
     assert!(read_back >= 20, "only {read_back} reads of the journal: the changes fit into memory");
     assert!(files >= 5, "only {files} journal files");
-    assert!(points >= 100, "only {points} points");
+    assert!(images >= 300, "only {images} images");
 }
