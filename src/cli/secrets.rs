@@ -4,10 +4,9 @@
 //! copies behind.
 
 mod again;
-mod files;
+pub(super) mod files;
 pub use again::{Again, SecretFile};
-use files::read_key;
-pub(super) use files::{parse_key, text_of};
+use files::{read_key, text_of};
 
 use super::args::{NewSecretArgs, SecretArgs};
 use super::prompt;
