@@ -46,6 +46,8 @@ pub struct ChunkStore {
     verified: Mutex<LruCache<Address, PackId>>,
     /// Packs in which something was found damaged, or that are gone: their chunks are not remembered as verified.
     suspects: Mutex<HashSet<PackId>>,
+    /// Packs that have gone from the store: what can be read of them all the same need not be there tomorrow.
+    gone: Mutex<HashSet<PackId>>,
     local: OnceLock<Option<LocalIndex>>,
     pack: usize,
 }
@@ -65,6 +67,7 @@ impl ChunkStore {
             pending: RwLock::default(),
             verified: Mutex::new(LruCache::sparse(VERIFIED)),
             suspects: Mutex::default(),
+            gone: Mutex::default(),
             local: OnceLock::new(),
             pack: settings.pack.min(MAX_TARGET),
         });
@@ -130,7 +133,9 @@ impl ChunkStore {
 
     /// In which pack a chunk is that need not be stored again.
     fn holder(&self, address: &Address) -> Result<Option<PackId>> {
-        if let Some(pack) = self.verified.lock().get(address) {
+        if let Some(pack) = self.verified.lock().get(address)
+            && !self.gone.lock().contains(pack)
+        {
             return Ok(Some(*pack));
         }
         match self.find(address, false) {
@@ -145,13 +150,14 @@ impl ChunkStore {
         }
     }
 
-    /// Whether a pack is in the store still: what can be read of it may come from a file that has no name any more. One
-    /// that is gone is suspect.
+    /// Whether a pack is in the store still. From one that is gone, what can be read is, and nothing counts as stored.
     fn is_there(&self, pack: PackId) -> Result<bool> {
         let name = self.index.layout.pack(&pack);
         let there = self.index.objects.is_there(&name)?;
-        if !there {
-            tracing::error!("pack {name} is gone from the store, or another file has its name");
+        if !there && self.gone.lock().insert(pack) {
+            tracing::error!(
+                "{name} is gone from the store, or another file has its name: it is no more relied on"
+            );
             self.suspect(pack);
         }
         Ok(there)
@@ -170,6 +176,11 @@ impl ChunkStore {
         };
         for place in self.index.listed(&runs, address) {
             unread |= place.as_ref().is_err_and(|e| e.kind() == Kind::Damage);
+            // Whoever asks only whether it is stored does not look into packs' lists, nor into packs that are gone.
+            let is_gone = |place: &Place| !in_packs && self.gone.lock().contains(&place.pack);
+            if place.as_ref().is_ok_and(is_gone) {
+                continue;
+            }
             match place.and_then(|place| Ok((place.pack, self.read(address, &place)?))) {
                 Ok((pack, bytes)) => {
                     let mut verified = self.verified.lock();
@@ -389,22 +400,19 @@ impl ChunkSink for Batch {
         let store = &self.hold.store;
         let state = &self.hold.pending.state;
         let (mut new, mut duplicates) = (HashSet::new(), Vec::new());
-        for (address, _) in &chunks {
+        'chunks: for (address, _) in &chunks {
             if state.read().chunks.contains_key(address) {
                 continue;
             }
-            let mut holder = store.holder(address)?;
-            if let Some(pack) = holder
-                && !self.present.contains(&pack)
-            {
-                // Where it is gone, another pack may hold the chunk as well; that one has then been read just now.
-                holder = if store.is_there(pack)? { Some(pack) } else { store.holder(address)? };
-                self.present.extend(holder);
+            // Of a pack that is gone no chunk has its holder any more: another may be it.
+            while let Some(pack) = store.holder(address)? {
+                if self.present.contains(&pack) || store.is_there(pack)? {
+                    self.present.insert(pack);
+                    duplicates.push(*address);
+                    continue 'chunks;
+                }
             }
-            match holder {
-                Some(_) => duplicates.push(*address),
-                None => drop(new.insert(*address)),
-            }
+            new.insert(*address);
         }
         // Each once.
         chunks.retain(|(address, _)| new.remove(address));

@@ -42,8 +42,8 @@ pub trait Objects: Send + Sync {
     fn delete(&self, name: &str) -> Result<()>;
     /// The object's size in bytes.
     fn size(&self, name: &str) -> Result<u64>;
-    /// Whether an object has its name in the store still, and is the one that reads of it gave: a store may go on reading
-    /// what it has open, or has kept. Where it is not, it is forgotten, and the next read asks for it anew.
+    /// Whether an object has its name in the store still, and is the one that reads of it give: a store may go on reading
+    /// what it has open, or has kept.
     fn is_there(&self, name: &str) -> Result<bool> {
         match self.size(name) {
             Ok(_) => Ok(true),

@@ -165,17 +165,6 @@ impl Objects for Remote {
         }
     }
 
-    fn is_there(&self, name: &str) -> Result<bool> {
-        match self.size(name) {
-            Ok(_) => Ok(true),
-            Err(e) if e.kind() == Kind::NotFound => {
-                self.widened.forget(name);
-                Ok(false)
-            }
-            Err(e) => Err(e),
-        }
-    }
-
     fn size(&self, name: &str) -> Result<u64> {
         let path = path(name)?;
         let head = self.runtime.block_on(self.store.head(&path));
