@@ -430,7 +430,7 @@ impl Drive {
         };
         let ancestors = AsClosed(self, *generation);
         let (commit, committed) = build(Some(&*newest.commit), changes, &ancestors, &making, tools, batch)?;
-        let newest = Newest { opened: Some(newest), next: c.next, lost: None };
+        let newest = Newest::after(newest, c.next);
         let prepared = c.versions.prepare(&newest, commit, batch, &*self.chunks, &c.signer)?;
         let mut made = committed.inodes;
         made.extend(nameless);
