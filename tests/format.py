@@ -519,12 +519,17 @@ class State:
         headers, files = derive("journal: file headers", key), derive("journal: file keys", key)
         known, found, cuts = 0, [], []
         where = os.path.join(self.path, "journal")
+        if os.path.exists(where + ".begun"):
+            assert any(n.startswith(("journal-", "idle-")) for n in os.listdir(where)), "the journal's files are gone"
         for name in sorted(n for n in os.listdir(where) if n.startswith("journal-")):
             data = open(os.path.join(where, name), "rb").read()
             r = Reader(data[:4096])
             assert r.raw(8) == b"nacrejnl" and (r.u16(), r.u8()) == (1, 1)
-            flags, zero, realm, file, durable, salt = r.u8(), r.u32(), r.raw(16), r.u64(), r.u64(), r.raw(32)
-            assert flags in (0, 1) and zero == 0 and realm == self.drive.realm and name == "journal-%016x" % file
+            flags, blocks, realm, file, durable, salt = r.u8(), r.u32(), r.raw(16), r.u64(), r.u64(), r.raw(32)
+            size = blocks * 4096 or len(data)
+            assert len(data) >= size and size % 4096 == 0, "the file was cut off"
+            data = data[:size]
+            assert flags in (0, 1) and realm == self.drive.realm and name == "journal-%016x" % file
             assert r.raw(32) == keyed(headers, data[:80]) and not any(r.rest())
             known = max(known, durable)
             if flags:
@@ -535,6 +540,7 @@ class State:
                 first, count, n, durable = struct.unpack("<QIIQ", head[16:])
                 step = 4096
                 if head[:16] == b"nacrefrm" + salt[:8]:
+                    assert at + 40 + n <= len(data), "the file was cut off"
                     try:
                         body = open_seal(JOURNAL, life, self.drive.realm, struct.pack("<Q", file) + head,
                                          data[at + 40:at + 40 + n])

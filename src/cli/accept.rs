@@ -214,7 +214,7 @@ fn lines(dispute: &Dispute) -> Vec<String> {
             match journal {
                 Unstored::Nothing => "nothing".to_owned(),
                 Unstored::Changes(n) => format!("{n} changes, in the journal"),
-                Unstored::Unknown => "perhaps changes in the journal: it cannot be told without that version".to_owned(),
+                Unstored::Unknown => "perhaps changes in the journal: it cannot be told".to_owned(),
             }
         ),
         match (descends, &dispute.fate) {

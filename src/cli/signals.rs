@@ -100,6 +100,9 @@ fn tell_status(mount: &dyn Running) {
 }
 
 fn block_signals() -> Result<libc::sigset_t> {
+    // A file over the limit of their size (setrlimit(2)) is an error of the write then, and no death.
+    // SAFETY: no handler of ours runs; the signal number is valid.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let mut set = std::mem::MaybeUninit::uninit();
     // SAFETY: `sigemptyset` initialises the set; the calls that follow use it, and the signal numbers are valid.
     unsafe {

@@ -148,7 +148,12 @@ impl Drive {
     }
 
     pub fn progress(&self) -> Progress {
-        self.facts.lock().clone()
+        let mut progress = self.facts.lock().clone();
+        // A journal that takes nothing more stays so, also where commits succeed.
+        if progress.last_error.is_none() {
+            progress.last_error = self.journal.poison();
+        }
+        progress
     }
 
     /// Takes note of trouble other than a commit's, for `status`.

@@ -8,10 +8,12 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::sys::{Disk, DiskFile, Random, random};
 use crate::types::Lsn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const LOG: &str = "journal-";
 const SPARE: &str = "spare-";
+/// A spare beside which there is no journal file: shows that the last one was not lost.
+const IDLE: &str = "idle-";
 /// How much is written at once when a file is made, in bytes.
 const ZEROS: usize = 1 << 20;
 
@@ -50,25 +52,43 @@ pub struct Files {
     pub disk: Arc<dyn Disk>,
     pub keys: Keys,
     pub random: Arc<dyn Random>,
+    /// Whether the disk is known to be noted.
+    noted: AtomicBool,
+}
+
+/// What is there, by its name.
+#[derive(Default)]
+pub struct Listing {
+    /// The ids of the journal's files in ascending order.
+    pub logs: Vec<u64>,
+    /// Names.
+    pub spares: Vec<String>,
+    /// Names.
+    pub idle: Vec<String>,
 }
 
 impl Files {
-    /// The ids of the journal's files in ascending order, and the names of its spares.
-    /// Other names are left alone.
-    pub fn list(&self) -> Result<(Vec<u64>, Vec<String>)> {
-        let (mut logs, mut spares) = (Vec::new(), Vec::new());
-        for name in self.disk.list()? {
-            if let Some(id) = parse_name(&name, LOG) {
-                logs.push(id);
-            } else if parse_name(&name, SPARE).is_some() {
-                spares.push(name);
-            }
-        }
-        logs.sort_unstable();
-        Ok((logs, spares))
+    pub fn new(disk: Arc<dyn Disk>, keys: Keys, random: Arc<dyn Random>) -> Files {
+        Files { disk, keys, random, noted: AtomicBool::new(false) }
     }
 
-    /// Opens a file that has its journal name.
+    /// Lists the directory. Other names are left alone.
+    pub fn list(&self) -> Result<Listing> {
+        let mut listing = Listing::default();
+        for name in self.disk.list()? {
+            if let Some(id) = parse_name(&name, LOG) {
+                listing.logs.push(id);
+            } else if parse_name(&name, SPARE).is_some() {
+                listing.spares.push(name);
+            } else if parse_name(&name, IDLE).is_some() {
+                listing.idle.push(name);
+            }
+        }
+        listing.logs.sort_unstable();
+        Ok(listing)
+    }
+
+    /// Opens a file that has its journal name. Its size is that of its header, if it is not shorter.
     pub fn open(&self, id: u64) -> Result<LogFile> {
         let name = format!("{LOG}{id:016x}");
         let file = self.disk.open(&name)?;
@@ -87,7 +107,8 @@ impl Files {
                 header.id
             )));
         }
-        Ok(self.log_file(name, header, file, size))
+        let told = if header.size == 0 { size } else { header.size };
+        Ok(self.log_file(name, header, file, size.min(told)))
     }
 
     fn log_file(&self, name: String, header: FileHeader, file: Arc<dyn DiskFile>, size: u64) -> LogFile {
@@ -110,6 +131,10 @@ impl Files {
         let spare_name =
             plan.spare.as_ref().map_or_else(|| format!("{SPARE}{:016x}", plan.id), |s| s.name.clone());
         self.try_begin(plan, &name, &spare_name).map(Arc::new).inspect_err(|_| {
+            // Under either name it shows that no journal file was lost.
+            if spare_name.starts_with(IDLE) {
+                return;
+            }
             // Gives the space back. What cannot be removed is a spare, or has no frames: harmless.
             let _ = self.disk.remove(&spare_name);
             let _ = self.disk.remove(&name);
@@ -117,40 +142,70 @@ impl Files {
     }
 
     fn try_begin(&self, plan: Plan, name: &str, spare_name: &str) -> Result<LogFile> {
+        // Nothing is begun where no later opening would look for it.
+        self.in_place()?;
         let salt = random(&*self.random)?;
-        let header = FileHeader { id: plan.id, durable: plan.durable, supersedes: plan.supersedes, salt };
         let (file, size) = match plan.spare {
             Some(spare) => (spare.file, spare.size),
             None => {
                 let file = self.disk.open(spare_name)?;
-                fill(&*file, plan.size).context(|| {
-                    format!("cannot make a journal file of {} KiB; is the disk full?", plan.size >> 10)
-                })?;
+                fill(&*file, plan.size)
+                    .context(|| format!("cannot make a journal file of {} KiB", plan.size >> 10))?;
                 (file, plan.size)
             }
         };
+        let Plan { id, durable, supersedes, .. } = plan;
+        let header = FileHeader { id, durable, supersedes, salt, size };
         file.write_at(&self.keys.encode_header(&header), 0)?;
         file.sync_data()?;
         self.disk.rename(spare_name, name)?;
         self.disk.sync_names()?;
+        // Once there is a file there always is one; and no record is in any before that is noted.
+        if !self.noted.load(Ordering::Relaxed) {
+            if !self.disk.is_noted()? {
+                self.disk.note()?;
+            }
+            self.noted.store(true, Ordering::Relaxed);
+        }
         Ok(self.log_file(name.into(), header, file, size))
     }
 
+    /// An error where the next opening would look for the files elsewhere.
+    pub fn in_place(&self) -> Result<()> {
+        match self.disk.is_in_place()? {
+            true => Ok(()),
+            false => Err(Error::failed("the directory of the journal was removed, moved or exchanged")),
+        }
+    }
+
+    /// An error where a file would be gone when it is closed.
+    pub fn named(&self, log: &LogFile) -> Result<()> {
+        match log.file.has_name()? {
+            true => Ok(()),
+            false => Err(Error::failed(format!("the journal file {} was removed", log.name))),
+        }
+    }
+
     /// Ends the life of files, given in ascending order; nothing in them is needed any more.
-    /// Keeps up to `keep` of them as spares and removes the others.
-    pub fn retire(&self, files: Vec<Arc<LogFile>>, keep: usize) -> Result<Vec<Spare>> {
+    /// Keeps up to `keep` of them as spares and removes the others; but where there is no journal file without them,
+    /// one stays at least.
+    pub fn retire(&self, files: Vec<Arc<LogFile>>, keep: usize, others: bool) -> Result<Vec<Spare>> {
         let mut spares = Vec::new();
         let mut pending = false;
+        let newest = files.last().filter(|_| !others).map(|log| log.header.id);
         for log in files {
             // A file that voids records of older ones must outlive them, on the disk too.
             if log.header.supersedes && pending {
                 self.disk.sync_names()?;
             }
             pending = true;
-            if spares.len() < keep && !log.suspect.load(std::sync::atomic::Ordering::Relaxed) {
-                let name = format!("{SPARE}{:016x}", log.header.id);
+            let (idle, sound) = (newest == Some(log.header.id), !log.suspect.load(Ordering::Relaxed));
+            if idle || spares.len() < keep && sound {
+                let name = format!("{}{:016x}", if idle { IDLE } else { SPARE }, log.header.id);
                 self.disk.rename(&log.name, &name)?;
-                spares.push(Spare { name, file: log.file.clone(), size: log.size });
+                if sound {
+                    spares.push(Spare { name, file: log.file.clone(), size: log.size });
+                }
             } else {
                 self.disk.remove(&log.name)?;
             }

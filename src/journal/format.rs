@@ -40,6 +40,8 @@ pub struct FileHeader {
     pub supersedes: bool,
     /// Fresh for each life of a file.
     pub salt: [u8; 32],
+    /// How large the file is, in bytes, a multiple of [`BLOCK`]; 0 where that is not told.
+    pub size: u64,
 }
 
 impl Keys {
@@ -59,7 +61,11 @@ impl Keys {
         } else {
             0
         });
-        w.u32(0).raw(&self.realm.0).u64(header.id).u64(header.durable).raw(&header.salt);
+        w.u32((header.size / BLOCK) as u32)
+            .raw(&self.realm.0)
+            .u64(header.id)
+            .u64(header.durable)
+            .raw(&header.salt);
         let mac = blake3::keyed_hash(&self.headers.0, w.as_slice());
         w.raw(mac.as_bytes());
         let mut block = w.into_vec();
@@ -78,9 +84,10 @@ impl Keys {
                 seal::FORMAT
             )));
         }
-        let (_suite, flags, _zero, _realm) = (r.u8()?, r.u8()?, r.u32()?, r.array::<16>()?);
+        let (_suite, flags, blocks, _realm) = (r.u8()?, r.u8()?, r.u32()?, r.array::<16>()?);
         let (id, durable, salt) = (r.u64()?, r.u64()?, r.array()?);
-        let header = FileHeader { id, durable, supersedes: flags == SUPERSEDES, salt };
+        let size = u64::from(blocks) * BLOCK;
+        let header = FileHeader { id, durable, supersedes: flags == SUPERSEDES, salt, size };
         // blake3::Hash compares in constant time, so the whole block is compared only after its MAC.
         let mac = blake3::Hash::from_bytes(r.array::<MAC>()?);
         let maced = block.get(..MACED).unwrap_or_default();
@@ -258,7 +265,7 @@ mod tests {
     }
 
     fn header() -> FileHeader {
-        FileHeader { id: 3, durable: 9, supersedes: true, salt: [5; 32] }
+        FileHeader { id: 3, durable: 9, supersedes: true, salt: [5; 32], size: 64 << 10 }
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::journal::files::Spare;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// A closed frame.
 pub struct Stored {
@@ -48,8 +49,12 @@ pub struct Log {
     pub syncing: bool,
     /// A write or a sync failed, and what is not durable must be written again.
     pub failed: Option<Error>,
-    /// That failed too.
+    /// That failed too, or the files are gone.
     pub poison: Option<Error>,
+    /// It is poisoned because the files are gone.
+    pub lost: bool,
+    /// When it was last looked whether the directory is in its place; None to do it at the next sync.
+    pub looked: Option<Instant>,
     /// Memory for bodies and sealed frames, to be used again.
     pub bodies: Vec<Body>,
     pub scratch: Vec<Vec<u8>>,
@@ -88,6 +93,8 @@ impl Log {
             syncing: false,
             failed: None,
             poison: None,
+            lost: false,
+            looked: None,
             bodies: Vec::new(),
             scratch: Vec::new(),
         }
@@ -192,13 +199,18 @@ impl Log {
         }
     }
 
-    /// Drops frames that end at or before `upto` from the index, as far as they are durable.
+    /// Drops frames that end at or before `upto` from the index, as far as they are durable or never will be.
     pub fn drop_frames(&mut self, upto: Lsn) {
-        let upto = upto.min(self.durable);
+        let upto = if self.poison.is_some() { upto } else { upto.min(self.durable) };
         while let Some(frame) = self.frames.pop_front_if(|f| f.place.last <= upto) {
             self.used -= frame.place.space;
             frame.place.file.live.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// Whether there is a file beside those that were taken out of the list.
+    pub fn has_files(&self) -> bool {
+        !self.files.is_empty() || self.next.is_some()
     }
 
     /// Removes the oldest files from the list, as far as nothing in them counts. (Not from the middle: a

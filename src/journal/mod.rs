@@ -16,6 +16,7 @@
 
 mod counts;
 mod files;
+mod footing;
 mod format;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -129,7 +130,7 @@ impl Journal {
         random: Arc<dyn Random>,
         options: Options,
     ) -> Result<(Journal, Replay)> {
-        let files = Files { disk, keys: format::Keys::new(&key, realm), random };
+        let files = Files::new(disk, format::Keys::new(&key, realm), random);
         let scan = scan::scan(&files, options.floor, options.before_damage)?;
         let file_size = options.file_size.max(16 * BLOCK).next_multiple_of(BLOCK);
         let first_file = file_size.min(FIRST_FILE);
@@ -159,13 +160,13 @@ impl Journal {
             counts: Counts::default(),
         };
         if !journal.read_only {
-            journal.begin_run(&scan.spares)?;
+            journal.begin_run(&scan.spares, &scan.idle)?;
         }
         Ok((journal, replay))
     }
 
     /// Makes sure of what was replayed, tidies up, and begins the file that voids a cut tail.
-    fn begin_run(&self, spares: &[String]) -> Result<()> {
+    fn begin_run(&self, spares: &[String], idle: &[String]) -> Result<()> {
         let mut log = self.log.lock();
         // A daemon that died may have left frames in the page cache only.
         for file in log.files.iter().filter(|f| f.live.load(Ordering::Relaxed) > 0) {
@@ -175,7 +176,7 @@ impl Journal {
             self.files.discard_name(name)?;
         }
         let dead = log.take_dead();
-        log.spares = self.files.retire(dead, SPARES)?;
+        log.spares = self.files.retire(dead, SPARES, log.has_files())?;
         let plan = log.plan();
         match self.files.begin(plan) {
             Ok(file) => log.ready(file),
@@ -183,10 +184,13 @@ impl Journal {
             Err(e) if e.kind() == Kind::NoSpace => return Ok(()),
             Err(e) => return Err(e),
         }
+        for name in idle {
+            self.files.discard_name(name)?;
+        }
         // Files of earlier runs with nothing that counts: their tails are void now.
         let empty = log.take_empty_tail();
         let room = SPARES.saturating_sub(log.spares.len());
-        let spares = self.files.retire(empty, room)?;
+        let spares = self.files.retire(empty, room, log.has_files())?;
         log.spares.extend(spares);
         Ok(())
     }
@@ -375,16 +379,29 @@ impl Journal {
     }
 
     /// Gives up records up to `upto`: makes them durable first, then recycles or removes files that hold
-    /// nothing else. The caller has made `upto` durable as the floor of the next open.
+    /// nothing else. The caller has made `upto` durable as the floor of the next open. A journal that takes nothing
+    /// more is no error: the caller needs it no more.
     pub fn trim(&self, upto: Lsn) -> Result<()> {
         if self.read_only {
             return Err(Error::errno_of(libc::EROFS));
         }
-        self.sync(upto)?;
+        if let Err(e) = self.sync(upto)
+            && self.poison().is_none()
+        {
+            return Err(e);
+        }
         let _keeper = self.keeper.lock();
         let mut log = self.log.lock();
+        // Files of another directory are left alone.
+        log.looked = None;
+        self.look(&mut log);
         log.drop_frames(upto);
+        if log.poison.is_some() {
+            self.leave(&log, upto);
+            return Ok(());
+        }
         let dead = log.take_dead();
+        let others = log.has_files();
         let idle = log.frames.is_empty() && log.open.is_empty();
         let most = match idle {
             true => IDLE_FILES.saturating_sub(log.files.len() + usize::from(log.next.is_some())),
@@ -398,7 +415,7 @@ impl Journal {
         for spare in surplus {
             self.files.discard(spare)?;
         }
-        let spares = self.files.retire(dead, room)?;
+        let spares = self.files.retire(dead, room, others)?;
         self.log.lock().spares.extend(spares);
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Finding what the files hold: which frames count, where a torn tail begins, and what is damage.
 
-use super::files::{Files, LogFile};
+use super::files::{Files, Listing, LogFile};
 use super::format::{BLOCK, Body, FRAME_HEADER, FrameHead};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::DiskFile;
@@ -49,6 +49,8 @@ pub struct Scan {
     pub damage: Option<Error>,
     /// Names of spare files.
     pub spares: Vec<String>,
+    /// Names of spares that show that no journal file was lost.
+    pub idle: Vec<String>,
     /// Not used by any file.
     pub next_id: u64,
 }
@@ -60,25 +62,47 @@ pub fn scan(files: &Files, floor: Lsn, lenient: bool) -> Result<Scan> {
             "the newest version is said to hold this journal's records up to {floor}, which no journal comes to"
         )));
     }
-    let (ids, spares) = files.list()?;
+    let Listing { logs: ids, spares, idle } = files.list()?;
     let next_id = ids.iter().filter(|id| **id <= MAX_LSN).max().map_or(1, |id| id + 1);
     let mut damage = None;
+    let mut found_damage = |e: Error| match lenient {
+        true => {
+            damage.get_or_insert(e);
+            Ok(())
+        }
+        false => Err(e),
+    };
+    if ids.is_empty() && idle.is_empty() && files.disk.is_noted()? {
+        found_damage(Error::damage(
+            "its files are gone, and with them what was not stored; nothing was changed",
+        ))?;
+    }
     let mut logs = Vec::new();
     for id in ids {
         match files.open(id) {
-            Ok(log) => logs.push(Arc::new(log)),
-            Err(e) if lenient && e.kind() == Kind::Damage => damage = damage.or(Some(e)),
+            Ok(log) => {
+                if log.size < log.header.size || !log.size.is_multiple_of(BLOCK) {
+                    found_damage(cut_off(&log, log.size))?;
+                }
+                logs.push(Arc::new(log));
+            }
+            Err(e) if e.kind() == Kind::Damage => found_damage(e)?,
             Err(e) => return Err(e),
         }
     }
     let mut known = logs.iter().map(|log| log.header.durable).max().unwrap_or(0);
     let mut found: Vec<(usize, Place)> = Vec::new();
+    let mut over = None;
     let mut shut: Vec<(Lsn, usize, u64)> = Vec::new();
     // From the newest file down: records from `void` on count only in newer files than the one at hand.
     let mut void = Lsn::MAX;
     for (index, log) in logs.iter().enumerate().rev() {
         for (at, head, opens) in frames_of(log, lenient)? {
             if !opens {
+                // Frames are placed within their file: no write that a power cut tore looks like this.
+                if head.space() > log.size - at {
+                    over = Some((head.first, cut_off(log, at)));
+                }
                 shut.push((head.first, index, at));
                 continue;
             }
@@ -115,12 +139,21 @@ pub fn scan(files: &Files, floor: Lsn, lenient: bool) -> Result<Scan> {
             "journal file {name}, offset {at}: record {lost} is missing or damaged, and records up to {known} \
              were durable; nothing was changed; a read-only mount shows the state before record {lost}"
         ));
-        if !lenient {
-            return Err(e);
-        }
-        damage = damage.or(Some(e));
+        found_damage(e)?;
     }
-    Ok(Scan { files: logs, frames, last, damage, spares, next_id })
+    // What a commit holds is not missed.
+    if let Some((_, e)) = over.filter(|(first, _)| *first > last) {
+        found_damage(e)?;
+    }
+    Ok(Scan { files: logs, frames, last, damage, spares, idle, next_id })
+}
+
+/// A file that is shorter than it was made.
+fn cut_off(log: &LogFile, at: u64) -> Error {
+    Error::damage(format!(
+        "journal file {}, offset {at}: the file was cut off; nothing was changed; a read-only mount shows what is left",
+        log.name
+    ))
 }
 
 /// Where a frame must have been that left no trace: between two others, given with the file's index.
@@ -211,6 +244,10 @@ impl Replay {
     /// What the replay ends before; only where `Options::before_damage` was set.
     pub fn damage(&self) -> Option<&Error> {
         self.damage.as_ref()
+    }
+
+    pub fn into_damage(self) -> Option<Error> {
+        self.damage
     }
 
     /// Calls `visit` with the number and the bytes of each record, in order, and stops at its first error.

@@ -1,6 +1,7 @@
 //! The journal against a model, on disks that crash, fail and run full.
 
 mod faults;
+mod lost;
 mod model;
 
 use super::*;
@@ -107,14 +108,14 @@ fn numbers_that_no_journal_comes_to_are_damage() {
         let file = disk.open(&format!("journal-{id:016x}")).unwrap();
         file.write_at(&vec![0; BLOCK as usize], 0).unwrap();
         refused(&disk, 0);
-        let header = format::FileHeader { id, durable, supersedes: true, salt: [1; 32] };
+        let header = format::FileHeader { id, durable, supersedes: true, salt: [1; 32], size: 0 };
         file.write_at(&keys.encode_header(&header), 0).unwrap();
         refused(&disk, 0);
         let lenient = Options { before_damage: true, ..small() };
         assert!(open_on(Arc::new(disk.clone()), lenient).unwrap().1.damage().is_some());
     }
     // A frame of such numbers is none.
-    let header = format::FileHeader { id: 1, durable: 0, supersedes: true, salt: [1; 32] };
+    let header = format::FileHeader { id: 1, durable: 0, supersedes: true, salt: [1; 32], size: 0 };
     let mut body = Body::default();
     body.push(&[b"record"], 6);
     let mut frame = Vec::new();

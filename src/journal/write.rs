@@ -99,7 +99,12 @@ impl Journal {
                 MutexGuard::unlocked(log, || files.iter().try_for_each(|file| file.file.sync_data()));
             self.counts.syncs.add(begun.elapsed());
             match outcome {
-                Ok(()) => self.set_durable(log, upto),
+                Ok(()) => {
+                    self.look_at(log, &files);
+                    if log.poison.is_none() {
+                        self.set_durable(log, upto);
+                    }
+                }
                 Err(e) => log.fail(e),
             }
         }
@@ -158,7 +163,9 @@ impl Journal {
         }
         for file in distinct(log.frames.range(first..).map(|f| &f.place)) {
             file.file.sync_data()?;
+            self.files.named(&file)?;
         }
+        self.files.in_place()?;
         let closed = log.closed;
         log.written = closed;
         self.written.store(closed, Ordering::Release);
@@ -189,8 +196,9 @@ impl Journal {
         }
         let plan = log.plan();
         drop(log);
-        let file = self.files.begin(plan)?;
+        let begun = self.files.begin(plan);
         let mut log = self.log.lock();
+        let file = begun.inspect_err(|_| log.looked = None)?;
         match log.next.is_none() {
             true => log.ready(file),
             // A recovery made one meanwhile. This one is empty: it goes to the end of the line.

@@ -84,7 +84,9 @@ impl StateDir {
             match aside {
                 Some(name) => {
                     let into = decided.join(name);
-                    or_none(fs::rename(self.path.join("journal"), into.join("journal")))?;
+                    for name in ["journal", "journal.begun"] {
+                        or_none(fs::rename(self.path.join(name), into.join(name)))?;
+                    }
                     sync_dir(&into)?;
                     sync_dir(&self.path)?;
                 }

@@ -174,6 +174,10 @@ pub(super) fn refusal(
         let changes = unstored(site, state, keys, &base, &device)?;
         return Ok((changes > 0).then(|| copied(state, changes)));
     }
+    let floor = opened.commit.device(&device.device).map_or(0, |mark| mark.lsn);
+    if let Some(damage) = state.journal_damage(keys, site.keys.realm(), floor)? {
+        return Ok(Some(damage.context("the journal is damaged")));
+    }
     if !others_wrote(site, opened, memory.base.0, &device) {
         return Ok(None);
     }
@@ -242,7 +246,7 @@ pub(super) fn lost_device(site: &Site, state: &StateDir, keys: &LocalKeys) -> Re
         return Ok(None);
     }
     let gone = Error::damage(
-        "it is missing, and the journal beside it holds changes, which only it can tell whose they are",
+        "it is missing, and the journal beside it holds changes, or held some and is damaged, and only it can tell whose they are",
     );
     Ok(Some(state.unreadable("device", gone)))
 }

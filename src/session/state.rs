@@ -4,13 +4,15 @@
 use crate::crypt::local::{DeviceRecord, LocalKeys, Memory};
 use crate::crypt::{DriveSecrets, SigningKey};
 use crate::error::{Context, Error, Kind, Result};
+use crate::journal::{Journal, Options};
 use crate::store::HeadLink;
 use crate::sys::dirs::sync_dir;
-use crate::sys::{Disk, HostDisk, Random, random};
-use crate::types::{DeviceId, Incarnation, Time};
+use crate::sys::{Disk, HostDisk, Random, SystemRandom, random};
+use crate::types::{DeviceId, Incarnation, Lsn, RealmId, Time};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A state directory, locked by this process.
 pub struct StateDir {
@@ -56,10 +58,19 @@ impl StateDir {
     /// Removes the journal's files, of which nothing is needed any more.
     pub fn clear_journal(&self) -> Result<()> {
         let disk = self.journal()?;
+        disk.unnote()?;
         for name in disk.list()? {
             disk.remove(&name)?;
         }
         disk.sync_names()
+    }
+
+    /// Whether the journal can be read to its end: what is wrong with it, if not. Changes nothing.
+    pub fn journal_damage(&self, keys: &LocalKeys, realm: RealmId, floor: Lsn) -> Result<Option<Error>> {
+        let options = Options { floor, before_damage: true, ..Options::default() };
+        let (disk, key) = (Arc::new(self.journal()?), keys.journal_key().clone());
+        let (_, replay) = Journal::open(disk, key, realm, Arc::new(SystemRandom), options)?;
+        Ok(replay.into_damage())
     }
 
     /// Removes the local index, which the next start makes anew.
@@ -197,7 +208,6 @@ pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::SystemRandom;
     use crate::sys::dirs::witness::is_durable;
 
     /// The journal used to be synced, and not that there is one: after a power cut at the first mount all of it was gone.

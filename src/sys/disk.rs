@@ -1,9 +1,10 @@
 //! A directory of files, as the journal uses it: positioned reads and writes, and explicit durability.
 
 use super::dirs::{make_dir, sync_dir};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,6 +19,14 @@ pub trait Disk: Send + Sync {
     fn rename(&self, from: &str, to: &str) -> Result<()>;
     /// Makes creations, removals and renames durable.
     fn sync_names(&self) -> Result<()>;
+    /// Whether the path still leads to this directory: it may have been removed, moved or exchanged since it was opened.
+    fn is_in_place(&self) -> Result<bool>;
+    /// Whether it is noted, beside the directory, that there is something in it: so the loss of all of it can be told.
+    fn is_noted(&self) -> Result<bool>;
+    /// Notes that, durably.
+    fn note(&self) -> Result<()>;
+    /// Takes the note away, durably.
+    fn unnote(&self) -> Result<()>;
 }
 
 /// A file on a [`Disk`]. What is written survives a power cut only after `sync_data`.
@@ -28,6 +37,8 @@ pub trait DiskFile: Send + Sync {
     fn write_at(&self, bytes: &[u8], at: u64) -> Result<()>;
     /// Makes the bytes and the size durable (fdatasync).
     fn sync_data(&self) -> Result<()>;
+    /// Whether the file has a name. What is made durable in one without is gone when the file is closed.
+    fn has_name(&self) -> Result<bool>;
     /// Asks for the range to be written soon, without waiting. A hint.
     fn write_back(&self, _at: u64, _len: u64) {}
 }
@@ -35,6 +46,8 @@ pub trait DiskFile: Send + Sync {
 /// A directory of the host.
 pub struct HostDisk {
     dir: PathBuf,
+    /// Kept open, so that no other directory gets its inode number.
+    opened: File,
 }
 
 impl HostDisk {
@@ -42,7 +55,17 @@ impl HostDisk {
     pub fn open(dir: impl Into<PathBuf>) -> Result<HostDisk> {
         let dir = dir.into();
         make_dir(&dir).context(|| format!("cannot make the directory {}", dir.display()))?;
-        Ok(HostDisk { dir })
+        let opened = File::open(&dir).context(|| format!("cannot open the directory {}", dir.display()))?;
+        Ok(HostDisk { dir, opened })
+    }
+
+    /// Beside the directory, so that it outlives that.
+    fn note_path(&self) -> PathBuf {
+        self.dir.with_extension("begun")
+    }
+
+    fn sync_note(&self) -> io::Result<()> {
+        self.dir.parent().map_or(Ok(()), sync_dir)
     }
 }
 
@@ -87,6 +110,37 @@ impl Disk for HostDisk {
     fn sync_names(&self) -> Result<()> {
         sync_dir(&self.dir).context(|| format!("cannot sync {}", self.dir.display()))
     }
+
+    fn is_in_place(&self) -> Result<bool> {
+        let failed = || format!("cannot stat {}", self.dir.display());
+        let opened = self.opened.metadata().context(failed)?;
+        match fs::metadata(&self.dir) {
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+            found => found.map(|f| (f.dev(), f.ino()) == (opened.dev(), opened.ino())).context(failed),
+        }
+    }
+
+    fn is_noted(&self) -> Result<bool> {
+        let note = self.note_path();
+        fs::exists(&note).context(|| format!("cannot stat {}", note.display()))
+    }
+
+    fn note(&self) -> Result<()> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let note = self.note_path();
+        let made = File::options().create(true).truncate(false).write(true).mode(0o600).open(&note);
+        made.and_then(|_| self.sync_note()).context(|| format!("cannot make {}", note.display()))
+    }
+
+    fn unnote(&self) -> Result<()> {
+        let note = self.note_path();
+        match fs::remove_file(&note) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed
+                .and_then(|()| self.sync_note())
+                .context(|| format!("cannot remove {}", note.display())),
+        }
+    }
 }
 
 struct HostFile {
@@ -104,11 +158,27 @@ impl DiskFile for HostFile {
     }
 
     fn write_at(&self, bytes: &[u8], at: u64) -> Result<()> {
-        self.file.write_all_at(bytes, at).context(|| format!("cannot write {}", self.path.display()))
+        let told = |e: io::Error| {
+            match e.raw_os_error() {
+            // Not what POSIX calls it: no file here is too large for anything but this.
+            Some(libc::EFBIG) => Error::failed(
+                "the process was started with a limit of the size of files (ulimit -f, LimitFSIZE=): raise it",
+            )
+            .with_source(e),
+            _ => Error::from(e),
+        }
+        };
+        let written = self.file.write_all_at(bytes, at).map_err(told);
+        written.map_err(|e| e.context(format!("cannot write {}", self.path.display())))
     }
 
     fn sync_data(&self) -> Result<()> {
         self.file.sync_data().context(|| format!("cannot sync {}", self.path.display()))
+    }
+
+    fn has_name(&self) -> Result<bool> {
+        let found = self.file.metadata().context(|| format!("cannot stat {}", self.path.display()))?;
+        Ok(found.nlink() > 0)
     }
 
     fn write_back(&self, at: u64, len: u64) {

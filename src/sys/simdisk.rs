@@ -26,6 +26,7 @@ pub enum Op {
     Read,
     Write,
     Sync,
+    Note,
 }
 
 /// One call, as the fault function sees it.
@@ -63,6 +64,10 @@ struct State {
     durable: Names,
     pending: Vec<Change>,
     capacity: Option<u64>,
+    /// See [`Disk::is_noted`]; durable at once.
+    noted: bool,
+    /// See [`Disk::is_in_place`].
+    displaced: bool,
 }
 
 #[derive(Default)]
@@ -92,6 +97,11 @@ impl SimDisk {
     /// Limits the sum of the sizes of all files, in bytes.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.shared.state.lock().capacity = bytes;
+    }
+
+    /// From now on the path leads elsewhere, or back.
+    pub fn displace(&self, displaced: bool) {
+        self.shared.state.lock().displaced = displaced;
     }
 
     /// Asks `choose` about every call from now on.
@@ -149,7 +159,14 @@ impl SimDisk {
             .into_iter()
             .map(|(name, file)| (name, Arc::new(Mutex::new(file.lock().survivor(&mut dice)))))
             .collect();
-        let state = State { durable: names.clone(), names, pending: Vec::new(), capacity: state.capacity };
+        let state = State {
+            durable: names.clone(),
+            names,
+            pending: Vec::new(),
+            capacity: state.capacity,
+            noted: state.noted,
+            displaced: false,
+        };
         SimDisk { shared: Arc::new(Shared { state: Mutex::new(state), faults: Mutex::default() }) }
     }
 
@@ -266,6 +283,26 @@ impl Disk for SimDisk {
         state.pending.clear();
         Ok(())
     }
+
+    fn is_in_place(&self) -> Result<bool> {
+        Ok(!self.shared.state.lock().displaced)
+    }
+
+    fn is_noted(&self) -> Result<bool> {
+        Ok(self.shared.state.lock().noted)
+    }
+
+    fn note(&self) -> Result<()> {
+        self.call(Op::Note, "")?;
+        self.shared.state.lock().noted = true;
+        Ok(())
+    }
+
+    fn unnote(&self) -> Result<()> {
+        self.call(Op::Note, "")?;
+        self.shared.state.lock().noted = false;
+        Ok(())
+    }
 }
 
 fn missing(name: &str) -> Error {
@@ -334,6 +371,11 @@ impl DiskFile for SimFile {
             }
         }
         outcome.map(drop)
+    }
+
+    fn has_name(&self) -> Result<bool> {
+        let state = self.disk.shared.state.lock();
+        Ok(state.names.values().any(|file| Arc::ptr_eq(file, &self.contents)))
     }
 }
 

@@ -220,3 +220,34 @@ fn a_store_that_goes_away_and_comes_back_loses_nothing() {
     }
     assert_eq!(run(Command::new(NACREFS).arg("umount").arg(&d.mnt)).exit, 0);
 }
+
+/// SIGXFSZ used to kill the daemon, and the log said nothing.
+#[test]
+fn a_limit_of_the_size_of_files_is_an_error_that_says_so_and_kills_nobody() {
+    let mut d = TestDrive::unmounted("commit=3600");
+    // In blocks of 512 or 1024 bytes: below the first file of a journal, and above it and below a later one.
+    let limited = |d: &TestDrive, blocks: u32| {
+        let mount = d.mount_command();
+        let mut c = Command::new("bash");
+        c.arg("-c").arg(format!("ulimit -c 0; ulimit -f {blocks}; exec \"$0\" \"$@\""));
+        c.arg(mount.get_program()).args(mount.get_args());
+        for (key, value) in mount.get_envs() {
+            match value {
+                Some(value) => c.env(key, value),
+                None => c.env_remove(key),
+            };
+        }
+        run(&mut c)
+    };
+    limited(&d, 2000).expect(1, &["ulimit -f"]);
+    let said = limited(&d, 6000);
+    assert_eq!(said.exit, 0, "{said:?}");
+    let (acked, refused) = write_until_refused(&d, "limited", 100);
+    assert!(refused.is_some() && acked > 5, "{acked} {refused:?}");
+    all_there(&d, "limited", acked);
+    assert!(fs::read_to_string(d.state.join("log")).unwrap().contains("ulimit -f"));
+    d.kill();
+    d.mount();
+    all_there(&d, "limited", acked);
+    d.umount();
+}

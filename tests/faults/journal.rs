@@ -97,7 +97,7 @@ fn damage_to_durable_records_stops_the_mount_and_a_read_only_one_shows_the_state
 
 #[test]
 fn a_torn_tail_is_cut_and_everything_synced_before_it_is_there() {
-    for tear in ["zeroed", "half", "cut", "garbage"] {
+    for tear in ["zeroed", "half", "garbage"] {
         let mut d = TestDrive::with("commit=3600,flush=3600");
         for n in 0..4 {
             let f = File::create(d.mnt.join(format!("file-{n:02}"))).unwrap();
@@ -119,7 +119,6 @@ fn a_torn_tail_is_cut_and_everything_synced_before_it_is_there() {
         match tear {
             "zeroed" => file.write_all_at(&vec![0; 300_000], last as u64).unwrap(),
             "half" => file.write_all_at(&vec![0; 300_000], last as u64 + 5000).unwrap(),
-            "cut" => file.set_len(last as u64 + 1000).unwrap(),
             _ => file.write_all_at(&noise(5, 200), last as u64 + 60).unwrap(),
         }
         drop(file);
@@ -162,4 +161,114 @@ fn a_read_only_mount_shows_the_journal_and_commits_none_of_it() {
     assert!(journal_bytes(&d) == journal, "a read-only mount changed the journal");
     d.mount();
     assert!((0..4).all(|n| is_there(&d, n)));
+}
+
+/// Six fsynced files, or three of them, were once gone without a word.
+#[test]
+fn a_journal_that_is_gone_or_cut_off_stops_the_mount_until_it_is_back_or_given_up() {
+    for what in ["gone", "files gone", "cut"] {
+        let mut d = killed(6);
+        let (file, _) = frames(&d);
+        let (journal, kept) = (d.state.join("journal"), d.dir().join("kept"));
+        copy(&journal, &kept);
+        match what {
+            "gone" => fs::remove_dir_all(&journal).unwrap(),
+            "files gone" => fs::remove_file(&file).unwrap(),
+            _ => File::options().write(true).open(&file).unwrap().set_len(4096 * 4).unwrap(),
+        }
+        Said::from(d.try_mount("commit=3600")).expect(5, &["journal", "nacrefs accept", "-o ro"]);
+        let out = Said::from(d.try_mount("ro"));
+        assert_eq!(out.exit, 0, "{what}: {out:?}");
+        assert!(!is_there(&d, 5), "{what}");
+        assert!(status(&d)["last_error"].as_str().unwrap().contains("journal"), "{what}");
+        d.umount();
+
+        // Brought back.
+        let state = d.dir().join("state.kept");
+        copy(&d.state, &state);
+        fs::remove_dir_all(&journal).ok();
+        copy(&kept, &journal);
+        ok(Ok(d.try_mount("commit=3600")));
+        assert!((0..6).all(|n| is_there(&d, n)), "{what}");
+        d.kill();
+
+        // Given up.
+        fs::remove_dir_all(&d.state).unwrap();
+        copy(&state, &d.state);
+        run(d.nacrefs(&["accept"]).arg(&d.store)).expect(2, &["--yes"]);
+        let said = run(d.nacrefs(&["accept", "--yes"]).arg(&d.store));
+        assert!(said.exit == 0 && said.out.contains("journal"), "{what}: {said:?}");
+        ok(Ok(d.try_mount("commit=3600")));
+        assert_eq!(fs::read_dir(&d.mnt).unwrap().count(), 0, "{what}");
+        fs::write(d.mnt.join("after"), "x").unwrap();
+        d.umount();
+        d.mount();
+        assert_eq!(fs::read_to_string(d.mnt.join("after")).unwrap(), "x", "{what}");
+        d.umount();
+    }
+}
+
+fn fsynced(d: &TestDrive, n: usize) -> std::io::Result<()> {
+    let f = File::create(d.mnt.join(format!("file-{n:02}")))?;
+    f.write_all_at(&noise(n as u64, 3000), 0)?;
+    f.sync_all()
+}
+
+/// fsync used to go on succeeding into files without a name, or in a directory that no later mount would look into.
+#[test]
+fn a_journal_that_is_taken_away_under_a_mount_is_told_and_what_is_in_memory_is_stored() {
+    for what in ["removed", "files removed", "moved"] {
+        let mut d = TestDrive::with("commit=3600,flush=3600");
+        fsynced(&d, 0).unwrap();
+        let (journal, away) = (d.state.join("journal"), d.dir().join("away"));
+        match what {
+            "removed" => fs::remove_dir_all(&journal).unwrap(),
+            "files removed" => {
+                fs::read_dir(&journal).unwrap().flatten().for_each(|f| fs::remove_file(f.path()).unwrap())
+            }
+            _ => fs::rename(&journal, &away).unwrap(),
+        }
+        std::thread::sleep(Duration::from_millis(1100));
+        assert_eq!(fsynced(&d, 1).unwrap_err().raw_os_error(), Some(libc::EIO), "{what}");
+        assert!(fsynced(&d, 2).is_err(), "{what}");
+        let told = status(&d);
+        assert!(told["last_error"].as_str().is_some_and(|e| e.contains("journal")), "{what}: {told}");
+        assert!(is_there(&d, 0) && is_there(&d, 1), "{what}");
+        let said = on_mount(&d, &["sync"]);
+        assert_eq!(said.exit, 0, "{what}: {said:?}");
+        assert!(status(&d)["last_error"].as_str().is_some_and(|e| e.contains("taken away")), "{what}");
+        d.umount();
+        let log = fs::read_to_string(d.state.join("log")).unwrap();
+        assert_eq!(log.matches("taken away").count(), 1, "{what}: {log}");
+        // The store has everything, so nothing is missed.
+        d.mount();
+        assert!(is_there(&d, 0) && is_there(&d, 1), "{what}");
+        fsynced(&d, 3).unwrap();
+        d.umount();
+    }
+}
+
+/// The whole state directory, in the way of who tidies up: what was acknowledged before is in the moved one.
+#[test]
+fn a_state_directory_that_is_moved_or_exchanged_under_a_mount_acknowledges_nothing_more() {
+    for exchanged in [false, true] {
+        let mut d = TestDrive::with("commit=3600,flush=3600");
+        fsynced(&d, 0).unwrap();
+        let away = d.dir().join("away");
+        fs::rename(&d.state, &away).unwrap();
+        if exchanged {
+            ok(std::process::Command::new("cp").arg("-a").arg(&away).arg(&d.state).output());
+        }
+        std::thread::sleep(Duration::from_millis(1100));
+        assert_eq!(fsynced(&d, 1).unwrap_err().raw_os_error(), Some(libc::EIO), "{exchanged}");
+        assert!(is_there(&d, 0));
+        if exchanged {
+            fs::remove_dir_all(&d.state).unwrap();
+        }
+        fs::rename(&away, &d.state).unwrap();
+        assert!(fsynced(&d, 2).is_err(), "what was lost once stays so");
+        d.umount();
+        d.mount();
+        assert!(is_there(&d, 0) && is_there(&d, 1), "{exchanged}");
+    }
 }
