@@ -49,7 +49,11 @@ impl fmt::Debug for Mode {
 impl Simpler for Mode {
     fn simpler(self) -> Vec<Mode> {
         let kind = self.0 & S_IFMT;
-        [0o777, 0o644, self.0 & 0o777].into_iter().map(|m| Mode(kind | m)).take_while(|m| *m != self).collect()
+        [0o777, 0o644, self.0 & 0o777]
+            .into_iter()
+            .map(|m| Mode(kind | m))
+            .take_while(|m| *m != self)
+            .collect()
     }
 }
 
