@@ -218,9 +218,14 @@ impl Mount {
         store_url(Path::new(&self.source)).unwrap_or_else(|_| self.source.clone())
     }
 
-    /// Whether the same drive is mounted once more: a bind mount, or what it was made from, perhaps at the same place.
-    pub fn has_twin(&self) -> Result<bool> {
-        Ok(list()?.iter().filter(|m| m.device == self.device).count() > 1)
+    /// Where else the same drive is mounted: bind mounts, or what it was made from, perhaps at the same place.
+    pub fn twins(&self) -> Result<Vec<Mount>> {
+        let mut twins: Vec<Mount> = list()?.into_iter().filter(|m| m.device == self.device).collect();
+        // Of those at its own place it is the topmost, so the last.
+        if let Some(own) = twins.iter().rposition(|m| m.point == self.point) {
+            twins.remove(own);
+        }
+        Ok(twins)
     }
 }
 

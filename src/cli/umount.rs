@@ -41,7 +41,9 @@ pub fn run(args: &args::Umount) -> Result<()> {
     };
     // Where it was called from is not to keep it busy.
     std::env::set_current_dir("/").context(|| "cannot leave the directory")?;
+    let twins = mount.twins()?;
     leave(args, &mount)?;
+    utab::inherit(&mount.point, twins.iter().map(|twin| twin.point.as_path()));
     // A daemon that was killed, or that goes on out of sight, does not do this.
     if !mounts::at_exactly(&mount.point)?.is_some_and(|m| m.is_ours()) {
         utab::forget(&mount.point);
@@ -64,7 +66,7 @@ fn leave(args: &args::Umount, mount: &Mount) -> Result<()> {
         return detach(&mount.point, UnmountFlags::DETACH);
     }
     // The drive stays mounted at the other place.
-    if mount.has_twin()? {
+    if !mount.twins()?.is_empty() {
         return detach(&mount.point, UnmountFlags::empty());
     }
     match store_and_detach(mount, args.local) {
@@ -179,7 +181,7 @@ fn force(mount: &Mount) -> Result<()> {
         Ok(daemon)
     };
     // The drive stays mounted at another place.
-    let stays = mount.has_twin()?;
+    let stays = !mount.twins()?.is_empty();
     // On a thread that is not waited for: a daemon that hangs is what this is for.
     std::thread::Builder::new()
         .name("force".into())
