@@ -3,6 +3,7 @@
 use super::Finding;
 use crate::cli::control::Status;
 use crate::cli::mounts::{Mount, shown};
+use crate::cli::status::UNGUARDED;
 use crate::cli::values::{Moment, human_size, human_span};
 use crate::error::Result;
 use std::fs;
@@ -27,8 +28,9 @@ pub fn checks(mount: &Mount, status: &Result<Status>) -> Vec<Finding> {
     };
     let exe = status.pid.and_then(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
     let replaced = exe.is_some_and(|exe| exe.to_string_lossy().ends_with(" (deleted)"));
-    vec![
-        Finding::ok("mount", format!("{} answers", shown(&mount.point))),
+    let mut found = vec![Finding::ok("mount", format!("{} answers", shown(&mount.point)))];
+    found.extend(guarded(status));
+    found.extend([
         online(status, Moment::now()),
         journal(status),
         held_back(status),
@@ -36,7 +38,15 @@ pub fn checks(mount: &Mount, status: &Result<Status>) -> Vec<Finding> {
         errors(status),
         writable(status),
         binary(status, replaced),
-    ]
+    ]);
+    found
+}
+
+fn guarded(s: &Status) -> Option<Finding> {
+    Some(match s.guarded? {
+        true => Finding::ok("restart", "a supervisor mounts again if the daemon is killed"),
+        false => Finding::warn("restart", UNGUARDED, "unmount and mount again"),
+    })
 }
 
 fn online(s: &Status, now: Moment) -> Finding {
@@ -165,6 +175,9 @@ mod tests {
         says(commits(&failing, at(1000)), Warn, "5 B");
         says(commits(&failing, at(1000 + LATE + 1)), Fail, "15 min");
         says(commits(&Status { last_error: None, ..failing }, at(9000)), Ok, "next");
+        assert_eq!(guarded(&s), None);
+        says(guarded(&Status { guarded: Some(true), ..well() }).unwrap(), Ok, "supervisor");
+        says(guarded(&Status { guarded: Some(false), ..well() }).unwrap(), Warn, "nobody mounts again");
         says(writable(&s), Ok, "can be changed");
         says(writable(&Status { read_only: Some("mounted so".into()), ..well() }), Ok, "mounted so");
     }
