@@ -184,7 +184,10 @@ fn patients(app: &App, target: Option<&Path>) -> Result<Vec<Patient>> {
         Err(e) if e.kind() == Kind::NotADrive => {
             // A place that fstab mounts means the drive that would be there.
             let line = resolve(target).ok().and_then(|place| fstab::at(&fstab::ours(), &place));
-            Ok(vec![closed(store_url(line.as_ref().map_or(target, |line| &line.store))?)])
+            let store = store_url(line.as_ref().map_or(target, |line| &line.store))?;
+            let of_store = |mount: &Mount| mount.store() == store && may_see(mount);
+            let mounted = mounts::ours()?.into_iter().find(of_store).map(Patient::of_mount);
+            Ok(vec![mounted.unwrap_or_else(|| closed(store))])
         }
         Err(e) => Err(e),
     }
