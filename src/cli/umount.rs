@@ -80,9 +80,9 @@ fn leave(args: &args::Umount, mount: &Mount) -> Result<()> {
 /// Stores everything (or with `local` leaves it in the journal), unmounts, and waits for the end of the daemon.
 fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
     let point = &mount.point;
-    let socket = mounts::control_socket(mount)?;
-    let client = Client::connect(&socket)?.served_by(mount.owner())?;
-    let daemon = client.pid().map_or(Ok(None), handle)?;
+    let (client, socket) = mounts::call(mount)?;
+    let pid = client.pid();
+    let daemon = pid.map_or(Ok(None), handle)?;
     drop(client);
     let mut screen = Left::new(point);
     let mut state = if local { Expired::No } else { expire(point) };

@@ -2,10 +2,11 @@
 
 use super::Finding;
 use crate::cli::control::Status;
+use crate::cli::holders::{At, held_up_by};
 use crate::cli::mounts::{Mount, shown};
 use crate::cli::status::UNGUARDED;
 use crate::cli::values::{Moment, human_size, human_span};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use std::fs;
 
 /// From so many percent on writers are slowed, and from so many on they wait (`drive/pressure.rs`).
@@ -14,16 +15,22 @@ const FULL: u64 = 92;
 /// After so many seconds without a commit, changes should have been stored.
 const LATE: i64 = 15 * 60;
 
-pub fn checks(mount: &Mount, status: &Result<Status>) -> Vec<Finding> {
+/// `holder`: looks for the process that holds the state directory, where the mount does not tell who serves it.
+pub fn checks(mount: &Mount, status: &Result<Status>, holder: impl FnOnce() -> Option<i32>) -> Vec<Finding> {
     let status = match status {
         Ok(status) => status,
         Err(e) => {
             let point = shown(&mount.point);
-            return vec![Finding::fail(
-                "mount",
-                e.to_string(),
-                format!("look into the log; `nacrefs umount {point}`, then mount again"),
-            )];
+            let todo = match e.kind() {
+                // It serves files, and can say who it is.
+                Kind::NotFound => match mount.daemon_pid() {
+                    Some(pid) => format!("`kill {pid}` stores everything and unmounts; then mount again"),
+                    None => format!("`nacrefs umount --force {point}`; then mount again"),
+                },
+                _ if mount.is_dead() => format!("`nacrefs umount {point}` clears it; then mount again"),
+                _ => hanging(holder(), &point),
+            };
+            return vec![Finding::fail("mount", e.to_string(), todo)];
         }
     };
     let exe = status.pid.and_then(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
@@ -40,6 +47,27 @@ pub fn checks(mount: &Mount, status: &Result<Status>) -> Vec<Finding> {
         binary(status, replaced),
     ]);
     found
+}
+
+/// What helps against a daemon that does not answer, which `nacrefs umount` would ask as well.
+fn hanging(pid: Option<i32>, point: &str) -> String {
+    let Some(pid) = pid else {
+        return format!(
+            "see what its process waits for (`ps -C nacrefs,mount.nacrefs`); `nacrefs umount --force {point}` unmounts all \
+             the same"
+        );
+    };
+    match held_up_by(pid) {
+        Some(At::Stopped) => format!("process {pid} is stopped: `kill -CONT {pid}` lets it go on"),
+        Some(At::Disk) => format!(
+            "process {pid} waits for a disk or a network that does not answer: see to that; `nacrefs umount --force \
+             {point}` unmounts, but the process ends, and a new mount can be made, only after that"
+        ),
+        _ => format!(
+            "if it stays so, `kill -9 {pid}`, `nacrefs umount {point}`, and mount again: what was synced is in the \
+             journal"
+        ),
+    }
 }
 
 fn guarded(s: &Status) -> Option<Finding> {
