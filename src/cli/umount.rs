@@ -107,9 +107,10 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
         detach(point, UnmountFlags::empty())?;
     }
     let Some(daemon) = daemon else { return Ok(()) };
-    if !wait_end(&daemon, CLOSE_TIME)?
-        && let Some(who) = holders::elsewhere(&mount.device)
-    {
+    if wait_end(&daemon, CLOSE_TIME)? {
+        return Ok(());
+    }
+    if let Some(who) = holders::elsewhere(&mount.device) {
         // All that was written here is stored; the daemon goes on for them.
         eprintln!(
             "nacrefs: {} is unmounted, but still mounted where {who} runs (another mount namespace)",
@@ -117,12 +118,27 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
         );
         return Ok(());
     }
+    let waits = waits_for(pid.map_or(0, Pid::as_raw_pid));
+    eprintln!("nacrefs: {} is unmounted; waiting for its daemon to end: {waits}", shown(point));
     match wait_end(&daemon, END_TIME)? {
         true => Ok(()),
         false => Err(Error::failed(format!(
-            "unmounted, but the daemon has not ended within {} s",
+            "{} is unmounted, but its daemon has not ended within {} s: {waits}",
+            shown(point),
             END_TIME.as_secs()
         ))),
+    }
+}
+
+/// What keeps a daemon from ending, for people.
+fn waits_for(pid: i32) -> String {
+    match holders::held_up_by(pid) {
+        Some(holders::At::Disk) => format!(
+            "process {pid} waits for a disk or a network that does not answer, the store's or the state directory's, \
+             and ends when that does; until then the drive cannot be mounted again"
+        ),
+        Some(holders::At::Stopped) => format!("process {pid} is stopped; `kill -CONT {pid}` lets it go on"),
+        _ => format!("process {pid} is at work"),
     }
 }
 

@@ -110,3 +110,19 @@ umount $T/m; ! grep nacrefs /run/mount/utab
 k; mount --bind m b; umount $T/m; grep "TARGET=$T/b " /run/mount/utab; umount -i $T/b; gone test -e state/control; gone grep -q nacrefs /run/mount/utab
 "#);
 }
+
+/// A frozen file system holds a thread of the daemon in the kernel, where nothing can end it.
+#[test]
+fn umount_local_says_at_once_what_it_waits_for() {
+    run(r#"
+mkdir slow; truncate -s 300M disk; mkfs.ext4 -q disk; mount -o loop disk slow; cp -a store slow/
+mount -t nacrefs slow/store m -o key_file=key,commit=1 2>/dev/null; pid=$(pgrep -f "$T/slow/store $T/m ")
+fsfreeze -f slow; (sleep 20; fsfreeze -u slow) & thaw=$!
+echo precious > m/f; sync m/f; sleep 3
+("$N" umount --local m 2>said; echo $? >rc) & asked=$!
+for _ in $(seq 80); do [ -s said ] && break; sleep .1; done; ! mounted m
+grep -q "m is unmounted; waiting for its daemon to end: process $pid waits for a disk" said || fail "$(cat said)"
+[ ! -e rc ]; kill -0 $thaw; wait $asked; [ "$(cat rc)" = 0 ] || fail "$(cat rc said)"; wait
+mount -t nacrefs slow/store m -o key_file=key 2>/dev/null; [ "$(cat m/f)" = precious ]; umount m; umount slow
+"#);
+}
