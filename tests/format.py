@@ -294,7 +294,8 @@ class Drive:
             height, address, key, count = pointer
             yield from self.node(height - 1, address, key, count, None)
 
-    def node(self, level, address, key, count, last):
+    def node(self, level, address, key, count, last, after=None, upto=None):
+        """What is below a node whose last key is `last`; or, with `upto`, the part of it above `after` and up to `upto`."""
         data = self.opened(NODE, address, key)
         r = Reader(data)
         assert len(data) <= 32768 and r.u8() == 1 and r.u8() == level
@@ -304,16 +305,26 @@ class Drive:
         for middle, end in ends:
             k, v = pieces[start:middle], pieces[middle:end]
             assert found is None or found < k
-            start, found = end, k
+            start, found, before = end, k, found
+            shown = k if upto is None else min(k, upto)
             if level == 0:
                 seen += 1
-                yield k, v
+                if shown == k and (after is None or after < k):
+                    yield k, v
             else:
                 c = Reader(v)
                 child = c.raw(32), c.raw(32), c.var()
+                form = c.u8() if c.rest() else 0
+                told = c.bytes() if form == 2 else None
+                bounds = [b for b in (after, before if form else None, told) if b is not None]
                 c.end()
+                assert form < 3
                 seen += child[2]
-                yield from self.node(level - 1, *child, k)
+                above = max(bounds) if bounds else None
+                if above is not None and above >= shown:
+                    continue  # outside of the part
+                part = form or upto is not None
+                yield from self.node(level - 1, *child, None if form else k, above, shown if part else None)
         assert seen == count and last in (None, found)
 
     # --- Inodes ---

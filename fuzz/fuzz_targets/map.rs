@@ -31,7 +31,6 @@ fn run(data: &[u8]) -> Result<()> {
     let chunks = Forged::read(&mut r)?;
     let whole = read(&map, &chunks, Bound::Unbounded);
     if let Ok(entries) = &whole {
-        assert_eq!(entries.len() as u64, map.len());
         for (key, value) in entries.iter().take(50) {
             assert_eq!(map.get(&chunks, key)?.as_deref(), Some(&value[..]));
         }

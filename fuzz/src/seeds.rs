@@ -543,6 +543,13 @@ fn control(seeds: &mut Seeds) {
     seeds.chosen("control", "metrics", 3, b"GET /metrics?x=1 HTTP/1.1\r\nHost: localhost\r\n\r\n");
 }
 
+/// Texts for one of the readers of what people type, chosen by its number.
+fn texts(seeds: &mut Seeds, name: &str, reader: u8, texts: &[&str]) {
+    for text in texts {
+        seeds.chosen("options", name, reader, text.as_bytes());
+    }
+}
+
 /// What people type.
 fn typed(seeds: &mut Seeds) {
     let lists = [
@@ -551,10 +558,8 @@ fn typed(seeds: &mut Seeds) {
         "metrics=127.0.0.1:9101,log=debug,log_format=json,sync=store,cache_mode=plain,noatime,dirsync,sloppy,x-y=z",
         "metrics=unix:/run/m,log=nacrefs::store=trace,nosuid,nodev,noexec,remount,rw,user_id=0,context=a",
     ];
-    for list in lists {
-        seeds.chosen("options", "mount", 0, list.as_bytes());
-    }
-    for moment in [
+    texts(seeds, "mount", 0, &lists);
+    let moments = [
         "17",
         "2026-11-17",
         "2026-11-17 14:30",
@@ -564,29 +569,22 @@ fn typed(seeds: &mut Seeds) {
         "2 years ago",
         "yesterday",
         "now",
-    ] {
-        seeds.chosen("options", "when", 1, moment.as_bytes());
-    }
+    ];
+    texts(seeds, "when", 1, &moments);
     let lines = [
         "mount.nacrefs\0/srv/store\0/mnt\0-o\0rw,noatime\0-N\0/proc/1/ns/mnt",
         "umount.nacrefs\0/mnt\0-f\0-l",
         "nacrefs\0/srv/store\0/mnt\0-o\0rw",
     ];
-    for line in lines {
-        seeds.chosen("options", "helper", 2, line.as_bytes());
-    }
+    texts(seeds, "helper", 2, &lines);
     let lines = [
         "nacrefs\0mount\0s3://b/p\0/mnt\0-o\0ro\0-f",
         "nacrefs\0check\0/s\0--read-data\0--subset\01/3",
         "nacrefs\0cat\0--at\03\0/mnt/file",
         "nacrefs\0key\0add\0/s\0--new-recovery",
     ];
-    for line in lines {
-        seeds.chosen("options", "line", 3, line.as_bytes());
-    }
-    for text in ["16M", "2GiB", "off", "store=debug,info", "unix:/a", "[::1]:80"] {
-        seeds.chosen("options", "value", 4, text.as_bytes());
-    }
+    texts(seeds, "line", 3, &lines);
+    texts(seeds, "value", 4, &["16M", "2GiB", "off", "store=debug,info", "unix:/a", "[::1]:80"]);
     seeds.chosen("options", "path", 5, b"/a/./b");
     seeds.chosen("options", "url", 6, b"file:///srv/a%20b/");
     seeds.chosen("options", "shown", 7, "a\u{202e}b\x1b[2J\\".as_bytes());

@@ -11,12 +11,12 @@ pub use super::logging::parse_level;
 
 /// The passphrase in a file.
 pub fn passphrase_of(from: impl Read, what: &str) -> Result<Zeroizing<String>> {
-    secrets::text_of(from, what, "passphrase")
+    secrets::files::text_of(from, what, "passphrase")
 }
 
 /// The key in the text of a key file.
 pub fn parse_key(text: &str) -> Option<Box<Key>> {
-    secrets::parse_key(text)
+    secrets::files::parse_key(text)
 }
 
 /// How many of the mounts that `/proc/self/mountinfo` shows are ours, and have an owner.

@@ -85,11 +85,12 @@ pub fn build(
 
     let above = directories::update(base, &changes, &by_ino, &mut made, ancestors, tools, sink)?;
     let changed_root = by_ino.get(&ROOT).and_then(|at| made.get(*at)).and_then(Option::as_ref);
-    let root = match (changed_root.or_else(|| above.iter().find(|i| i.ino == ROOT)), base) {
-        (Some(root), _) => root.store(tools.keys, sink)?,
+    let root = match (changed_root, above.iter().find(|i| i.ino == ROOT), base) {
+        (Some(root), _, _) => root.store(tools.keys, sink)?,
+        (None, Some(root), _) => root.clone(),
         // Where only shells changed, no directory did.
-        (None, Some(base)) => base.root.clone(),
-        (None, None) => return Err(bug("the first version has no root")),
+        (None, None, Some(base)) => base.root.clone(),
+        (None, None, None) => return Err(bug("the first version has no root")),
     };
 
     let shells = base.map_or_else(Map::default, |b| b.shells.clone());
@@ -113,6 +114,8 @@ pub fn build(
         runs: base.map_or_else(RunSet::default, |b| b.runs.clone()),
     };
     commit.mark(making.device, making.lsn, making.next_ino)?;
+    let above =
+        above.into_iter().map(|i| InodeRecord { ino: i.ino, attr: i.attr, xattrs: None, content: i.content });
     let inodes = made.into_iter().flatten().chain(above).collect();
     Ok((commit, Committed { inodes }))
 }

@@ -67,10 +67,17 @@ impl DirKey {
 pub trait Ancestors: Sync {
     /// Where a directory stood when the generation was closed: its parent, and its name's hash.
     fn place(&self, dir: Ino) -> Result<(Ino, u64)>;
+
+    /// Such a directory as the last version has it, and its name, where that is known without reading the version.
+    fn known(&self, dir: Ino) -> Option<(Name, InodeRecord)> {
+        let _ = dir;
+        None
+    }
 }
 
 /// What became of a change: the inode as the new version has it.
 pub struct Committed {
-    /// Every inode that has a new record: those of the changes, and the directories above them.
+    /// Every inode that has a new record: those of the changes; and the directories above them, without their extended
+    /// attributes.
     pub inodes: Vec<InodeRecord>,
 }

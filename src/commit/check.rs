@@ -187,10 +187,11 @@ impl Checker<'_> {
     fn heads(&mut self, versions: &Versions, newest: &Opened) -> Result<Vec<Arc<Commit>>> {
         let mut older = Vec::new();
         let mut listed = versions.heads().versions()?;
-        self.hint(versions, newest)?;
+        self.hint(versions, newest, &listed)?;
         while let Some(above) = listed.pop_if(|v| *v > newest.version()) {
-            // A valid one has come meanwhile, from another machine.
-            self.note(format!("head {above}"), None, versions.open(above))?;
+            // Lost, or come meanwhile from another machine.
+            let read = versions.open(above).and_then(|opened| versions.readable(&opened));
+            self.note(format!("head {above}"), None, read)?;
         }
         let mut from = Some(newest.clone());
         while let Some(start) = from.take() {
@@ -256,9 +257,9 @@ impl Checker<'_> {
     }
 
     /// The hint to the newest head: it may be old, but not of what there is not.
-    fn hint(&mut self, versions: &Versions, newest: &Opened) -> Result<()> {
+    fn hint(&mut self, versions: &Versions, newest: &Opened, listed: &[Version]) -> Result<()> {
         match versions.heads().hint()? {
-            Some(hint) if hint > newest.version() => {
+            Some(hint) if hint > newest.version() && !listed.contains(&hint) => {
                 let what = format!("it tells of version {hint}, and the newest is {}", newest.version());
                 self.find("latest", what, None);
             }

@@ -61,7 +61,7 @@ pub struct Attr {
 pub type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// What an inode holds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     File(Blob),
     /// Names to entries: key = name hash (8 bytes, big-endian) then the name; value = an [`Entry`](super::Entry).
@@ -126,7 +126,7 @@ pub const INLINE_XATTRS: usize = 1 << 10;
 pub const MAX_XATTRS: usize = 1 << 20;
 
 /// An inode as it stands at rest: the same as [`InodeRecord`], but large xattrs are left where they are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredInode {
     pub ino: Ino,
     pub attr: Attr,

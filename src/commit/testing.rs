@@ -1,8 +1,8 @@
 //! A drive of a few lines, for tests: a model of the tree in memory, which notes what changed and commits it.
 
 use super::build::{Making, Tools, build};
-use super::change::{Ancestors, BodyChange, Change, DirKey};
-use super::inode::{Attr, Content, FileKind, Name, ROOT, Xattrs};
+use super::change::{Ancestors, BodyChange, Change, Committed, DirKey};
+use super::inode::{Attr, Content, FileKind, InodeRecord, Name, ROOT, Xattrs};
 use super::object::{Commit, Parent, make_ino};
 use super::params::Parameters;
 use super::view::View;
@@ -55,6 +55,15 @@ impl Ancestors for Places<'_> {
         let node = self.0.nodes.get(&dir).ok_or_else(|| Error::failed("no such directory"))?;
         let name = node.names.first().ok_or_else(|| Error::failed("no name"))?;
         Ok((name.parent, self.0.keys.name_hash(&name.name)))
+    }
+
+    fn known(&self, dir: Ino) -> Option<(Name, InodeRecord)> {
+        let node = self.0.nodes.get(&dir)?;
+        let Body::Directory { base, .. } = &node.body else { return None };
+        let attr = Attr { size: base.len(), ..node.attr.clone() };
+        let xattrs = (!node.xattrs.is_empty()).then(|| Arc::new(node.xattrs.clone()));
+        let record = InodeRecord { ino: dir, attr, xattrs, content: Content::Directory(base.clone()) };
+        Some((node.names.first()?.clone(), record))
     }
 }
 
@@ -302,12 +311,20 @@ impl Mini {
         }
     }
 
-    /// Makes a version of what changed.
-    pub fn build(&mut self, making: &Making, sink: &mut (dyn ChunkSink + Send)) -> Result<Commit> {
+    /// Makes a version of what changed, and goes on as if it had not.
+    pub fn try_build(
+        &self,
+        making: &Making,
+        sink: &mut (dyn ChunkSink + Send),
+    ) -> Result<(Commit, Committed)> {
         let tools =
             Tools { keys: &self.keys, directories: &*self.keys, chunks: &*self.chunks, fetch: &*self.fetch };
-        let (commit, committed) =
-            build(self.commit.as_deref(), self.changes(), &Places(self), making, tools, sink)?;
+        build(self.commit.as_deref(), self.changes(), &Places(self), making, tools, sink)
+    }
+
+    /// Makes a version of what changed.
+    pub fn build(&mut self, making: &Making, sink: &mut (dyn ChunkSink + Send)) -> Result<Commit> {
+        let (commit, committed) = self.try_build(making, sink)?;
         for inode in committed.inodes {
             let node = self.nodes.get_mut(&inode.ino).expect("an inode that lives");
             node.attr.allocated = inode.attr.allocated;

@@ -7,11 +7,15 @@ mod published;
 use super::build::build;
 use super::change::{Ancestors, BodyChange, Change};
 use super::history::What;
-use super::inode::{Content, FileKind, Name, ROOT};
+use super::inode::{Content, FileKind, InodeRecord, Name, ROOT};
+use super::object::Commit;
 use super::testing::Mini;
+use super::view::View;
 use crate::error::{Error, Kind, Result};
 use crate::types::Ino;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 fn noise(n: usize, seed: u8) -> Vec<u8> {
     let mut bytes = vec![0; n];
@@ -110,6 +114,92 @@ fn bytes_of(inode: &super::StoredInode) -> Vec<u8> {
     let mut w = crate::wire::Writer::new();
     inode.put(&mut w);
     w.into_vec()
+}
+
+/// One flipped bit in a node that a commit reads used to keep back every commit from then on.
+#[test]
+fn no_damaged_node_keeps_a_version_back_and_what_was_changed_is_in_it() {
+    let (mut mini, world) = Mini::in_memory();
+    let dir = mini.make(ROOT, b"dir", FileKind::Directory);
+    let sub = mini.make(dir, b"sub", FileKind::Directory);
+    mini.edit(sub).xattrs.insert(b"user.large".to_vec(), noise(3000, 7));
+    let deep = mini.file(sub, b"deep", b"deep");
+    let name = |n: usize| format!("file {n}").into_bytes();
+    let files: Vec<_> = (0..500).map(|n| mini.file(dir, &name(n), b"x")).collect();
+    for (n, file) in files.iter().enumerate().take(120) {
+        mini.link(*file, sub, &name(n));
+    }
+    let large = mini.file(ROOT, b"large", &noise(12 << 20, 1));
+    let first = mini.commit(&world);
+    mini.verify();
+
+    let view = mini.view();
+    let mut nodes = std::collections::BTreeSet::new();
+    let mut add = |map: &crate::tree::Map| nodes.extend(map.nodes(&world).map(|n| n.unwrap().address.0));
+    [&first.shells, &first.history].into_iter().for_each(&mut add);
+    for path in ["", "dir", "dir/sub", "large"] {
+        match view.resolve(path.as_bytes()).unwrap().content {
+            Content::Directory(map) => add(&map),
+            Content::File(crate::content::Blob::Segments { map, .. }) => add(&map),
+            _ => panic!("{path}"),
+        }
+    }
+    assert!(nodes.len() > 15, "{}", nodes.len());
+
+    for (n, file) in files.iter().enumerate() {
+        match n % 5 {
+            0 => mini.edit(*file).attr.perm = 0o600,
+            1 if n % 3 == 0 => mini.unlink(dir, &name(n)),
+            2 if n % 3 == 0 => drop(mini.file(dir, format!("new {n}").as_bytes(), b"new")),
+            3 if n % 9 == 0 => mini.rename(dir, &name(n), ROOT, &name(n)),
+            _ => {}
+        }
+    }
+    mini.write(deep, 0, b"DEEP");
+    for at in 0..12 {
+        mini.write(large, at << 20, b"written");
+    }
+    for node in nodes {
+        let address = crate::types::Address(node);
+        world.bend(&address);
+        let (commit, _) = mini
+            .try_build(&mini.making(), &mut world.clone())
+            .unwrap_or_else(|e| panic!("{address}: {}", e.chain()));
+        let commit = Arc::new(Commit::from_bytes(&commit.to_bytes().unwrap()).unwrap());
+        let view = View::new(commit, mini.keys.clone(), Arc::new(world.clone()));
+        let names = |path: &str, ino| {
+            let Content::Directory(map) = view.resolve(path.as_bytes())?.content else { panic!("{path}") };
+            let list =
+                view.list(&map, None).map(|entry| entry.map(|(key, entry)| (key.name.to_vec(), entry.ino())));
+            let found = list.collect::<Result<BTreeMap<_, _>>>()?;
+            assert_eq!(&found, mini.names(ino), "{path}");
+            Ok(())
+        };
+        // While it is damaged what is seen is right; once it is back, all is there.
+        for healed in [false, true] {
+            if healed {
+                world.bend(&address);
+            }
+            for (path, ino) in [("", ROOT), ("dir", dir), ("dir/sub", sub)] {
+                let seen: Result<()> = names(path, ino);
+                assert!(seen.is_ok() || !healed, "{address}: {path}: {seen:?}");
+            }
+            for n in (0..500).step_by(5) {
+                let found = view.resolve(&[b"dir/", &name(n)[..]].concat());
+                let right = |inode: &InodeRecord| inode.attr.perm == 0o600;
+                assert!(found.as_ref().map_or(!healed, right), "{address}: file {n}: {found:?}");
+            }
+            let mut out = [0; 7];
+            let large = view.resolve(b"large").unwrap();
+            for at in 0..12 {
+                view.read(&large, at << 20, &mut out).unwrap();
+                assert_eq!(&out, b"written", "{address}: segment {at}");
+            }
+        }
+        let deep = view.resolve(b"dir/sub/deep").unwrap();
+        assert_eq!(view.read(&deep, 0, &mut [0; 4]).unwrap(), 4);
+        assert_eq!(view.resolve(b"dir/sub").unwrap().xattrs.map(|x| x.len()), Some(1));
+    }
 }
 
 #[test]

@@ -25,7 +25,8 @@ use crate::types::{Address, DeviceId, Epoch, Time, Version};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 /// The versions of a drive.
 pub struct Versions {
@@ -34,6 +35,8 @@ pub struct Versions {
     heads: Heads,
     index_keys: IndexKeys,
     ring: Arc<Keyring>,
+    /// Where a scratch file may be made.
+    scratch: OnceLock<PathBuf>,
 }
 
 /// A version that was opened: its head has a valid signature, its commit is the one that the head names.
@@ -45,16 +48,23 @@ pub struct Opened {
 }
 
 /// The newest version, and the number of the next.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Newest {
     /// None in a drive that has no version yet.
     pub opened: Option<Opened>,
     pub next: Version,
     /// A newer version that was there, and cannot be read.
     pub lost: Option<Version>,
+    /// The chunks of the version, where it was looked whether it can be read: what that showed of the index is known.
+    pub store: Option<Arc<ChunkStore>>,
 }
 
 impl Newest {
+    /// To go on from a version that is known to be the newest, or to be wanted in its place.
+    pub fn after(opened: Opened, next: Version) -> Newest {
+        Newest { opened: Some(opened), next, lost: None, store: None }
+    }
+
     /// Whether there was a newer version than the newest that can be read.
     pub fn is_short(&self) -> bool {
         self.opened.is_some() && self.lost.is_some()
@@ -174,7 +184,12 @@ impl Versions {
             format!(" (by device {}, of {time})", head.device)
         };
         let heads = Heads::new(objects.clone(), drive, realm, verify).telling(told).with_hint_key(hint_key);
-        Versions { objects, layout: Layout::new(&realm), heads, index_keys, ring }
+        Versions { objects, layout: Layout::new(&realm), heads, index_keys, ring, scratch: OnceLock::new() }
+    }
+
+    /// Says in which directory a scratch file may be made, where an index must be made anew; once.
+    pub fn scratch_in(&self, dir: PathBuf) {
+        self.scratch.get_or_init(|| dir);
     }
 
     /// The keys that everything new is sealed under.
@@ -183,26 +198,39 @@ impl Versions {
     }
 
     /// The newest version. `known`: the newest that this machine has seen, from which it must descend
-    /// (`Conflict` otherwise: a rollback or a fork). Where it cannot be read (see [`Versions::is_readable`]) it is
+    /// (`Conflict` otherwise: a rollback or a fork). Where it cannot be read (see [`Versions::readable`]) it is
     /// `lost`, and the newest is the one before it; where that one's head is missing or damaged as well, the newest head
     /// below it whose version can be read.
     pub fn open_newest(&self, known: Option<HeadLink>) -> Result<Newest> {
+        let known = known.filter(|known| known.version != 0);
         let newest = self.heads.newest(known)?;
-        let (mut lost, mut wanted, mut opened) = (newest.lost, newest.head, None);
+        let (mut lost, mut wanted) = (newest.lost, newest.head);
+        let (mut store, mut opened) = (None, None::<Opened>);
+        let mut broken = newest.broken;
         while let Some(head) = wanted.take() {
-            let read =
-                self.open_head(head.clone()).and_then(|found| self.is_readable(&found).map(|()| found));
+            let read = self.open_head(head.clone()).and_then(|found| Ok((self.readable(&found)?, found)));
             match read {
-                Ok(found) => opened = Some(found),
+                Ok((chunks, found)) => (store, opened) = (Some(chunks), Some(found)),
                 Err(e) if e.kind() == Kind::Damage => {
                     tracing::warn!("{}", e.chain());
                     lost = lost.or(Some(head.version));
-                    wanted = Some(self.before(&head)?.ok_or(e)?);
+                    let before = self.before(&head)?.ok_or(e)?;
+                    broken = match known {
+                        Some(known) if known.version <= before.version => {
+                            self.heads.descent(&before, known)?
+                        }
+                        _ => None,
+                    };
+                    wanted = Some(before);
                 }
                 Err(e) => return Err(e),
             }
         }
-        Ok(Newest { opened, next: newest.next, lost })
+        // Of a version that is lost it need not be shown: nothing of it is believed.
+        if let (Some(opened), Some(known), Some(broken)) = (&opened, known, broken) {
+            return Err(self.heads.unproven(&opened.head, known, broken));
+        }
+        Ok(Newest { opened, next: newest.next, lost, store })
     }
 
     /// The valid head before another. Numbers that the other passes over were given up, or were never versions.
@@ -224,8 +252,9 @@ impl Versions {
     }
 
     /// Reads what no version can be worked on without: the root directory's first node and its extended attributes, and
-    /// the first node of the shells. `Damage` where one of them is damaged or missing.
-    fn is_readable(&self, opened: &Opened) -> Result<()> {
+    /// the first node of the shells. `Damage` where one of them is damaged or missing. Gives the chunks that it is read
+    /// from.
+    pub(super) fn readable(&self, opened: &Opened) -> Result<Arc<ChunkStore>> {
         let commit = &opened.commit;
         let directory = match &commit.root.content {
             Content::Directory(names) => names.root().map(|node| node.address),
@@ -243,6 +272,9 @@ impl Versions {
             Settings::default(),
             None,
         );
+        if let Some(dir) = self.scratch.get() {
+            store.index().scratch_in(dir.clone());
+        }
         let needed = [("root directory", directory), ("root directory", xattrs), ("Map of shells", shells)];
         for (what, chunk) in needed {
             let Some(address) = chunk else { continue };
@@ -253,7 +285,7 @@ impl Versions {
                 Error::new(kind, what).with_source(e)
             })?;
         }
-        Ok(())
+        Ok(store)
     }
 
     /// Where the history of a version parts from that of another head, and which devices made the other's versions from
@@ -480,6 +512,7 @@ impl Versions {
             head: newest.opened.as_ref().map(|o| o.head.clone()),
             next: newest.next,
             lost: None,
+            broken: None,
         };
         let unsigned = |_: &[u8]| [0; 64];
         let new =

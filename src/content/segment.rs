@@ -26,6 +26,15 @@ impl<S> Default for Segment<S> {
     }
 }
 
+impl Segment {
+    /// A segment of which nothing can be told: all of it lies in a chunk that cannot be, that of no bytes.
+    pub(super) fn lost() -> Segment {
+        let source = Slice { front: 0, back: 0, address: Address::of(b""), key: Key([0; 32]) };
+        let part = |at| Part { at, len: SHORT, source: source.clone() };
+        Segment { base: None, parts: (0..SEGMENT).step_by(SHORT as usize).map(part).collect() }
+    }
+}
+
 /// A self-encrypted set from offset 0 on, as far as it shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Base {

@@ -51,6 +51,17 @@ impl World {
         std::mem::take(&mut self.held.lock().fetched)
     }
 
+    /// Flips a bit of a chunk; or flips it back.
+    pub fn bend(&self, address: &Address) {
+        if let Some(stored) = self.held.lock().chunks.get_mut(address) {
+            let mut bent = stored.to_vec();
+            if let Some(last) = bent.last_mut() {
+                *last ^= 1;
+            }
+            *stored = bent.into();
+        }
+    }
+
     pub fn remove(&self, address: &Address) {
         self.held.lock().chunks.remove(address);
     }

@@ -5,7 +5,7 @@ use super::draft::{Draft, Fresh, Local};
 use super::segment::Segment;
 use super::{Ctx, EMBED, Edit, INLINE, SEGMENT, What};
 use crate::chunk::ChunkSink;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::tree::Map;
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
@@ -42,6 +42,7 @@ impl Blob {
             cut,
             cut_pending: cut.is_some_and(|at| at % u64::from(SEGMENT) != 0),
             first: None,
+            emptied: false,
             changes: BTreeMap::new(),
         };
         pass.cut_segments()?;
@@ -68,6 +69,8 @@ struct Pass<'a> {
     /// Whether the segment that the cut goes through is still to be cut.
     cut_pending: bool,
     first: Option<First>,
+    /// All that there was is gone.
+    emptied: bool,
     /// New entries of the Map; none for old ones that go.
     changes: BTreeMap<u64, Option<Vec<u8>>>,
 }
@@ -78,9 +81,15 @@ impl Pass<'_> {
         let segment = match self.blob {
             Blob::Inline(bytes) if number == 0 => return Ok((Draft::inline(bytes), 1)),
             Blob::One(segment) if number == 0 => segment.clone(),
-            Blob::Segments { map, .. } => match map.get(self.ctx.chunks, &segment_key(number))? {
-                Some(entry) => Segment::decode(&entry)?,
-                None => return Ok((Draft::default(), 0)),
+            Blob::Segments { map, .. } => match map.get(self.ctx.chunks, &segment_key(number)) {
+                Ok(Some(entry)) => Segment::decode(&entry)?,
+                Ok(None) => return Ok((Draft::default(), 0)),
+                // What is written over it is kept, and all else of it stays unreadable.
+                Err(e) if e.kind() == Kind::Damage => {
+                    tracing::warn!("segment {number} of a file cannot be read: {}", e.chain());
+                    Segment::lost()
+                }
+                Err(e) => return Err(e),
             },
             _ => return Ok((Draft::default(), 0)),
         };
@@ -97,6 +106,12 @@ impl Pass<'_> {
     }
 
     fn drop_segments(&mut self, numbers: Range<u64>) -> Result<()> {
+        if numbers == (0..u64::MAX) {
+            // Nothing is left, and nothing of it need be read.
+            (self.map, self.pages, self.emptied) = (Map::default(), 0, true);
+            self.first = Some(First { draft: Draft::default(), was_full: false, pages_before: 0 });
+            return Ok(());
+        }
         if numbers.start == 0 {
             let (_, pages_before) = self.load(0)?;
             self.first = Some(First { draft: Draft::default(), was_full: false, pages_before });
@@ -162,7 +177,7 @@ impl Pass<'_> {
         let (mut draft, pages_before) = match self.first.take_if(|_| number == 0) {
             Some(first) => (first.draft, first.pages_before),
             // Dropped and counted already.
-            None if self.changes.contains_key(&number) => (Draft::default(), 0),
+            None if self.emptied || self.changes.contains_key(&number) => (Draft::default(), 0),
             None => self.load(number)?,
         };
         if let Some(cut) = self.cut {
@@ -198,7 +213,10 @@ impl Pass<'_> {
             self.change(cut / u64::from(SEGMENT), Vec::new())?;
         }
         let in_map = |number| self.map.get(self.ctx.chunks, &segment_key(number));
-        let first_in_map = in_map(0)?.is_some();
+        let first_in_map = match in_map(0) {
+            Err(e) if e.kind() == Kind::Damage => true,
+            entry => entry?.is_some(),
+        };
         let new = self.changes.values().any(|change| change.is_some());
         let gone = self.changes.values().filter(|change| change.is_none()).count() as u64;
         let others = new || self.map.len() > gone + u64::from(first_in_map);

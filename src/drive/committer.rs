@@ -10,7 +10,7 @@ use super::locks::FACTS;
 use super::open::{FromStore, Keeping};
 use super::table::Place;
 use crate::chunk::ChunkSink;
-use crate::commit::inode::{Content, InodeRecord};
+use crate::commit::inode::{Attr, Content, InodeRecord, Name};
 use crate::commit::{
     Ancestors, BodyChange, Change, Making, Newest, Opened, Parameters, Prepared, Published, Signer, Tools,
     Versions, build,
@@ -105,6 +105,16 @@ impl Ancestors for AsClosed<'_> {
             Place { parent, hash } => Ok((parent, hash)),
         }
     }
+
+    fn known(&self, dir: Ino) -> Option<(Name, InodeRecord)> {
+        let Self(drive, closed) = self;
+        let inode = drive.table.loaded_inode(dir)?;
+        let node = inode.node.read();
+        let Body::Dir(d) = &node.body else { return None };
+        let attr = Attr { size: d.base.len(), ..node.meta.attr.clone() };
+        let (xattrs, content) = (node.meta.xattrs.clone(), Content::Directory(d.base.clone()));
+        Some((node.name_at(*closed)?.clone(), InodeRecord { ino: dir, attr, xattrs, content }))
+    }
 }
 
 /// What to do where the store does not go on from the version that this mount stands on. One message: of an error that
@@ -121,6 +131,15 @@ fn way_on(e: Error) -> Error {
         ),
         _ => e,
     }
+}
+
+fn told_damaged(packs: usize) -> String {
+    let (packs, are) =
+        if packs == 1 { ("a pack".to_string(), "is") } else { (format!("{packs} packs"), "are") };
+    format!(
+        "{packs} of the store {are} damaged or gone: all that could be stored is stored; 'nacrefs check' names the damage, \
+         and a backup of the store's objects mends it"
+    )
 }
 
 impl Drive {
@@ -141,7 +160,7 @@ impl Drive {
 
     /// Takes note of what became of a commit. The log is told when that changes, not at each try.
     fn note_commit(&self, outcome: &Result<Option<Version>>, took: Duration) {
-        let now = self.clock.now();
+        let (now, damaged) = (self.clock.now(), self.store.damaged_packs());
         let mut facts = self.facts.lock();
         match outcome {
             Ok(version) => {
@@ -152,8 +171,9 @@ impl Drive {
                     // Nothing was tried, so nothing is known to be better.
                     return;
                 }
-                facts.last_error = None;
-                facts.last_error_time = None;
+                // Commits go around what they cannot read, which must not be the end of it.
+                facts.last_error = (damaged > 0).then(|| told_damaged(damaged));
+                facts.last_error_time = (damaged > 0).then_some(now);
                 if std::mem::take(&mut facts.away) {
                     facts.since = Some(now);
                 }
@@ -410,7 +430,7 @@ impl Drive {
         };
         let ancestors = AsClosed(self, *generation);
         let (commit, committed) = build(Some(&*newest.commit), changes, &ancestors, &making, tools, batch)?;
-        let newest = Newest { opened: Some(newest), next: c.next, lost: None };
+        let newest = Newest::after(newest, c.next);
         let prepared = c.versions.prepare(&newest, commit, batch, &*self.chunks, &c.signer)?;
         let mut made = committed.inodes;
         made.extend(nameless);

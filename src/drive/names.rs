@@ -1,13 +1,15 @@
 //! Operations on names: make, link, unlink, rmdir, rename.
 
 use super::acl::{self, Acl};
-use super::inode::Inode;
+use super::inode::{Body, Inode, Node};
 use super::record::{At, Op};
 use super::types::{Caller, New, RenameHow, Stat, Wait};
 use super::{Drive, Held};
+use crate::commit::change::DirKey;
 use crate::commit::inode::{FileKind, ROOT};
 use crate::error::{Error, Kind, Result};
 use crate::types::Ino;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -149,7 +151,16 @@ impl Drive {
             match (node.is_dir(), want_dir) {
                 (true, false) => return errno(libc::EISDIR),
                 (false, true) => return errno(libc::ENOTDIR),
-                (true, true) if node.meta.attr.size > 0 => return errno(libc::ENOTEMPTY),
+                (true, true) => match self.has_names(node) {
+                    Ok(false) => {}
+                    Ok(true) => return errno(libc::ENOTEMPTY),
+                    Err(e) if e.kind() == Kind::Miss && wait != Wait::No => {
+                        drop(held);
+                        self.look_into(&child, wait)?;
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                },
                 _ => {}
             }
             self.perform(&mut held, &Op::Remove { at: At { dir: parent, name }, ino: child.ino }, &room)?;
@@ -218,7 +229,16 @@ impl Drive {
                     match (child_is_dir, node.is_dir()) {
                         (true, false) => return errno(libc::ENOTDIR),
                         (false, true) => return errno(libc::EISDIR),
-                        (true, true) if node.meta.attr.size > 0 => return errno(libc::ENOTEMPTY),
+                        (true, true) => match self.has_names(node) {
+                            Ok(false) => {}
+                            Ok(true) => return errno(libc::ENOTEMPTY),
+                            Err(e) if e.kind() == Kind::Miss && wait != Wait::No => {
+                                drop((held, renames));
+                                self.look_into(o, wait)?;
+                                continue;
+                            }
+                            Err(e) => return Err(e),
+                        },
                         _ => {}
                     }
                 }
@@ -238,6 +258,33 @@ impl Drive {
             self.perform(&mut held, &op, &room)?;
             return Ok(());
         }
+    }
+
+    /// Whether a directory has names. Its size alone does not tell: around a node that could not be read it is an
+    /// estimate, though never too small.
+    fn has_names(&self, node: &Node) -> Result<bool> {
+        let Body::Dir(d) = &node.body else { return Ok(false) };
+        if node.meta.attr.size == 0 {
+            return Ok(false);
+        }
+        let changed = |key: &DirKey| d.top.names.get(key).or_else(|| d.frozen.as_ref()?.names.get(key));
+        let frozen = d.frozen.iter().flat_map(|layer| layer.names.keys());
+        if d.top.names.keys().chain(frozen).any(|key| changed(key).is_some_and(Option::is_some)) {
+            return Ok(true);
+        }
+        for item in d.base.range(&*self.quick, Bound::Unbounded).take(LOOK) {
+            let (key, _) = item?;
+            if DirKey::from_bytes(&key).is_none_or(|key| changed(&key).is_none()) {
+                return Ok(true);
+            }
+        }
+        Ok(d.base.len() > LOOK as u64)
+    }
+
+    /// Reads the names of a directory, to have them at hand.
+    fn look_into(&self, dir: &Inode, wait: Wait) -> Result<()> {
+        let base = self.base_of(dir)?;
+        base.range(self.chunks(wait), Bound::Unbounded).take(LOOK).try_for_each(|item| item.map(drop))
     }
 
     /// Refuses a rename that would put a directory below itself, or in the place of one that it is below. The
@@ -277,6 +324,9 @@ impl Drive {
         Ok(all)
     }
 }
+
+/// How many names of a directory are looked at to see whether there is any left.
+const LOOK: usize = 4096;
 
 /// The most names that an inode may have, as on ext4.
 const MAX_LINKS: usize = 65_000;

@@ -261,7 +261,7 @@ fn publish(
     let opener = Opener::new(Arc::new(ContentCache::new(NODES)), fetch, Keys(site.keys.clone()));
     let signing = SigningKey::from_bytes(&device.signing.to_bytes());
     let signer = Signer::new(&site.secrets, device.device, signing);
-    let after = Newest { opened: Some(kept.clone()), next: newest.next, lost: None };
+    let after = Newest::after(kept.clone(), newest.next);
     let mut batch = chunks.begin(random(&SystemRandom)?);
     let prepared = site.versions.prepare(&after, commit, &mut batch, &opener, &signer)?;
     match site.versions.publish(&prepared)? {

@@ -39,9 +39,16 @@ pub struct Machine {
 /// local index's.
 pub fn assemble(site: &Site, machine: Machine, settings: Settings) -> Result<(Arc<Drive>, Replayed)> {
     let opened = machine.newest.opened.as_ref().ok_or_else(unfinished)?;
+    let store = match &machine.newest.store {
+        Some(store) => store.clone(),
+        None => site.chunk_store(opened.commit.runs.clone(), None),
+    };
+    if let Some(at) = machine.index {
+        store.keep_local(at);
+    }
     let parts = Parts {
         versions: site.versions.clone(),
-        store: site.chunk_store(opened.commit.runs.clone(), machine.index),
+        store,
         signer: Signer::new(&site.secrets, machine.device, machine.signing),
         newest: machine.newest,
         over: machine.over,

@@ -43,6 +43,8 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     let keys: LocalKeys = state.keys(&site.secrets, &SystemRandom)?;
     let memory = state.memory(&keys)?;
     let known = memory.map(|m| HeadLink { version: m.version, hash: m.head });
+    let local = LocalPlace { dir: state.path().join("index"), key: keys.index_key().clone() };
+    site.versions.scratch_in(local.dir.clone());
     let mut newest = site.newest_after(known, state.path())?;
     if let Some(lost) = site.lost(&newest) {
         if !settings.read_only {
@@ -64,7 +66,7 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     {
         match divide(&site, &state, &keys, known, &device, settings.read_only)? {
             Divided::Renamed(new) => device = new,
-            Divided::Alone(base) => newest = Newest { opened: Some(*base), next: newest.next, lost: None },
+            Divided::Alone(base) => newest = Newest::after(*base, newest.next),
         }
     } else if let (Some(memory), Some(opened)) = (memory, &newest.opened)
         && others_wrote(&site, opened, memory.base.0, &device)
@@ -78,7 +80,7 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
                     "this is version {} with what the journal holds: not the newest",
                     base.version()
                 );
-                newest = Newest { opened: Some(base), next: newest.next, lost: None };
+                newest = Newest::after(base, newest.next);
             }
             over = None;
         }
@@ -106,7 +108,6 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
         done => done?,
     }
 
-    let local = LocalPlace { dir: state.path().join("index"), key: keys.index_key().clone() };
     let disk_cache = match (&store_dir, cache) {
         (Some(_), _) | (None, 0) => None,
         (None, limit) => Some(DiskCache::open(&state.path().join("cache"), &keys, limit)?),

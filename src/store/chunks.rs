@@ -14,7 +14,7 @@ use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How many chunks are remembered as written or verified by us, and held now.
 const VERIFIED: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 16) - 1);
@@ -42,10 +42,13 @@ pub struct ChunkStore {
     index: Arc<Index>,
     runs: RwLock<Arc<RunSet>>,
     pending: RwLock<Vec<Arc<Pending>>>,
-    verified: Mutex<LruCache<Address, ()>>,
+    /// In which pack each was.
+    verified: Mutex<LruCache<Address, PackId>>,
     /// Packs in which something was found damaged, or that are gone: their chunks are not remembered as verified.
     suspects: Mutex<HashSet<PackId>>,
-    local: Option<LocalIndex>,
+    /// Packs that have gone from the store: what can be read of them all the same need not be there tomorrow.
+    gone: Mutex<HashSet<PackId>>,
+    local: OnceLock<Option<LocalIndex>>,
     pack: usize,
 }
 
@@ -58,20 +61,30 @@ impl ChunkStore {
         settings: Settings,
         local: Option<LocalPlace>,
     ) -> Arc<ChunkStore> {
-        let scratch = local.as_ref().map(|at| at.dir.clone());
-        let index = Index::new(objects, keys, settings.shape, settings.index_cache).with_scratch(scratch);
-        let index = Arc::new(index);
-        let runs = Arc::new(runs);
-        let local = local.and_then(|at| LocalIndex::start(at, index.clone(), runs.clone()));
-        Arc::new(ChunkStore {
-            index,
-            runs: RwLock::new(runs),
+        let store = Arc::new(ChunkStore {
+            index: Arc::new(Index::new(objects, keys, settings.shape, settings.index_cache)),
+            runs: RwLock::new(Arc::new(runs)),
             pending: RwLock::default(),
             verified: Mutex::new(LruCache::sparse(VERIFIED)),
             suspects: Mutex::default(),
-            local,
+            gone: Mutex::default(),
+            local: OnceLock::new(),
             pack: settings.pack.min(MAX_TARGET),
-        })
+        });
+        if let Some(at) = local {
+            store.keep_local(at);
+        }
+        store
+    }
+
+    /// Keeps a local index from now on, and there; before other runs are adopted.
+    pub fn keep_local(&self, at: LocalPlace) {
+        self.index.scratch_in(at.dir.clone());
+        self.local.get_or_init(|| LocalIndex::start(at, self.index.clone(), self.runs()));
+    }
+
+    fn local(&self) -> Option<&LocalIndex> {
+        self.local.get()?.as_ref()
     }
 
     /// The index runs that are read.
@@ -86,7 +99,7 @@ impl ChunkStore {
     /// Whether the local index knows a chunk.
     #[cfg(test)]
     pub(super) fn is_local(&self, address: &Address) -> bool {
-        self.local.as_ref().is_some_and(|l| l.get(address).is_some())
+        self.local().is_some_and(|l| l.get(address).is_some())
     }
 
     /// The stored bytes of a chunk, which its address vouches for. A chunk that is missing, or not what its
@@ -98,7 +111,7 @@ impl ChunkStore {
             Some(Held::At(place)) => return self.read(address, &place),
             None => {}
         }
-        if let Some(place) = self.local.as_ref().and_then(|l| l.get(address)) {
+        if let Some(place) = self.local().and_then(|l| l.get(address)) {
             match self.read(address, &place) {
                 Err(e) if e.kind() == Kind::Damage => {
                     tracing::debug!("the local index is wrong about chunk {address}: {}", e.chain());
@@ -107,30 +120,52 @@ impl ChunkStore {
             }
         }
         let found = self.find(address, true)?;
-        found.ok_or_else(|| Error::damage(format!("chunk {address} is in no index run of the store")))
+        found
+            .map(|(_, bytes)| bytes)
+            .ok_or_else(|| Error::damage(format!("chunk {address} is in no index run of the store")))
     }
 
     /// Whether a chunk need not be stored again: the index lists it, and we wrote it or have read it, and have found
     /// nothing wrong in its pack since. A chunk that is listed and damaged is not held.
     pub fn contains(&self, address: &Address) -> Result<bool> {
-        if self.verified.lock().get(address).is_some() {
-            return Ok(true);
+        Ok(self.holder(address)?.is_some())
+    }
+
+    /// In which pack a chunk is that need not be stored again.
+    fn holder(&self, address: &Address) -> Result<Option<PackId>> {
+        if let Some(pack) = self.verified.lock().get(address)
+            && !self.gone.lock().contains(pack)
+        {
+            return Ok(Some(*pack));
         }
         match self.find(address, false) {
-            Ok(found) => Ok(found.is_some()),
+            Ok(found) => Ok(found.map(|(pack, _)| pack)),
             // Told once already, for all that it listed.
-            Err(e) if e.kind() == Kind::Damage && self.index.any_damaged(&self.runs()) => Ok(false),
+            Err(e) if e.kind() == Kind::Damage && self.index.any_damaged(&self.runs()) => Ok(None),
             Err(e) if e.kind() == Kind::Damage => {
                 tracing::warn!("chunk {address} will be stored again: {}", e.chain());
-                Ok(false)
+                Ok(None)
             }
             Err(e) => Err(e),
         }
     }
 
-    /// Looks a chunk up in the runs, newest first, until one gives its bytes. Nothing if no run lists it. Where a part
+    /// Whether a pack is in the store still. From one that is gone, what can be read is, and nothing counts as stored.
+    fn is_there(&self, pack: PackId) -> Result<bool> {
+        let name = self.index.layout.pack(&pack);
+        let there = self.index.objects.is_there(&name)?;
+        if !there && self.gone.lock().insert(pack) {
+            tracing::error!(
+                "{name} is gone from the store, or another file has its name: it is no more relied on"
+            );
+            self.suspect(pack);
+        }
+        Ok(there)
+    }
+
+    /// Looks a chunk up in the runs, newest first, until one gives its bytes; from which pack they are. Nothing if no run lists it. Where a part
     /// of these is damaged, it may be looked up in the packs' own lists, which is not enough to deduplicate against.
-    fn find(&self, address: &Address, in_packs: bool) -> Result<Option<Bytes>> {
+    fn find(&self, address: &Address, in_packs: bool) -> Result<Option<(PackId, Bytes)>> {
         let runs = self.runs();
         let (mut trouble, mut unread) = (None::<Error>, false);
         let mut note = |e: Error| {
@@ -141,13 +176,18 @@ impl ChunkStore {
         };
         for place in self.index.listed(&runs, address) {
             unread |= place.as_ref().is_err_and(|e| e.kind() == Kind::Damage);
+            // Whoever asks only whether it is stored does not look into packs' lists, nor into packs that are gone.
+            let is_gone = |place: &Place| !in_packs && self.gone.lock().contains(&place.pack);
+            if place.as_ref().is_ok_and(is_gone) {
+                continue;
+            }
             match place.and_then(|place| Ok((place.pack, self.read(address, &place)?))) {
                 Ok((pack, bytes)) => {
                     let mut verified = self.verified.lock();
                     if Arc::ptr_eq(&runs, &self.runs.read()) && !self.suspects.lock().contains(&pack) {
-                        verified.put(*address, ());
+                        verified.put(*address, pack);
                     }
-                    return Ok(Some(bytes));
+                    return Ok(Some((pack, bytes)));
                 }
                 Err(e) => note(e),
             }
@@ -159,7 +199,7 @@ impl ChunkStore {
                 Vec::new()
             }) {
                 match self.read(address, &place) {
-                    Ok(bytes) => return Ok(Some(bytes)),
+                    Ok(bytes) => return Ok(Some((place.pack, bytes))),
                     Err(e) => note(e),
                 }
             }
@@ -209,8 +249,15 @@ impl ChunkStore {
             duplicates: Vec::new(),
             checked: self.runs(),
             suspects: self.suspects.lock().len(),
+            present: HashSet::new(),
+            finishing: false,
             listed: None,
         }
+    }
+
+    /// In how many packs something was found damaged, or that are gone, since this was opened.
+    pub fn damaged_packs(&self) -> usize {
+        self.suspects.lock().len()
     }
 
     /// Reads the runs of another commit from now on: of one that we made, or of somebody else's.
@@ -225,7 +272,7 @@ impl ChunkStore {
             match &ours {
                 Some(entries) => {
                     for entry in entries {
-                        verified.put(entry.address, ());
+                        verified.put(entry.address, entry.place.pack);
                     }
                 }
                 None if base != runs => verified.clear(),
@@ -233,7 +280,7 @@ impl ChunkStore {
             }
             (base, ours)
         };
-        if let Some(local) = &self.local {
+        if let Some(local) = self.local() {
             local.adopt(base, runs, ours);
         }
     }
@@ -330,6 +377,10 @@ pub struct Batch {
     checked: Arc<RunSet>,
     /// How many packs were suspect when the duplicates were last looked at.
     suspects: usize,
+    /// Packs with duplicates, which were there when the first of them was taken.
+    present: HashSet<PackId>,
+    /// [`Self::finish`] was called before, maybe long ago.
+    finishing: bool,
     /// The packs of the drive, where the index is to be healed.
     listed: Option<HashSet<PackId>>,
 }
@@ -354,15 +405,19 @@ impl ChunkSink for Batch {
         let store = &self.hold.store;
         let state = &self.hold.pending.state;
         let (mut new, mut duplicates) = (HashSet::new(), Vec::new());
-        for (address, _) in &chunks {
+        'chunks: for (address, _) in &chunks {
             if state.read().chunks.contains_key(address) {
                 continue;
             }
-            if store.contains(address)? {
-                duplicates.push(*address);
-            } else {
-                new.insert(*address);
+            // Of a pack that is gone no chunk has its holder any more: another may be it.
+            while let Some(pack) = store.holder(address)? {
+                if self.present.contains(&pack) || store.is_there(pack)? {
+                    self.present.insert(pack);
+                    duplicates.push(*address);
+                    continue 'chunks;
+                }
             }
+            new.insert(*address);
         }
         // Each once.
         chunks.retain(|(address, _)| new.remove(address));
@@ -457,6 +512,11 @@ impl Batch {
                 }
             }
             self.checked = base.clone();
+        }
+        if std::mem::replace(&mut self.finishing, true) {
+            for pack in &self.present {
+                store.is_there(*pack)?;
+            }
         }
         let suspects = store.suspects.lock().len();
         if suspects != self.suspects {

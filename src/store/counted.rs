@@ -176,6 +176,10 @@ impl Objects for Counted {
         self.count(Request::Size, |s| s.size(name), |_| 0)
     }
 
+    fn is_there(&self, name: &str) -> Result<bool> {
+        self.count(Request::Size, |s| s.is_there(name), |_| 0)
+    }
+
     fn settle(&self, name: &str) -> Result<()> {
         self.store.settle(name)
     }

@@ -116,6 +116,10 @@ impl Objects for Faulty {
         self.call(Op::Size, name, || not_found(name), |_| self.inner.size(name))
     }
 
+    fn is_there(&self, name: &str) -> Result<bool> {
+        self.call(Op::Size, name, || Ok(false), |_| self.inner.is_there(name))
+    }
+
     fn settle(&self, name: &str) -> Result<()> {
         self.inner.settle(name)
     }

@@ -47,6 +47,17 @@ pub struct Newest {
     /// A number above it that was a version, by the hint or by what this machine has seen, and whose object is none, or
     /// is gone.
     pub lost: Option<Version>,
+    /// Where the way from it to what this machine has seen ends too early, so that it cannot be told whether it descends
+    /// from that: see [`Heads::unproven`].
+    pub broken: Option<Broken>,
+}
+
+/// A head that the way from one version back to another leads through, and that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broken {
+    at: Version,
+    /// There is nothing; else what is there is damaged.
+    gone: bool,
 }
 
 /// What a new head is to say, besides its place in the chain.
@@ -125,10 +136,11 @@ impl Heads {
             let damaged = found.range(above..).map(|(v, _)| *v).filter(|v| *v <= hint).last();
             lost = damaged.or(known.is_none().then_some(hint));
         }
+        let mut broken = None;
         match (&head, known) {
             // The head that was seen is there, and damaged: the one before it is the newest that there is.
             (_, Some(known)) if damaged.is_some() => lost = lost.max(Some(known.version)),
-            (Some(head), Some(known)) => self.check_descent(head, known)?,
+            (Some(head), Some(known)) => broken = self.descent(head, known)?,
             (None, Some(known)) => {
                 return Err(conflict(format!(
                     "the store was rolled back or emptied: it shows no version at all, but this machine has seen \
@@ -138,7 +150,7 @@ impl Heads {
             }
             (_, None) => {}
         }
-        Ok(Newest { head, next, lost })
+        Ok(Newest { head, next, lost, broken })
     }
 
     /// The head of a version. `NotFound` where there is none, `Damage` where it is no valid head.
@@ -286,8 +298,9 @@ impl Heads {
         Ok(())
     }
 
-    /// Demands that a head descends from the one that this machine has seen.
-    fn check_descent(&self, head: &Head, known: HeadLink) -> Result<()> {
+    /// Demands that a head descends from the one that this machine has seen: `Conflict` where it does not. Where that
+    /// cannot be told, the head that it would have to be told by.
+    pub fn descent(&self, head: &Head, known: HeadLink) -> Result<Option<Broken>> {
         let newest = head.link();
         if newest.version < known.version {
             return Err(conflict(format!(
@@ -312,28 +325,41 @@ impl Heads {
         while at.version > known.version {
             let step = match here.take() {
                 Some(head) => head,
-                None => self.linked(&at, &newest, &known)?,
+                // The link's hash vouches for it.
+                None => match self.load(at.version) {
+                    Ok(Some(head)) if head.link() == at => head,
+                    Ok(Some(_)) => {
+                        return Err(conflict(no_proof(
+                            &newest,
+                            &known,
+                            at.version,
+                            "is not the one that it was",
+                        )));
+                    }
+                    Ok(None) => return Ok(Some(Broken { at: at.version, gone: false })),
+                    Err(e) if e.kind() == Kind::NotFound => {
+                        return Ok(Some(Broken { at: at.version, gone: true }));
+                    }
+                    Err(e) => return Err(e),
+                },
             };
             at = if step.skip.version >= known.version { step.skip } else { step.before };
         }
-        if at == known { Ok(()) } else { Err(fork(&at)) }
+        if at == known { Ok(None) } else { Err(fork(&at)) }
     }
 
-    /// The head that a link names; its hash vouches for it.
-    fn linked(&self, link: &HeadLink, newest: &HeadLink, known: &HeadLink) -> Result<Head> {
-        let unproven = |why: &str| {
-            conflict(format!(
-                "version {} in the store cannot be shown to descend from version {} that this machine has \
-                 seen: version {} between them {why}",
-                newest.version, known.version, link.version
-            ))
-        };
-        match self.load(link.version) {
-            Ok(Some(head)) if head.link() == *link => Ok(head),
-            Ok(_) => Err(unproven("is not the one that it was")),
-            Err(e) if e.kind() == Kind::NotFound => Err(unproven("is gone")),
-            Err(e) => Err(e),
+    /// That a version cannot be shown to descend from what this machine has seen: `Damage` where what would show it is
+    /// damaged, `Conflict` where it is gone, as it is in a store that hides a fork.
+    pub fn unproven(&self, head: &Head, known: HeadLink, broken: Broken) -> Error {
+        let Broken { at, gone } = broken;
+        if gone {
+            return conflict(no_proof(&head.link(), &known, at, "is gone"));
         }
+        let what = no_proof(&head.link(), &known, at, "is damaged");
+        Error::damage(format!(
+            "{what}: bring its head back from a backup of the store, or go on from what the store shows with \
+             'nacrefs accept'"
+        ))
     }
 
     /// The skip link of a version that follows `before`: in the manner of a skip list, from number n to the
@@ -364,4 +390,12 @@ impl Heads {
 
 fn conflict(message: String) -> Error {
     Error::new(Kind::Conflict, message)
+}
+
+fn no_proof(newest: &HeadLink, known: &HeadLink, at: Version, why: &str) -> String {
+    format!(
+        "version {} in the store cannot be shown to descend from version {} that this machine has seen: version {at} \
+         between them {why}",
+        newest.version, known.version
+    )
 }

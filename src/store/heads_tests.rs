@@ -1,7 +1,7 @@
 //! Heads in stores that lie, forget and fail.
 
 use super::faulty::{Fault, Faulty, Op};
-use super::heads::{Head, HeadLink, Heads, NewHead, SIGNATURE};
+use super::heads::{Head, HeadLink, Heads, NewHead, Newest, SIGNATURE};
 use super::layout::Layout;
 use super::memory::Memory;
 use super::objects::{Objects, Race};
@@ -42,7 +42,12 @@ fn commits(objects: &Arc<Memory>, device: u8, count: usize) -> Vec<HeadLink> {
 }
 
 fn newest(objects: &Arc<Memory>, known: Option<HeadLink>) -> Result<Option<Version>> {
-    Ok(heads(objects.clone()).newest(known)?.head.map(|h| h.version))
+    let heads = heads(objects.clone());
+    let Newest { head, broken, .. } = heads.newest(known)?;
+    match (&head, known, broken) {
+        (Some(head), Some(known), Some(broken)) => Err(heads.unproven(head, known, broken)),
+        _ => Ok(head.map(|h| h.version)),
+    }
 }
 
 fn layout() -> Layout {
@@ -194,6 +199,27 @@ fn old_heads_may_go() {
     assert_eq!(newest(&store, Some(links[4])).unwrap_err().kind(), Kind::Conflict);
     commits(&store, 1, 20);
     assert_eq!(newest(&store, Some(links[15])).unwrap(), Some(40));
+}
+
+/// A damaged head between what was seen and the newest was taken for a fork.
+#[test]
+fn a_damaged_head_on_the_way_back_is_damage_and_another_ones_is_a_fork() {
+    let store = Arc::new(Memory::new());
+    let links = commits(&store, 1, 5);
+    let name = layout().head(4);
+    let bytes = store.get(&name).unwrap();
+    store.put(&name, bytes.slice(..100)).unwrap();
+    let e = newest(&store, Some(links[2])).unwrap_err();
+    assert!(e.kind() == Kind::Damage && e.to_string().contains("version 4 between them is damaged"), "{e}");
+    store.delete(&name).unwrap();
+    assert_eq!(newest(&store, Some(links[2])).unwrap_err().kind(), Kind::Conflict);
+    // A valid one, of another history.
+    let other = Arc::new(Memory::new());
+    commits(&other, 2, 4);
+    store.put(&name, other.get(&name).unwrap()).unwrap();
+    assert_eq!(newest(&store, Some(links[2])).unwrap_err().kind(), Kind::Conflict);
+    store.put(&name, bytes).unwrap();
+    assert_eq!(newest(&store, Some(links[2])).unwrap(), Some(5));
 }
 
 #[test]

@@ -84,10 +84,9 @@ impl Index {
         Index { objects, layout, keys, shape, cache, damaged: Damaged::default() }
     }
 
-    /// Says in which directory a scratch file may be made, where the index must be made anew.
-    pub fn with_scratch(mut self, dir: Option<PathBuf>) -> Index {
-        self.damaged.dir = dir;
-        self
+    /// Says in which directory a scratch file may be made, where the index must be made anew; once.
+    pub fn scratch_in(&self, dir: PathBuf) {
+        self.damaged.dir.get_or_init(|| dir);
     }
 
     /// Where a chunk is, by the newest run that lists it.

@@ -218,6 +218,23 @@ impl Objects for Local {
         }
     }
 
+    fn is_there(&self, name: &str) -> Result<bool> {
+        check_name(name)?;
+        let named = match fs::metadata(self.root.join(name)) {
+            Ok(meta) => Some((meta.dev(), meta.ino())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.present().map(|()| None)?,
+            Err(e) => return Err(self.read_error(name, e)),
+        };
+        let open = self.files.lock().peek(name).cloned();
+        match open {
+            Some(open) => {
+                let meta = open.metadata().map_err(|e| self.read_error(name, e))?;
+                Ok(named == Some((meta.dev(), meta.ino())))
+            }
+            None => Ok(named.is_some()),
+        }
+    }
+
     fn settle(&self, name: &str) -> Result<()> {
         check_name(name)?;
         let path = self.root.join(name);
@@ -307,6 +324,25 @@ mod tests {
             assert_eq!(store.put("x", Bytes::new()).err().map(|e| e.kind()), kind);
         }
         assert!(root.join("x").exists());
+    }
+
+    #[test]
+    fn an_object_whose_file_was_removed_or_exchanged_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Local::open(dir.path(), false, true).unwrap();
+        let path = dir.path().join("a");
+        store.put("a", Bytes::from_static(b"one")).unwrap();
+        assert!(store.is_there("a").unwrap() && !store.is_there("b").unwrap());
+        assert_eq!(store.get_range("a", 0, 3).unwrap(), &b"one"[..]);
+        assert!(store.is_there("a").unwrap());
+        // Beside the old one, so that it has another inode.
+        fs::write(dir.path().join("new"), b"two").unwrap();
+        fs::rename(dir.path().join("new"), &path).unwrap();
+        assert_eq!(store.get_range("a", 0, 3).unwrap(), &b"one"[..], "from the open file");
+        assert!(!store.is_there("a").unwrap());
+        fs::remove_file(&path).unwrap();
+        assert!(!store.is_there("a").unwrap());
+        assert_eq!(store.get_range("a", 0, 3).unwrap(), &b"one"[..], "it can still be saved");
     }
 
     #[test]

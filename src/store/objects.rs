@@ -42,6 +42,15 @@ pub trait Objects: Send + Sync {
     fn delete(&self, name: &str) -> Result<()>;
     /// The object's size in bytes.
     fn size(&self, name: &str) -> Result<u64>;
+    /// Whether an object has its name in the store still, and is the one that reads of it give: a store may go on reading
+    /// what it has open, or has kept.
+    fn is_there(&self, name: &str) -> Result<bool> {
+        match self.size(name) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == Kind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
     /// Makes durable what is true of a name now: that an object is there, found after `create` or `put` had failed,
     /// or that it is deleted.
     fn settle(&self, _name: &str) -> Result<()> {

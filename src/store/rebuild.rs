@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long a reader waits for the packs' lists before it is told that they are not there yet.
@@ -34,7 +34,7 @@ pub(super) struct Damaged {
     /// Locked while the packs are read: whoever needs them meanwhile waits here.
     rebuilt: Mutex<Attempt>,
     /// Where the scratch file goes.
-    pub dir: Option<PathBuf>,
+    pub dir: OnceLock<PathBuf>,
 }
 
 #[derive(Default)]
@@ -202,7 +202,7 @@ impl Index {
     }
 
     fn read_packs(&self, runs: &RunSet) -> Result<Rebuilt> {
-        let objects = scratch::open(self.damaged.dir.as_deref());
+        let objects = scratch::open(self.damaged.dir.get().map(PathBuf::as_path));
         let mut rebuilt = Rebuilt {
             index: Index::new(objects, self.keys.clone(), self.shape, CACHE),
             runs: RunSet::default(),

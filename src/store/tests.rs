@@ -5,6 +5,7 @@ use super::faulty::{Fault, Faulty, Op};
 use super::index::Shape;
 use super::keys::IndexKeys;
 use super::layout::Layout;
+use super::local::Local;
 use super::local_index::LocalPlace;
 use super::memory::Memory;
 use super::objects::Objects;
@@ -199,6 +200,37 @@ fn what_is_found_damaged_and_its_neighbours_are_stored_again_by_whoever_wrote_th
     drop(early);
     assert_eq!(write(&store, 0..3).unwrap(), 1, "they are stored again");
     (0..3).for_each(|n| holds(&store, n));
+    (0..3).for_each(|n| holds(&open(objects.clone(), RunSet::clone(&store.runs())), n));
+}
+
+/// A pack that is removed can be read as long as its file is open; what was written again was taken for stored in it.
+#[test]
+fn what_is_in_a_pack_that_was_removed_is_stored_again_though_it_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let objects = Arc::new(Local::open(dir.path(), false, true).unwrap());
+    let store = open(objects.clone(), RunSet::default());
+    write(&store, 0..3).unwrap();
+    (0..3).for_each(|n| holds(&store, n));
+    let written = || write(&store, 0..3).unwrap();
+    let remove = || {
+        let pack = store.index().lookup(&store.runs(), &chunk(1).0).unwrap().unwrap().pack;
+        std::fs::remove_file(dir.path().join(Layout::new(&REALM).pack(&pack))).unwrap();
+    };
+    assert_eq!(written(), 0);
+    // A batch that cannot be finished for long looks again.
+    let mut early = store.begin([0; 32]);
+    early.put(chunk(2).0, chunk(2).1).unwrap();
+    drop(early.finish().unwrap());
+    remove();
+    holds(&store, 1);
+    assert_eq!(early.finish().err().map(|e| e.kind()), Some(Kind::Conflict));
+    drop(early);
+    assert_eq!(written(), 1, "they are stored again");
+    (0..3).for_each(|n| holds(&open(objects.clone(), RunSet::clone(&store.runs())), n));
+    // In the newer pack, which is listed first.
+    (0..3).for_each(|n| holds(&store, n));
+    remove();
+    assert_eq!(written(), 1, "nor is it taken for stored by the next batch");
     (0..3).for_each(|n| holds(&open(objects.clone(), RunSet::clone(&store.runs())), n));
 }
 

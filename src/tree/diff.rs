@@ -68,18 +68,21 @@ fn next_change(old: &mut Cursor, new: &mut Cursor) -> Result<Option<Change>> {
         let level = |top: Option<&Frame>| top.map(|top| top.node.level());
         let (x, y) = (level(a), level(b));
         if x.max(y) > Some(0) {
-            let pointer = |top: Option<&Frame>| top.map(|top| top.node.entry(top.at).1);
-            if x == y && pointer(a) == pointer(b) {
+            let pointer = |top: Option<&Frame>| match top.map(|top| top.node.child(top.at)) {
+                Some(Ok(child)) if child.shown.is_all() => Some(child),
+                _ => None,
+            };
+            if x == y && pointer(a).is_some() && pointer(a) == pointer(b) {
                 old.step();
                 new.step();
                 continue;
             }
             // the larger subtree, or both; none is at the end of its map
             if x >= y {
-                old.enter()?;
+                old.descend()?;
             }
             if y >= x {
-                new.enter()?;
+                new.descend()?;
             }
             continue;
         }

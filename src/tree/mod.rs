@@ -10,6 +10,7 @@
 //! A node's pointer carries its key, so that whoever holds a Map can read all of it, and nothing else.
 //! Values of a Map are values: an update returns a new Map, and the old one goes on being readable.
 
+mod around;
 pub mod boundary;
 mod cursor;
 mod diff;
@@ -101,6 +102,9 @@ impl Map {
     /// The value of a key, as a slice of its node. Reads one node of each level.
     pub fn get(&self, chunks: &dyn Chunks, key: &[u8]) -> Result<Option<Bytes>> {
         let mut cursor = Cursor::at_root(chunks, self.root.as_ref())?;
+        if cursor.top().is_some_and(|root| root.node.last_key() < key) {
+            return Ok(None);
+        }
         cursor.seek(key, 0)?;
         Ok(cursor.top().and_then(|leaf| Some(leaf.node.entry(leaf.node.find(key)?).1)))
     }
@@ -117,7 +121,8 @@ impl Map {
     /// nodes that were put already are without use, and harmless.
     ///
     /// Fails with `Kind::Failed` where edits are not sorted, or an entry is larger than [`MAX_KEY`] and
-    /// [`MAX_VALUE`] allow (nothing is put then), and as `chunks` and `sink` fail.
+    /// [`MAX_VALUE`] allow (nothing is put then), and as `chunks` and `sink` fail; but not for nodes that are damaged:
+    /// these keep their pointers, and what is edited in them is put beside them.
     pub fn update(
         &self,
         sealer: &dyn Sealer,

@@ -7,7 +7,9 @@
 //! u16  end of key 0, end of value 0, end of key 1, end of value 1, …   (offsets into what follows)
 //!      key 0, value 0, key 1, value 1, …
 //! ```
-//! The value of an inner node's entry is a [`Child`]; its key is the last key below that child.
+//! The value of an inner node's entry is a [`Child`]; its key is the last key below that child. Entries that lead to a
+//! node that an update could not read show only a part of it (`around.rs`): the keys up to their own, above one that the
+//! value tells.
 
 use super::boundary::{HEADER, MAX_KEY, MAX_LEVEL, MAX_VALUE, MOST, PER_ENTRY, ends_after};
 use crate::chunk::{ChunkRef, Chunks, Opening};
@@ -27,22 +29,45 @@ pub(super) struct Child {
     pub address: Address,
     pub key: Key,
     pub count: u64,
+    pub shown: Shown,
+}
+
+/// What a pointer shows of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    All,
+    /// What is above this key, if there is one, and not above the entry's own.
+    Above(Option<Vec<u8>>),
+}
+
+impl Shown {
+    pub fn is_all(&self) -> bool {
+        *self == Shown::All
+    }
 }
 
 impl Child {
+    /// Writes a whole child.
     pub fn put(&self, w: &mut Writer) {
         w.raw(&self.address.0).raw(&self.key.0).var(self.count);
     }
 
     pub fn get_from(r: &mut Reader) -> Result<Child> {
         let (address, key) = (Address(r.array()?), Key(r.array()?));
-        Ok(Child { address, key, count: count(r)? })
+        Ok(Child { address, key, count: count(r)?, shown: Shown::All })
     }
 
     /// From the value of an entry of an inner node.
     pub fn from_value(value: &[u8]) -> Result<Child> {
         let mut r = Reader::new(value, "child of a map node");
-        let child = Child::get_from(&mut r)?;
+        let mut child = Child::get_from(&mut r)?;
+        if !r.rest().is_empty() {
+            child.shown = Shown::Above(match r.u8()? {
+                1 => None,
+                2 => Some(r.bytes()?.to_vec()),
+                _ => return Err(r.bad("shows an unknown part of its child")),
+            });
+        }
         r.end()?;
         Ok(child)
     }
@@ -50,6 +75,11 @@ impl Child {
     pub fn to_vec(&self) -> Vec<u8> {
         let mut w = Writer::with_capacity(MAX_CHILD);
         self.put(&mut w);
+        match &self.shown {
+            Shown::All => {}
+            Shown::Above(None) => drop(w.u8(1)),
+            Shown::Above(Some(after)) => drop(w.u8(2).bytes(after)),
+        }
         w.into_vec()
     }
 
@@ -128,13 +158,9 @@ fn check(bytes: &[u8]) -> Result<Shape> {
     Ok(Shape { level, len, total })
 }
 
-/// The count in an encoded child.
+/// What an entry of an inner node counts for: a part as much as the whole, so that a count is never too small.
 fn below(value: &[u8]) -> Result<u64> {
-    let mut r = Reader::new(value, "child of a map node");
-    r.raw(64)?;
-    let n = count(&mut r)?;
-    r.end()?;
-    Ok(n)
+    Ok(Child::from_value(value)?.count)
 }
 
 /// Validates the opened bytes of a node by themselves: format, sizes, offsets, order of keys, children.
@@ -143,19 +169,70 @@ pub fn check_node(bytes: &[u8]) -> Result<()> {
     check(bytes).map(drop)
 }
 
-/// A node that was checked: all its offsets are in range, its keys ascend strictly, it has an entry.
+/// A node that was checked: all its offsets are in range, its keys ascend strictly, it has an entry. Or a part of one,
+/// which may have none.
 #[derive(Clone)]
 pub(super) struct Node {
     bytes: Bytes,
     level: u8,
+    /// Entries in `bytes`; the first that is shown; how many are.
+    all: usize,
+    first: usize,
     len: usize,
     total: u64,
+    /// Of a part: the key that all are above, if there is one, and the one that none is shown as greater than.
+    part: Option<(Option<Bytes>, Bytes)>,
+    is_gap: bool,
 }
 
 impl Node {
     pub fn open(bytes: Bytes) -> Result<Node> {
         let Shape { level, len, total } = check(&bytes)?;
-        Ok(Node { bytes, level, len, total })
+        Ok(Node { bytes, level, all: len, first: 0, len, total, part: None, is_gap: false })
+    }
+
+    /// What is between a part of a node and the entry before: nothing, up to the key that the part is above.
+    pub fn gap(level: u8, upto: Bytes) -> Node {
+        let part = Some((None, upto));
+        Node { bytes: Bytes::new(), level, all: 0, first: 0, len: 0, total: 0, part, is_gap: true }
+    }
+
+    /// What is below a part of an inner node in which there is nothing.
+    pub fn below_nothing(&self) -> Node {
+        Node { level: self.level.saturating_sub(1), is_gap: false, ..self.clone() }
+    }
+
+    /// The key that nothing in a part is above.
+    pub fn upto(&self) -> Option<&[u8]> {
+        self.part.as_ref().map(|(_, upto)| &upto[..])
+    }
+
+    /// No key of a gap can be above this one.
+    pub fn gap_upto(&self) -> Option<&[u8]> {
+        self.part.as_ref().filter(|_| self.is_gap).map(|(_, upto)| &upto[..])
+    }
+
+    /// The part with keys above `after` and up to `upto`. Of an inner node the children at both ends may hold others.
+    pub fn between(mut self, after: Option<Bytes>, upto: Bytes) -> Node {
+        let count = |wanted: &dyn Fn(&[u8]) -> bool| {
+            let (mut low, mut high) = (0, self.all);
+            while low < high {
+                let middle = low.midpoint(high);
+                if wanted(self.key(middle)) { low = middle + 1 } else { high = middle }
+            }
+            low
+        };
+        let first = after.as_ref().map_or(0, |after| count(&|key| key <= &after[..]));
+        let end = match self.level {
+            0 => count(&|key| key <= &upto[..]),
+            _ => (count(&|key| key < &upto[..]) + 1).min(self.all),
+        };
+        (self.first, self.len, self.part) = (first, end.saturating_sub(first), Some((after, upto)));
+        self
+    }
+
+    pub fn is_part(&self) -> bool {
+        self.part.is_some()
     }
 
     pub fn bytes(&self) -> &Bytes {
@@ -166,14 +243,15 @@ impl Node {
         self.level
     }
 
-    /// How many entries the node has; never 0.
+    /// How many entries the node has; never 0, unless it is a part.
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Where the piece is: pieces are key 0, value 0, key 1, …
     fn piece(&self, i: usize) -> std::ops::Range<usize> {
-        let base = HEADER + PER_ENTRY * self.len;
+        let base = HEADER + PER_ENTRY * self.all;
+        let i = 2 * self.first + i;
         let end = |i: usize| {
             let at = HEADER + 2 * i;
             usize::from(u16::from_le_bytes([self.bytes[at], self.bytes[at + 1]]))
@@ -182,7 +260,11 @@ impl Node {
     }
 
     pub fn key(&self, i: usize) -> &[u8] {
-        &self.bytes[self.piece(2 * i)]
+        let key = &self.bytes[self.piece(2 * i)];
+        match &self.part {
+            Some((_, upto)) if **upto < *key => upto,
+            _ => key,
+        }
     }
 
     pub fn value(&self, i: usize) -> &[u8] {
@@ -194,8 +276,9 @@ impl Node {
         (self.bytes.slice(self.piece(2 * i)), self.bytes.slice(self.piece(2 * i + 1)))
     }
 
+    /// The last key; empty where there is none.
     pub fn last_key(&self) -> &[u8] {
-        self.key(self.len - 1)
+        self.len.checked_sub(1).map_or(&[], |last| self.key(last))
     }
 
     /// The first entry whose key is at least this; `len` if there is none.
@@ -216,9 +299,22 @@ impl Node {
         Some(self.lower_bound(key)).filter(|&i| i < self.len && self.key(i) == key)
     }
 
-    /// The child of an inner node.
+    /// The child of an inner node. Of a part of one, the children at both ends may hold more than it shows. What a part
+    /// is said to show begins after the entry before, whatever it says itself.
     pub fn child(&self, i: usize) -> Result<Child> {
-        Child::from_value(self.value(i))
+        let mut child = Child::from_value(self.value(i))?;
+        if !child.shown.is_all() || self.is_part() && (i == 0 || i + 1 == self.len) {
+            let before = match i.checked_sub(1) {
+                Some(before) => Some(self.key(before)),
+                None => self.part.as_ref().and_then(|(after, _)| after.as_deref()),
+            };
+            let before = before.map(<[u8]>::to_vec);
+            child.shown = Shown::Above(match child.shown {
+                Shown::Above(own) => own.max(before),
+                Shown::All => before,
+            });
+        }
+        Ok(child)
     }
 }
 
@@ -335,8 +431,14 @@ mod tests {
     }
 
     fn inner() -> impl Strategy<Value = Entries> {
-        let child = (any::<[u8; 32]>(), any::<[u8; 32]>(), 1u64..100_000)
-            .prop_map(|(a, k, count)| Child { address: Address(a), key: Key(k), count }.to_vec());
+        let child = (any::<[u8; 32]>(), any::<[u8; 32]>(), 1u64..100_000).prop_map(|(a, k, count)| {
+            let shown = match count % 5 {
+                0 => Shown::Above(None),
+                1 => Shown::Above(Some(count.to_string().into_bytes())),
+                _ => Shown::All,
+            };
+            Child { address: Address(a), key: Key(k), count, shown }.to_vec()
+        });
         let keys = proptest::collection::vec(any::<u8>(), 0..12);
         proptest::collection::btree_map(keys, child, 1..10).prop_map(|m| m.into_iter().collect())
     }
@@ -392,7 +494,7 @@ mod tests {
     fn the_bytes_are_those_of_the_format() {
         let leaf = node_of(0, &[(b"a".to_vec(), b"xy".to_vec()), (b"bc".to_vec(), vec![])]).unwrap().unwrap();
         assert_eq!(leaf, b"\x01\x00\x02\x00\x01\x00\x03\x00\x05\x00\x05\x00axybc");
-        let child = Child { address: Address([1; 32]), key: Key([2; 32]), count: 300 };
+        let child = Child { address: Address([1; 32]), key: Key([2; 32]), count: 300, shown: Shown::All };
         let inner = node_of(1, &[(b"bc".to_vec(), child.to_vec())]).unwrap().unwrap();
         let expected = [&b"\x01\x01\x01\x00\x02\x00\x44\x00bc"[..], &[1; 32], &[2; 32], b"\xac\x02"].concat();
         assert_eq!(inner, expected);
@@ -400,7 +502,8 @@ mod tests {
 
     #[test]
     fn each_rule_of_a_node_is_held() {
-        let child = |count| Child { address: Address([1; 32]), key: Key([2; 32]), count }.to_vec();
+        let child =
+            |count| Child { address: Address([1; 32]), key: Key([2; 32]), count, shown: Shown::All }.to_vec();
         let raw = |level: u8, entries: &[(&[u8], &[u8])]| {
             let mut w = Writer::new();
             w.u8(FORMAT).u8(level).u16(entries.len() as u16);
@@ -424,6 +527,8 @@ mod tests {
         assert!(refused(&raw(1, &[(b"a", &child(0))])).contains("empty child"));
         assert!(refused(&raw(1, &[(b"a", &child(1)[1..])])).contains("ends too early"));
         assert!(refused(&raw(1, &[(b"a", &child(u64::MAX)), (b"b", &child(1))])).contains("2^64"));
+        assert!(refused(&raw(1, &[(b"a", &[&child(1)[..], &[3]].concat())])).contains("unknown part"));
+        check_node(&raw(1, &[(b"b", &[&child(1)[..], &[2, 1, 7]].concat())])).unwrap();
         assert!(refused(&raw(0, &[(&[1; MAX_KEY + 1], b"")])).contains("too large"));
         assert!(refused(&raw(0, &[(b"a", &[1; MAX_VALUE + 1])])).contains("too large"));
         assert!(refused(&vec![0; MOST + 1]).contains("32 KiB"));

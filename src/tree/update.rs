@@ -5,14 +5,17 @@
 //! into, where a scan would begin anew, feeds that node's entries with the edits merged in to the cutter, and
 //! goes on into the next nodes until the new cuts meet an old one. What lies between is neither read nor
 //! written. Since the rule of cutting looks at nothing else, the result is what a build from nothing gives.
+//!
+//! A node that cannot be read stays as it is: before it a cut is made, and edits that fall into it are brought in
+//! beside it (`around.rs`).
 
+use super::around::{self, Around, Unread};
 use super::boundary::MAX_LEVEL;
-use super::cursor::Cursor;
+use super::cursor::{Cursor, Leading};
 use super::node::{Built, Child, Cutter, Node, check_entry};
 use super::{Map, Root};
-use crate::chunk::{ChunkSink, Chunks, Opening, Sealer};
-use crate::crypt::Seal;
-use crate::error::{Error, Result};
+use crate::chunk::{ChunkSink, Chunks, Sealer};
+use crate::error::{Error, Kind, Result};
 
 /// A key with its new value, or none to delete it.
 pub type Edit = (Vec<u8>, Option<Vec<u8>>);
@@ -31,10 +34,25 @@ pub(super) fn update(
     if edits.is_empty() {
         return Ok(map.clone());
     }
-    let mut cursor = Cursor::at_root(chunks, map.root.as_ref())?;
-    let mut edits = edits;
+    let mut around = Around::new();
+    let mut first = 0;
+    let mut cursor = match (Cursor::at_root(chunks, map.root.as_ref()), &map.root) {
+        (Err(e), Some(root)) if e.kind() == Kind::Damage => {
+            let unread = Unread::root(root.node.clone(), root.level)?;
+            first = unread.level;
+            unread.take(edits, sealer, sink, around.entry(first).or_default())?;
+            Cursor::new(chunks)
+        }
+        (cursor, _) => cursor?,
+    };
+    let mut edits: &[Edit] = if first == 0 { edits } else { &[] };
     let mut above: Vec<Edit>;
-    for level in 0..=MAX_LEVEL {
+    for level in first..=MAX_LEVEL {
+        if let Some(beside) = around.remove(&level) {
+            above = edits.iter().cloned().chain(beside).collect();
+            above.sort_by(|(a, _), (b, _)| a.cmp(b));
+            edits = &above;
+        }
         let mut pass = Pass {
             map,
             level,
@@ -45,6 +63,7 @@ pub(super) fn update(
             seen: 0,
             removed: Vec::new(),
             added: Vec::new(),
+            around: &mut around,
         };
         let existed = level < map.height();
         if existed {
@@ -59,7 +78,7 @@ pub(super) fn update(
         }
         pass.flush()?;
         let Pass { removed, added, .. } = pass;
-        if removed == added {
+        if removed == added && around.is_empty() {
             return Ok(map.clone());
         }
         if whole && added.len() <= 1 {
@@ -86,11 +105,15 @@ fn check_edits(edits: &[Edit]) -> Result<()> {
 fn lower_root(mut child: Child, mut level: u8, chunks: &dyn Chunks) -> Result<Map> {
     loop {
         level = level.checked_sub(1).ok_or_else(|| Error::failed("a leaf has no child"))?;
-        let node = child.open(chunks, level)?;
-        if level == 0 || node.len() > 1 {
-            return Ok(Map { root: Some(Root { node: child, level }) });
+        let node = match child.open(chunks, level) {
+            Err(e) if e.kind() == Kind::Damage => None,
+            node => Some(node?).filter(|node| level > 0 && node.len() == 1),
+        };
+        let only = node.map(|node| node.child(0)).transpose()?;
+        match only.filter(|only| only.shown.is_all()) {
+            Some(only) => child = only,
+            None => return Ok(Map { root: Some(Root { node: child, level }) }),
         }
-        child = node.child(0)?;
     }
 }
 
@@ -127,6 +150,8 @@ struct Pass<'a> {
     removed: Pointers,
     /// The nodes that stand in their place; some may be the same.
     added: Pointers,
+    /// What is to be done above for edits that fall into nodes that cannot be read.
+    around: &'a mut Around,
 }
 
 impl Pass<'_> {
@@ -143,30 +168,80 @@ impl Pass<'_> {
     /// Makes the nodes that edits change.
     fn edit(&mut self, cursor: &mut Cursor, mut edits: &[Edit]) -> Result<()> {
         while let Some((key, _)) = edits.first() {
-            cursor.seek(key, self.level)?;
+            match cursor.seek(key, self.level) {
+                // Only edits of entries can be brought in beside a node.
+                Err(e) if e.kind() == Kind::Damage && self.level == 0 => {
+                    edits = self.go_around(cursor, edits, e)?;
+                    continue;
+                }
+                found => found?,
+            }
             loop {
                 let Some(node) = cursor.top().map(|top| top.node.clone()) else { break };
-                let Some(pointer) = cursor.pointer(self.map)? else { break };
-                self.seen += pointer.count;
-                self.removed.push((node.last_key().to_vec(), pointer.to_vec()));
+                let Some(Leading { upto, entry, weight, alone }) = cursor.leading(self.map)? else { break };
+                if alone {
+                    self.end(None)?;
+                }
+                self.seen += weight;
                 let rightmost = cursor.is_rightmost();
-                let here = if rightmost {
-                    edits.len()
-                } else {
-                    edits.partition_point(|(key, _)| key.as_slice() <= node.last_key())
-                };
+                let here =
+                    if rightmost { edits.len() } else { edits.partition_point(|(key, _)| *key <= upto) };
+                self.removed.extend(entry);
                 let (now, later) = edits.split_at(here);
                 self.merge(&node, now)?;
                 edits = later;
-                if self.cutter.at_boundary() {
+                // Keys at its end then belong into the next node, which is looked at for that.
+                let recedes =
+                    node.is_part() || now.last().is_some_and(|(key, value)| *key == upto && value.is_none());
+                let done = self.cutter.at_boundary();
+                if done && !recedes {
                     break;
                 }
-                if rightmost {
+                if rightmost || alone {
                     self.end(Some(&node))?;
                     break;
                 }
-                cursor.next_node()?;
+                match cursor.next_node() {
+                    // The rule would go on in there. A cut in another place does no harm.
+                    Err(e) if e.kind() == Kind::Damage => {
+                        tracing::debug!("a map is cut before a node that cannot be read: {}", e.chain());
+                        if recedes {
+                            self.keep_out(cursor, edits)?;
+                        }
+                        self.end(Some(&node))?;
+                        break;
+                    }
+                    next => next?,
+                };
+                if done {
+                    break;
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// Brings in the edits that fall into the node that could not be entered; returns those behind it.
+    fn go_around<'e>(&mut self, cursor: &Cursor, edits: &'e [Edit], e: Error) -> Result<&'e [Edit]> {
+        let Some(unread) = Unread::below(cursor)? else { return Err(e) };
+        let here = match unread.rightmost {
+            true => edits.len(),
+            false => edits.partition_point(|(key, _)| **key <= *cursor.upper(cursor.depth())),
+        };
+        let (now, later) = edits.split_at(here);
+        if now.is_empty() {
+            return Err(e);
+        }
+        unread.take(now, self.sealer, self.sink, self.around.entry(unread.level).or_default())?;
+        Ok(later)
+    }
+
+    /// Where keys that stood before the node that could not be entered go, they must not look as if they may be in it.
+    fn keep_out(&mut self, cursor: &Cursor, edits: &[Edit]) -> Result<()> {
+        let Some(unread) = Unread::below(cursor)?.filter(|_| self.level == 0) else { return Ok(()) };
+        // Edits in there will see to it.
+        if edits.first().is_none_or(|(key, _)| *key > unread.upto) {
+            self.around.entry(unread.level).or_default().push(unread.behind());
         }
         Ok(())
     }
@@ -184,6 +259,10 @@ impl Pass<'_> {
             match edits.next_if(|(new, _)| new.as_slice() == key) {
                 Some((_, Some(value))) => self.push(key, value, Some(node))?,
                 Some((_, None)) => {}
+                // A part's first and last children may hold more than it shows.
+                None if node.is_part() && node.level() > 0 => {
+                    self.push(key, &node.child(i)?.to_vec(), Some(node))?;
+                }
                 None => self.push(key, node.value(i), Some(node))?,
             }
         }
@@ -210,11 +289,14 @@ impl Pass<'_> {
         }
     }
 
-    /// Takes a new node; one that came out equal to the old node that was read last is not sealed again.
+    /// Takes a new node; one that came out equal to the old node that was read last is not sealed again. (A part's
+    /// pointer does not lead to all of the node.)
     fn built(&mut self, built: Built, old: Option<&Node>) -> Result<()> {
         self.flush()?;
         match (old, self.removed.last()) {
-            (Some(old), Some(pointer)) if *old.bytes() == built.bytes => self.added.push(pointer.clone()),
+            (Some(old), Some(pointer)) if *old.bytes() == built.bytes && !old.is_part() => {
+                self.added.push(pointer.clone())
+            }
             _ => self.pending = Some(built),
         }
         Ok(())
@@ -223,13 +305,8 @@ impl Pass<'_> {
     /// Seals the node that was held back.
     fn flush(&mut self) -> Result<()> {
         let Some(built) = self.pending.take() else { return Ok(()) };
-        let (chunk, stored) = self.sealer.seal(Seal::Node, &built.bytes)?;
-        let Opening::Sealed { key, .. } = chunk.opening else {
-            return Err(Error::failed("a map node was not sealed as one chunk"));
-        };
-        self.sink.put(chunk.address, stored)?;
-        let child = Child { address: chunk.address, key, count: built.total };
-        self.added.push((built.last_key, child.to_vec()));
+        let last_key = built.last_key.clone();
+        self.added.push((last_key, around::seal(built, self.sealer, self.sink)?.to_vec()));
         Ok(())
     }
 
@@ -238,7 +315,8 @@ impl Pass<'_> {
     fn only_child(&self) -> Result<Option<Child>> {
         match &self.pending {
             Some(built) if self.level > 0 && built.len == 1 && self.added.is_empty() => {
-                Child::from_value(&built.last_value).map(Some)
+                let child = Child::from_value(&built.last_value)?;
+                Ok(Some(child).filter(|child| child.shown.is_all()))
             }
             _ => Ok(None),
         }

@@ -5,6 +5,7 @@ use super::node::Child;
 use super::{Map, Root};
 use crate::chunk::{ChunkRef, Chunks};
 use crate::error::Result;
+use crate::types::Address;
 
 /// The nodes of a Map (or those that another does not have), each before those below it. Leaves are named
 /// without being read. A node that cannot be read gives an error in the place of what is below it, and the
@@ -17,6 +18,8 @@ pub struct Nodes<'a> {
     cursor: Cursor<'a>,
     /// Whether what the cursor stands at was given, but what is below it not yet.
     given: bool,
+    /// The last node that was given of which only a part is shown.
+    shown: Option<Address>,
     other: Option<Other<'a>>,
 }
 
@@ -50,6 +53,7 @@ impl<'a> Nodes<'a> {
             unopened: None,
             cursor: Cursor::new(chunks),
             given: false,
+            shown: None,
             other: other.map(|root| Other { root, cursor: Cursor::new(chunks) }),
         }
     }
@@ -85,7 +89,7 @@ impl<'a> Nodes<'a> {
         if std::mem::take(&mut self.given) {
             match self.cursor.top() {
                 Some(top) if top.node.level() > 1 => {
-                    if let Err(e) = self.cursor.enter() {
+                    if let Err(e) = self.cursor.descend() {
                         self.cursor.step();
                         return Err(e);
                     }
@@ -96,6 +100,11 @@ impl<'a> Nodes<'a> {
         while let Some(top) = self.cursor.top() {
             let Some(level) = top.node.level().checked_sub(1) else { return Ok(None) };
             let child = top.node.child(top.at)?;
+            // Parts of one leaf, with what was put between them.
+            if level == 0 && !child.shown.is_all() && self.shown.as_ref() == Some(&child.address) {
+                self.cursor.step();
+                continue;
+            }
             let shared = match &mut self.other {
                 Some(other) => other.has(top.node.key(top.at), &child, level),
                 None => Ok(false),
@@ -103,6 +112,9 @@ impl<'a> Nodes<'a> {
             match shared {
                 Ok(false) => {
                     self.given = true;
+                    if !child.shown.is_all() {
+                        self.shown = Some(child.address);
+                    }
                     return Ok(Some(child.chunk()));
                 }
                 Ok(true) => self.cursor.step(),

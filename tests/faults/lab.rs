@@ -2,9 +2,9 @@
 
 pub use crate::common::noise;
 use crate::common::{TestDrive, ok};
-use nacrefs::crypt::Secret;
+use nacrefs::crypt::{DriveSecrets, Secret};
 use nacrefs::session::{Site, slots};
-use nacrefs::store::Layout;
+use nacrefs::store::{Layout, Objects};
 use nacrefs::types::Key;
 use std::collections::BTreeMap;
 use std::fs;
@@ -198,13 +198,18 @@ pub fn objects(store: &Path) -> Vec<String> {
     out
 }
 
-/// The objects of the index that the newest version names.
-pub fn index_runs(d: &TestDrive) -> Vec<String> {
-    let objects = nacrefs::store::open(d.store.to_str().unwrap(), Default::default()).unwrap();
+/// What the drive's key opens, in this store or in a copy.
+pub fn unlock(d: &TestDrive, objects: &dyn Objects) -> Arc<DriveSecrets> {
     let hex = fs::read_to_string(&d.key).unwrap();
     let byte = |n: usize| u8::from_str_radix(&hex[2 * n..2 * n + 2], 16).unwrap();
     let secret = Secret::KeyFile(Key(std::array::from_fn(byte)));
-    let secrets = Arc::new(slots::unlock(&*objects, &secret).unwrap().0);
+    Arc::new(slots::unlock(objects, &secret).unwrap().0)
+}
+
+/// The objects of the index that the newest version names.
+pub fn index_runs(d: &TestDrive) -> Vec<String> {
+    let objects = nacrefs::store::open(d.store.to_str().unwrap(), Default::default()).unwrap();
+    let secrets = unlock(d, &*objects);
     let layout = Layout::new(&secrets.realm);
     let newest = Site::new(objects, secrets).unwrap().newest(None).unwrap().opened.unwrap();
     newest.commit.runs.parts().map(|part| layout.part(&part.id)).collect()

@@ -1,9 +1,10 @@
-//! Damage that is found while a drive is mounted, and content that is written once more: what is acknowledged is stored.
+//! Damage that commits meet: nodes of directories, of the history and of the index of packs, and chunks whose content is
+//! written once more. What was acknowledged is stored, and all else goes on.
 
 use crate::common::TestDrive;
 use crate::lab::*;
 use std::fs;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 fn packs(d: &TestDrive) -> Vec<String> {
@@ -24,6 +25,10 @@ fn read_directly(path: &Path) -> std::io::Result<()> {
     (0..file.metadata()?.len())
         .step_by(buffer.len())
         .try_for_each(|at| file.read_at(&mut buffer, at).map(drop))
+}
+
+fn check(d: &TestDrive) -> Said {
+    run(d.nacrefs(&["check", "--read-data"]).arg(&d.store))
 }
 
 /// What a mount had stored itself it took for stored, although a read of it had failed since: a repair was acknowledged
@@ -85,6 +90,125 @@ fn small_versions() -> (TestDrive, PathBuf) {
     let all = packs(&d);
     let pack = d.store.join(&all[all.len() - 2]);
     (d, pack)
+}
+
+/// A bit of the history, or of the index of packs, let everything be read and nothing be stored, for good.
+#[test]
+fn a_flipped_bit_in_what_only_commits_read_keeps_nothing_from_the_store() {
+    let (mut d, pack) = small_versions();
+    let kept = d.dir().join("kept");
+    copy(&d.store, &kept);
+    let good = fs::read(&pack).unwrap();
+    let step = if full() { 60 } else { good.len() / 7 };
+    let (mut harmless, mut read) = (0, 0);
+    for at in (40..good.len()).step_by(step) {
+        for dir in [&d.store, &d.state] {
+            let _ = fs::remove_dir_all(dir);
+        }
+        copy(&kept, &d.store);
+        let mut bent = good.clone();
+        bent[at] ^= 1;
+        fs::write(&pack, bent).unwrap();
+        if !d.try_mount("commit=3600").status.success() {
+            continue;
+        }
+        let readable = (0..5).all(|n| fs::read(d.mnt.join(format!("dir/{n}"))).is_ok());
+        let written = fs::write(d.mnt.join("dir/x"), "other").is_ok();
+        let made = fs::write(d.mnt.join("dir/new"), "new").is_ok();
+        assert!(!readable || written && made, "byte {at}");
+        let said = on_mount(&d, &["sync"]);
+        assert_eq!(said.exit, 0, "byte {at}: {said:?}");
+        d.umount();
+        let found = check(&d);
+        assert!([0, 5].contains(&found.exit), "byte {at}: {found:?}");
+        harmless += usize::from(found.exit == 0);
+        read += usize::from(readable);
+        let _ = fs::remove_dir_all(&d.state);
+        // A root that cannot be read is nobody's to write below.
+        if !d.try_mount("commit=3600").status.success() {
+            continue;
+        }
+        for (name, was) in [("dir/x", written), ("dir/new", made)] {
+            assert!(!was || fs::read(d.mnt.join(name)).is_ok(), "byte {at}: {name} is lost");
+        }
+        d.umount();
+    }
+    assert!(read > harmless, "no damage was met that only commits meet: {read} {harmless}");
+}
+
+/// Names made and removed beside a damaged leaf of a large directory were acknowledged and could not be stored, nor could
+/// anything else from then on.
+#[test]
+fn names_beside_a_damaged_leaf_are_stored_and_the_leaf_may_come_back() {
+    let mut d = TestDrive::with("commit=3600");
+    fs::create_dir(d.mnt.join("dir")).unwrap();
+    let count = 1500;
+    let file = |d: &TestDrive, n: usize| d.mnt.join(format!("dir/file {n}"));
+    for n in 0..count {
+        fs::write(file(&d, n), "").unwrap();
+    }
+    d.sync();
+    d.umount();
+    let bent = Bent::keep(&d.store, &largest(&d));
+    let eio = |e: std::io::Error| assert_eq!(e.raw_os_error(), Some(libc::EIO), "{e}");
+    let (mut met, tries) = (0, if full() { 12 } else { 4 });
+    let kept = d.dir().join("kept");
+    copy(&d.store, &kept);
+    for k in 0..tries {
+        fs::remove_dir_all(&d.store).unwrap();
+        fs::remove_dir_all(&d.state).unwrap();
+        copy(&kept, &d.store);
+        bent.flip(2000 + k * (bent.len() - 4000) / tries, 0);
+        d.mount();
+        let mut removed = vec![false; count];
+        for (n, removed) in removed.iter_mut().enumerate() {
+            match n % 3 {
+                0 => *removed = fs::remove_file(file(&d, n)).map_err(eio).is_ok(),
+                1 => drop(fs::set_permissions(file(&d, n), fs::Permissions::from_mode(0o600)).map_err(eio)),
+                _ => drop(fs::write(d.mnt.join(format!("dir/new {n}")), "new").map_err(eio)),
+            }
+        }
+        fs::write(d.mnt.join("precious"), "precious").unwrap();
+        assert_eq!(on_mount(&d, &["sync"]).exit, 0);
+        let told = status(&d);
+        let hit = (0..count).step_by(3).any(|n| !removed[n]);
+        assert!(!hit || told["last_error"].as_str().is_some_and(|e| e.contains("nacrefs check")), "{told}");
+        d.move_to_a_new_machine();
+        assert_eq!(fs::read_to_string(d.mnt.join("precious")).unwrap(), "precious");
+        let unread = (0..count).filter(|n| {
+            fs::symlink_metadata(file(&d, *n)).is_err_and(|e| e.raw_os_error() == Some(libc::EIO))
+        });
+        let unread = unread.count();
+        met += usize::from(unread > 0);
+        assert!(unread < count, "one leaf is damaged");
+        for n in (0..count).filter(|n| removed[*n]) {
+            let gone = fs::symlink_metadata(file(&d, n)).unwrap_err().raw_os_error();
+            assert_eq!(gone, Some(libc::ENOENT), "file {n}");
+        }
+        // It can be moved out of the way, and does not go by accident.
+        fs::rename(d.mnt.join("dir"), d.mnt.join("aside")).unwrap();
+        assert!(fs::remove_dir(d.mnt.join("aside")).is_err());
+        fs::create_dir(d.mnt.join("dir")).unwrap();
+        d.umount();
+        if unread > 0 {
+            assert_eq!(check(&d).exit, 5, "it is named");
+        }
+        // The pack comes back.
+        bent.cut(bent.len());
+        d.mount();
+        let left: Vec<_> =
+            fs::read_dir(d.mnt.join("aside")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let wanted = (0..count).filter(|n| !removed[*n]).count();
+        let olds = left.iter().filter(|n| n.to_str().unwrap().starts_with("file")).count();
+        assert_eq!(olds, wanted, "all that nobody removed is there again");
+        fs::remove_dir_all(d.mnt.join("aside")).unwrap();
+        assert_eq!(on_mount(&d, &["sync"]).exit, 0);
+        d.umount();
+        let found = check(&d);
+        assert!(found.exit == 0 || found.out.contains("has Counts"), "{found:?}");
+    }
+    assert!(met > 0, "no leaf was met");
+    drop(bent);
 }
 
 /// An index of packs that cannot be read made every chunk one "which no version lists".

@@ -141,7 +141,7 @@ fn errors(s: &Status) -> Finding {
         Some(e) => Finding::fail(
             "last error",
             e.clone(),
-            "it is over once a commit succeeds: `nacrefs sync` tries one",
+            "it is over once a commit succeeds (`nacrefs sync` tries one); damage, once the store is mended and mounted anew",
         ),
     }
 }

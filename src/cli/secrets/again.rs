@@ -1,6 +1,7 @@
 //! A secret that is needed again after hours or months, by the supervisor of `restart=on`.
 
-use super::{Found, Given, read_key, read_passphrase};
+use super::files::{read_key, read_passphrase};
+use super::{Found, Given};
 use crate::crypt::protect::{Locked, overwrite_stack};
 use crate::error::{Context, Error, Kind, Result};
 use crate::types::Key;

@@ -6,11 +6,11 @@
 
 use super::super::change::{Ancestors, BodyChange, Change, DirKey};
 use super::super::entry::Entry;
-use super::super::inode::{Content, FileKind, InodeRecord, ROOT, StoredInode};
+use super::super::inode::{Attr, Content, FileKind, InodeRecord, ROOT, StoredInode};
 use super::super::object::Commit;
 use super::{ByIno, Tools, bug, entry_bytes, is_removed, record};
 use crate::chunk::ChunkSink;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::tree::Map;
 use crate::types::Ino;
 use std::collections::{BTreeMap, HashMap};
@@ -30,7 +30,7 @@ struct Dir {
 }
 
 /// Writes the directories into `made`, beside the changes they belong to; returns those above that had no
-/// change of their own.
+/// change of their own, whose extended attributes nobody has to read.
 pub(super) fn update(
     base: Option<&Commit>,
     changes: &[Change],
@@ -39,9 +39,9 @@ pub(super) fn update(
     ancestors: &dyn Ancestors,
     tools: Tools,
     sink: &mut dyn ChunkSink,
-) -> Result<Vec<InodeRecord>> {
-    let mut work = Work { base, changes, by_ino, ancestors, tools, dirs: HashMap::new() };
-    work.enter_entries(made, sink)?;
+) -> Result<Vec<StoredInode>> {
+    let mut work = Work { base, changes, by_ino, ancestors, tools, sink, dirs: HashMap::new() };
+    work.enter_entries(made)?;
     work.enter_names()?;
 
     let mut order: Vec<(usize, Ino)> = work.dirs.iter().map(|(ino, dir)| (dir.depth, *ino)).collect();
@@ -52,18 +52,20 @@ pub(super) fn update(
         let edits: Vec<_> = dir.edits.into_iter().collect();
         let map = dir
             .base
-            .update(tools.directories, tools.chunks, sink, &edits)
+            .update(tools.directories, tools.chunks, work.sink, &edits)
             .map_err(|e| e.context(format!("directory {ino} cannot be stored")))?;
         let inode = match (dir.unchanged, by_ino.get(&ino).copied()) {
             (Some(old), _) => {
-                let inode = StoredInode { content: Content::Directory(map), ..old };
-                above.push(inode.clone().load(tools.chunks)?);
+                // Around what cannot be read, counts are an estimate that may have changed.
+                let attr = Attr { size: map.len(), ..old.attr };
+                let inode = StoredInode { content: Content::Directory(map), attr, ..old };
+                above.push(inode.clone());
                 inode
             }
             (None, Some(at)) => {
                 let change = changes.get(at).ok_or_else(|| bug("a change is lost"))?;
                 let inode = record((change, Some(Content::Directory(map))));
-                let stored = inode.as_ref().map(|i| i.store(tools.keys, sink)).transpose()?;
+                let stored = inode.as_ref().map(|i| i.store(tools.keys, work.sink)).transpose()?;
                 if let Some(slot) = made.get_mut(at) {
                     *slot = inode;
                 }
@@ -85,6 +87,7 @@ struct Work<'a> {
     by_ino: &'a ByIno,
     ancestors: &'a dyn Ancestors,
     tools: Tools<'a>,
+    sink: &'a mut dyn ChunkSink,
     dirs: HashMap<Ino, Dir>,
 }
 
@@ -99,7 +102,7 @@ impl Work<'_> {
 
     /// The entries of changed inodes but directories, in the directories of their names; and all directories
     /// that changed themselves.
-    fn enter_entries(&mut self, made: &[Option<InodeRecord>], sink: &mut dyn ChunkSink) -> Result<()> {
+    fn enter_entries(&mut self, made: &[Option<InodeRecord>]) -> Result<()> {
         let changes = self.changes;
         for (change, inode) in changes.iter().zip(made) {
             if let Some(name) = change.names.iter().find(|n| self.change(n.parent).is_some_and(is_removed)) {
@@ -110,7 +113,7 @@ impl Work<'_> {
                     self.dir(change.ino)?;
                 }
                 (_, Some(inode)) if !change.shell => {
-                    let entry = entry_bytes(inode.store(self.tools.keys, sink)?)?;
+                    let entry = entry_bytes(inode.store(self.tools.keys, self.sink)?)?;
                     self.enter(change, &entry)?;
                 }
                 (_, Some(_)) if !change.was_shell => {
@@ -213,7 +216,7 @@ impl Work<'_> {
         }
     }
 
-    fn open(&self, ino: Ino, place: Option<Place>) -> Result<Dir> {
+    fn open(&mut self, ino: Ino, place: Option<Place>) -> Result<Dir> {
         let depth = match &place {
             Some(place) => self.dirs.get(&place.parent).map_or(0, |parent| parent.depth) + 1,
             None => 0,
@@ -232,7 +235,11 @@ impl Work<'_> {
                 (None, base.root.clone())
             }
             Some(place) => {
-                let (key, inode) = self.find(ino, &place)?;
+                let (key, inode) = match self.find(ino, &place) {
+                    // The drive may know it all the same.
+                    Err(e) if e.kind() == Kind::Damage => self.known(ino)?.ok_or(e)?,
+                    found => found?,
+                };
                 (Some((place.parent, key)), inode)
             }
         };
@@ -240,6 +247,13 @@ impl Work<'_> {
             Content::Directory(base) => Ok(dir(place, base, Some(inode))),
             _ => Err(Error::damage(format!("inode {ino} is a directory to the drive and none at rest"))),
         }
+    }
+
+    /// The same of a directory whose entry cannot be read, from the drive.
+    fn known(&mut self, ino: Ino) -> Result<Option<(Vec<u8>, StoredInode)>> {
+        let Some((name, record)) = self.ancestors.known(ino) else { return Ok(None) };
+        let stored = record.store(self.tools.keys, self.sink)?;
+        Ok(Some((self.key(&name.name), stored)))
     }
 
     /// The entry of a directory in the last version of its parent. Several names may share a hash.

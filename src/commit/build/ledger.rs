@@ -1,13 +1,13 @@
 //! The Maps of the commit itself: shells, and history; and the counts.
 
 use super::super::change::{BodyChange, Change};
-use super::super::history::{self, Event};
+use super::super::history::{self, Event, What};
 use super::super::inode::{FileKind, InodeRecord, Name};
 use super::super::object::{Commit, Counts, split_ino};
 use super::super::shells;
 use super::{Making, Tools, bug, is_removed};
 use crate::chunk::ChunkSink;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::tree::Map;
 use std::collections::BTreeMap;
 
@@ -22,9 +22,10 @@ pub(super) fn shells(
     let mut edits = BTreeMap::new();
     for (change, inode) in changes.iter().zip(made) {
         let before = match change.was_shell {
-            true => shells::names(base, change.ino, tools.chunks)?,
-            false => Vec::new(),
+            true => unless_damaged(shells::names(base, change.ino, tools.chunks), "the names of a shell")?,
+            false => None,
         };
+        let before = before.unwrap_or_default();
         let now: &[Name] = if change.shell { &change.names } else { &[] };
         edits.extend(before.iter().map(|name| (shells::name_key(change.ino, name), None)));
         edits.extend(now.iter().map(|name| (shells::name_key(change.ino, name), Some(Vec::new()))));
@@ -61,10 +62,23 @@ pub(super) fn history(
     let mut edits = Vec::new();
     for (change, inode) in changes.iter().zip(made) {
         let before = match is_new(change.ino) {
-            true => None,
-            false => history::living(base, change.ino, tools.chunks)?,
+            true => Some(None),
+            false => {
+                unless_damaged(history::living(base, change.ino, tools.chunks), "the history of an inode")?
+            }
         };
+        // What cannot be told is taken for as large as it is now.
+        let unknown = before.is_none();
+        let before = before.flatten();
         let event = match (inode, &before) {
+            (Some(inode), None) if unknown => {
+                let event = Event::of(None, inode, name_of(change, None)?, true);
+                Event { what: What::Changed, ..event }
+            }
+            (None, None) if unknown => {
+                count(&mut counts, change.attr.kind, change.attr.size, u64::wrapping_sub);
+                continue;
+            }
             (Some(inode), _) => {
                 let names_changed =
                     matches!(&change.body, BodyChange::Directory { names, .. } if !names.is_empty());
@@ -78,13 +92,24 @@ pub(super) fn history(
         if let Some(before) = &before {
             count(&mut counts, before.kind, before.size, u64::wrapping_sub);
         }
-        if inode.is_some() {
+        if inode.is_some() && !unknown {
             count(&mut counts, event.kind, event.size, u64::wrapping_add);
         }
         edits.push((history::key(change.ino, making.version), Some(event.to_bytes())));
     }
     edits.sort_unstable();
     Ok((base.update(tools.keys, tools.chunks, sink, &edits)?, counts))
+}
+
+/// What was asked of the version before; None where it cannot be read: a version is not kept back for that.
+fn unless_damaged<T>(asked: Result<T>, what: &str) -> Result<Option<T>> {
+    match asked {
+        Err(e) if e.kind() == Kind::Damage => {
+            tracing::warn!("{what} cannot be read, and the commit goes on without: {}", e.chain());
+            Ok(None)
+        }
+        asked => asked.map(Some),
+    }
 }
 
 /// The name that an event tells: the one that the event before told, while the inode has it.

@@ -77,7 +77,8 @@ impl Rig {
     fn adopt(&mut self, opened: Opened) {
         self.store.adopt(opened.commit.runs.clone());
         self.mini.commit = Some(opened.commit.clone());
-        self.newest = Newest { next: opened.version() + 1, opened: Some(opened), lost: None };
+        let next = opened.version() + 1;
+        self.newest = Newest::after(opened, next);
     }
 
     pub fn publish(&mut self) -> Opened {
@@ -147,7 +148,7 @@ fn what_one_machine_publishes_another_reads() {
     assert_eq!(versions.open_newest(Some(first.head.link())).unwrap().opened.unwrap().version(), 3);
     let mut forked = third.head.link();
     forked.hash[0] ^= 1;
-    assert_eq!(versions.open_newest(Some(forked)).unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(versions.open_newest(Some(forked)).err().unwrap().kind(), Kind::Conflict);
     assert_eq!(versions.open(4).unwrap_err().kind(), Kind::NotFound);
 }
 
