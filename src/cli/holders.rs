@@ -88,6 +88,34 @@ pub fn elsewhere(device: &str) -> Option<String> {
     None
 }
 
+/// What a process that does not answer is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// A signal has stopped it.
+    Stopped,
+    /// A thread of it is in the kernel, and cannot be killed before that returns.
+    Disk,
+    Other,
+}
+
+/// What holds a process up, by the states of its threads (proc_pid_stat(5)); `None` where there is no such process.
+pub fn held_up_by(pid: i32) -> Option<At> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let states: Vec<u8> = tasks.filter_map(|task| state_of(&task.path())).collect();
+    Some(match states {
+        states if states.iter().any(|s| matches!(s, b'T' | b't')) => At::Stopped,
+        states if states.contains(&b'D') => At::Disk,
+        _ => At::Other,
+    })
+}
+
+/// The state of a thread: the letter behind its name.
+fn state_of(task: &Path) -> Option<u8> {
+    let stat = fs::read(task.join("stat")).ok()?;
+    let behind = stat.iter().rposition(|b| *b == b')')? + 1;
+    stat.get(behind..)?.trim_ascii_start().first().copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +134,25 @@ mod tests {
         other.wait().unwrap();
         assert!(names.ends_with(&format!("[{}]", other.id())) && !names.contains(','), "{names}");
         assert_eq!(elsewhere, None);
+    }
+
+    #[test]
+    fn what_holds_a_process_up_is_told() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id() as i32;
+        assert_eq!(held_up_by(pid), Some(At::Other));
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&child),
+            rustix::process::Signal::STOP,
+        )
+        .unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while held_up_by(pid) != Some(At::Stopped) {
+            assert!(std::time::Instant::now() < until);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(held_up_by(pid), None);
     }
 
     #[test]

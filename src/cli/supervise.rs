@@ -4,11 +4,14 @@
 //! outside systemd there is nobody at all. It is forked before the daemon has a thread or has opened anything,
 //! and goes on where the mount command was: with the options and the secret that were given then.
 
+mod signals;
+
 use super::daemon::{self, Report, Started, Waiting};
 use super::logging::{self, LogOptions};
 use super::mounts::{self, Mount, shown};
 use crate::error::{Context, Error, Kind, Result};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
+use signals::Signals;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -39,12 +42,14 @@ pub struct Before {
 }
 
 /// Starts a daemon, and another when it is killed. Returns in each daemon, and in the supervisor when a daemon has
-/// ended by itself (it was unmounted, or told to end), when its dead mount was taken away, or when it cannot be started
-/// again. `log`: how the reason for that is told, in the log of the daemon.
+/// ended by itself (it was unmounted, or told to end), when its dead mount was taken away, when it cannot be started
+/// again, or when the supervisor is told to end; a daemon that is there then goes on without it. `log`: how the reason for that is told, in the log of the daemon.
 pub fn supervise(mut report: Report, dir: &Path, log: &LogOptions) -> Result<Side> {
     let mut before: Option<Before> = None;
     let mut state_dir = PathBuf::new();
     let mut tries = Tries::default();
+    // From the first daemon's start on: before that signals are as much for the command that waits.
+    let mut signals: Option<Signals> = None;
     loop {
         let begun = Instant::now();
         let (daemon, waiting) = match daemon::split()? {
@@ -58,14 +63,22 @@ pub fn supervise(mut report: Report, dir: &Path, log: &LogOptions) -> Result<Sid
                 .map_err(std::io::Error::from)
                 .context(|| "cannot end the daemon")?;
         }
-        let end = wait(daemon)?;
+        let end = match &heard {
+            Heard::Ready(started) => {
+                state_dir = started.state_dir.clone().into();
+                let kept = signals.take().map_or_else(Signals::keep, Ok)?;
+                let end = signals.insert(kept).end_of(daemon)?;
+                let Some(end) = end else { return leave_unguarded(&state_dir, log, dir) };
+                end
+            }
+            _ => wait(daemon)?,
+        };
         let over = |why: &str| give_up(&state_dir, log, dir, why);
         match heard {
             Heard::Deaf(e) => return Err(e),
             Heard::Refused => return Ok(Side::Over),
             Heard::Ready(_) if !was_killed(&end) => return Ok(Side::Over),
-            Heard::Ready(started) => {
-                state_dir = started.state_dir.into();
+            Heard::Ready(_) => {
                 let why = format!("the daemon before this one was killed ({})", told(&end));
                 let Some(dead) = left_dead(dir)? else { return give_up(&state_dir, log, dir, UNMOUNTED) };
                 before = Some(Before { why, failed: None, dead, state_dir: state_dir.clone() });
@@ -81,7 +94,10 @@ pub fn supervise(mut report: Report, dir: &Path, log: &LogOptions) -> Result<Sid
                 }
             }
         }
-        std::thread::sleep(tries.pause(begun.elapsed()));
+        let pause = tries.pause(begun.elapsed());
+        if signals.as_ref().is_some_and(|signals| signals.sleep(pause)) {
+            return give_up(&state_dir, log, dir, "its supervisor was told to end");
+        }
         if let Some(before) = &before
             && left_dead(dir)?.is_none_or(|found| found.device != before.dead.device)
         {
@@ -102,6 +118,17 @@ fn give_up(state_dir: &Path, log: &LogOptions, dir: &Path, why: &str) -> Result<
     logging::log_to(state_dir)?;
     logging::start("info", log)?;
     tracing::warn!("the daemon was killed, and {} is not mounted again: {why}", shown(dir));
+    Ok(Side::Over)
+}
+
+/// Ends the supervisor of a daemon that goes on, and says so in its log.
+fn leave_unguarded(state_dir: &Path, log: &LogOptions, dir: &Path) -> Result<Side> {
+    logging::log_to(state_dir)?;
+    logging::start("info", log)?;
+    tracing::warn!(
+        "the supervisor was told to end: {} stays mounted, and is not mounted again if its daemon is killed",
+        shown(dir)
+    );
     Ok(Side::Over)
 }
 
