@@ -94,7 +94,11 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
         // While it stores, it says how much is left.
         let client = Client::connect(&socket)?.served_by(mount.owner())?.within(END_TIME)?;
         let stored = client.ask(&Request::Umount { local }, &mut screen);
-        stored.map_err(|e| if is_gone(mount) { by_another(point, e) } else { still_mounted(point, e) })?;
+        stored.map_err(|e| match () {
+            () if is_gone(mount) => by_another(point, e),
+            () if mount.is_dead() => e,
+            () => still_mounted(point, e),
+        })?;
         if state == Expired::No {
             break;
         }
@@ -159,7 +163,8 @@ fn still_mounted(point: &Path, e: Error) -> Error {
         Kind::Away => e.context(format!(
             "{point} is still mounted: the store is out of reach; --local unmounts and keeps the rest in the journal"
         )),
-        Kind::NoSpace | Kind::Damage | Kind::Conflict => e.context(format!(
+        // Failed: a store that is read-only, or not to be written to by us.
+        Kind::NoSpace | Kind::Damage | Kind::Conflict | Kind::Failed => e.context(format!(
             "{point} is still mounted, for not all of it could be stored; --local unmounts and keeps the rest in the journal"
         )),
         _ => e,
