@@ -176,7 +176,7 @@ impl Backend for Drives {
             if slots::Slots::is_ours(&object) {
                 problems.push(Problem { object, what: e.chain(), files: Vec::new() });
             } else {
-                warn(&format!("{object} is not a key slot, nor has it the name of one: it does no harm"));
+                warn(&format!("{object} has not the name of a key slot, and is left alone"));
             }
         }
         if found.more > 0 {

@@ -78,7 +78,10 @@ impl Local {
         if !allow_shared {
             refuse_shared(&root, &meta)?;
             for top in [layout::SLOTS, layout::REALMS, layout::PROBE] {
-                refuse_shared_below(&root.join(top), if top == layout::REALMS { REALM_DEPTH } else { 0 })?;
+                refuse_shared_below(
+                    &root.join(top.trim_end_matches('/')),
+                    if top == layout::REALMS { REALM_DEPTH } else { 0 },
+                )?;
             }
         }
         let durable = HashSet::from([root.clone()]);

@@ -353,6 +353,7 @@ fn each_file_and_directory_that_a_lost_pack_spoils_is_named() {
     // The directories at the ends and the contents, each looked up as if its pack were gone.
     let (versions, store, opened) = rig.fresh();
     let packs: Vec<_> = version.fresh_packs().map(|p| rig.versions.layout().pack(&p.id)).collect();
+    let (mut files, mut leaves) = (0, 0);
     for pack in &packs {
         let whole = rig.objects.get(pack).unwrap();
         rig.objects.delete(pack).unwrap();
@@ -361,6 +362,8 @@ fn each_file_and_directory_that_a_lost_pack_spoils_is_named() {
         assert_eq!(named("/one"), named("/two"), "{:?}", report.findings);
         let leaf = |n: u32| named(&format!("/copy{n}/sub/leaf"));
         assert!(leaf(0) == leaf(1) && leaf(1) == leaf(2), "{:?}", report.findings);
+        (files, leaves) = (files + usize::from(named("/one")), leaves + usize::from(leaf(0)));
         rig.objects.put(pack, whole).unwrap();
     }
+    assert!(files > 0 && leaves > 0);
 }
