@@ -1,6 +1,6 @@
 //! Who keeps a mount busy, as far as it can be told at little cost.
 
-use super::mounts::{self, shown};
+use super::mounts::{self, Mount, shown};
 use super::values::escape;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -68,9 +68,10 @@ fn named(process: &Path) -> Option<String> {
     Some(format!("{}[{}]", escape(comm.trim_ascii_end()), process.file_name()?.to_str()?))
 }
 
-/// The name of a process in another mount namespace in which a mount (`major:minor`) still is, if one can be seen: a
-/// service or a container that was started after the drive was mounted has a copy of the mount.
-pub fn elsewhere(device: &str) -> Option<String> {
+/// The name of a process in another mount namespace in which a mount still is, if one can be seen: a service or a
+/// container that was started after the drive was mounted has a copy of the mount. (The number of its device may be
+/// another drive's by now, if it is nowhere any more.)
+pub fn elsewhere(mount: &Mount) -> Option<String> {
     let here = fs::read_link("/proc/self/ns/mnt").ok()?;
     let mut looked_at = vec![here];
     for process in fs::read_dir("/proc").ok()?.flatten().map(|p| p.path()) {
@@ -79,9 +80,8 @@ pub fn elsewhere(device: &str) -> Option<String> {
             continue;
         }
         looked_at.push(namespace);
-        let mounts = fs::read(process.join("mountinfo")).unwrap_or_default();
-        let has = |line: &[u8]| line.split(|b| *b == b' ').nth(2) == Some(device.as_bytes());
-        if mounts.split(|b| *b == b'\n').any(has) {
+        let mounts = mounts::parse(&fs::read(process.join("mountinfo")).unwrap_or_default());
+        if mounts.iter().any(|m| m.device == mount.device && m.source == mount.source) {
             return named(&process);
         }
     }

@@ -56,7 +56,7 @@ pub fn supervise(mut report: Report, dir: &Path, log: &LogOptions) -> Result<Sid
             daemon::Half::Child(own) => return Ok(Side::Daemon(own, before.map(Box::new))),
             daemon::Half::Parent(pid, waiting) => (pid, waiting),
         };
-        let heard = first_words(waiting, &mut report);
+        let heard = first_words(waiting, &mut report, &mut signals);
         if let Heard::Deaf(_) = heard {
             // It was mounted for nobody.
             kill_process(daemon, Signal::TERM)
@@ -67,8 +67,9 @@ pub fn supervise(mut report: Report, dir: &Path, log: &LogOptions) -> Result<Sid
             Heard::Ready(started) => {
                 state_dir = started.state_dir.clone().into();
                 let kept = signals.take().map_or_else(Signals::keep, Ok)?;
-                let end = signals.insert(kept).end_of(daemon)?;
-                let Some(end) = end else { return leave_unguarded(&state_dir, log, dir) };
+                let Some(end) = signals.insert(kept).end_of(daemon)? else {
+                    return leave_unguarded(&state_dir, log, dir);
+                };
                 end
             }
             _ => wait(daemon)?,
@@ -144,14 +145,16 @@ enum Heard {
 }
 
 /// Waits until the daemon is ready, and passes on what the first one says.
-fn first_words(waiting: Waiting, report: &mut Report) -> Heard {
+fn first_words(waiting: Waiting, report: &mut Report, signals: &mut Option<Signals>) -> Heard {
     let outcome = waiting.wait();
     if !report.is_awaited() {
         return outcome.map_or_else(Heard::Failed, Heard::Ready);
     }
     let passed_on = match outcome {
         Ok(started) => {
-            let told = daemon::be_silent().and_then(|()| report.ready(started.clone()));
+            // Before anybody knows that there is a mount: a signal that follows at once is one for a supervisor.
+            let kept = Signals::keep().map(|kept| *signals = Some(kept));
+            let told = kept.and_then(|()| daemon::be_silent()).and_then(|()| report.ready(started.clone()));
             told.map(|()| Heard::Ready(started))
         }
         Err(e) => report.failed(e).map(|()| Heard::Refused),

@@ -114,7 +114,7 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
     if wait_end(&daemon, CLOSE_TIME)? {
         return Ok(());
     }
-    if let Some(who) = holders::elsewhere(&mount.device) {
+    if let Some(who) = holders::elsewhere(mount) {
         // All that was written here is stored; the daemon goes on for them.
         eprintln!(
             "nacrefs: {} is unmounted, but still mounted where {who} runs (another mount namespace)",
