@@ -512,6 +512,36 @@ fn the_doctor_finds_dead_mounts_and_held_state() {
     finds(&doctor(d.nacrefs(&["doctor"]).arg(&d.store)).1, "state", "fail", "chmod 700");
 }
 
+/// Its advice, followed, unmounted a drive that was well.
+#[test]
+fn the_doctor_of_a_store_finds_its_mount_and_tells_nobody_to_kill_a_drive_that_is_in_use() {
+    let mut d = TestDrive::with("commit=3600");
+    let look = |d: &TestDrive| doctor(d.nacrefs(&["doctor"]).arg(&d.store)).1;
+    let all = |found: &BTreeMap<String, (String, String)>| format!("{found:?}");
+    let found = look(&d);
+    finds(&found, "mount", "ok", "answers");
+    finds(&found, "lock", "ok", &format!("process {}", d.pid()));
+    assert!(!all(&found).contains("kill"), "{found:?}");
+
+    // By a name under which it was not mounted: the one who holds its state says where it is.
+    let link = d.dir().join("link");
+    fs::rename(&d.store, &link).unwrap();
+    let found = doctor(d.nacrefs(&["doctor"]).arg(&link)).1;
+    finds(&found, "lock", "ok", &format!("serves {}", d.mnt.display()));
+    assert!(!all(&found).contains("kill"), "{found:?}");
+    fs::rename(&link, &d.store).unwrap();
+
+    let open = fs::File::create(d.mnt.join("open")).unwrap();
+    ok(Command::new(common::NACREFS).args(["umount", "--lazy"]).arg(&d.mnt).output());
+    let found = look(&d);
+    finds(&found, "lock", "warn", "umount -l");
+    finds(&found, "lock", "warn", "leave it alone");
+    assert!(!all(&found).contains("kill"), "{found:?}");
+    drop(open);
+    wait_until("the daemon has ended", 20, || !d.state.join("control").exists());
+    d.kill_is_done();
+}
+
 #[test]
 fn the_doctor_finds_full_disks_memory_for_a_disk_and_a_machine_without_fuse() {
     let mut d = TestDrive::unmounted("commit=1");

@@ -78,6 +78,33 @@ fn a_supervised_daemon_that_is_told_to_end_or_cannot_start_is_let_go() {
     within(Duration::from_secs(5), "nobody is left", || processes(&d) == (None, None));
 }
 
+#[test]
+fn a_supervisor_ignores_a_hangup_and_does_not_go_without_a_word() {
+    let mut d = TestDrive::unmounted("");
+    ok(Ok(d.try_mount("restart=on")));
+    let guarded = |d: &TestDrive| {
+        let status = Command::new(common::NACREFS).args(["status", "--json"]).arg(&d.mnt).output().unwrap();
+        let text = String::from_utf8(status.stdout).unwrap();
+        (text.contains("\"guarded\":true"), text.contains("\"guarded\":false"))
+    };
+    let supervisor = processes(&d).1.unwrap();
+    kill_process(supervisor, Signal::HUP).unwrap();
+    kill_process(processes(&d).0.unwrap(), Signal::KILL).unwrap();
+    within(Duration::from_secs(10), "mounted again after a hangup", || is_mounted(&d));
+    within(Duration::from_secs(10), "guarded", || processes(&d).0.is_some() && guarded(&d) == (true, false));
+    assert_eq!(processes(&d).1, Some(supervisor));
+
+    kill_process(supervisor, Signal::TERM).unwrap();
+    within(Duration::from_secs(5), "the supervisor has ended", || processes(&d).1.is_none());
+    assert!(log(&d).contains("the supervisor was told to end"), "{}", log(&d));
+    assert_eq!(guarded(&d), (false, true));
+    let found = d.nacrefs(&["doctor"]).arg(&d.mnt).output().unwrap();
+    let found = String::from_utf8(found.stdout).unwrap();
+    assert!(found.contains("warn  restart") && found.contains("supervisor is gone"), "{found}");
+    d.umount();
+    within(Duration::from_secs(5), "nobody is left", || processes(&d) == (None, None));
+}
+
 fn is_mounted(d: &TestDrive) -> bool {
     fs::read_to_string("/proc/self/mountinfo").unwrap().contains(d.mnt.to_str().unwrap())
 }

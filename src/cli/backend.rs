@@ -85,6 +85,8 @@ pub struct MountRequest {
     /// The dead mount of the daemon that was killed before this one. Where it is gone, nothing may be mounted; what is
     /// mounted has its flags.
     pub dead: Option<Mount>,
+    /// The process that mounts again if the daemon is killed; it is the daemon's parent for as long as it is there.
+    pub supervisor: Option<rustix::process::Pid>,
     /// What `status` is to say of a thief of this machine's disk, if anything.
     pub unprotected: Option<String>,
     pub options: MountOptions,

@@ -184,7 +184,10 @@ fn patients(app: &App, target: Option<&Path>) -> Result<Vec<Patient>> {
         Err(e) if e.kind() == Kind::NotADrive => {
             // A place that fstab mounts means the drive that would be there.
             let line = resolve(target).ok().and_then(|place| fstab::at(&fstab::ours(), &place));
-            Ok(vec![closed(store_url(line.as_ref().map_or(target, |line| &line.store))?)])
+            let store = store_url(line.as_ref().map_or(target, |line| &line.store))?;
+            let of_store = |mount: &Mount| mount.store() == store && may_see(mount);
+            let mounted = mounts::ours()?.into_iter().find(of_store).map(Patient::of_mount);
+            Ok(vec![mounted.unwrap_or_else(|| closed(store))])
         }
         Err(e) => Err(e),
     }
@@ -200,7 +203,8 @@ fn examine(
     note: &mut dyn FnMut(Finding) -> Result<()>,
 ) -> Result<()> {
     if let (Some(mount), Some(status)) = (&patient.mount, &patient.status) {
-        mounted::checks(mount, status).into_iter().try_for_each(&mut *note)?;
+        let holder = || holder(app, args, patient);
+        mounted::checks(mount, status, holder).into_iter().try_for_each(&mut *note)?;
     }
     // A network file system that is gone may hold whoever looks for ever.
     if probe::look(PATIENCE, |tell| look(app, args, patient, tell), &mut *note)? {
@@ -215,6 +219,25 @@ fn examine(
         ),
         "see to the disk or the network that they are on",
     ))
+}
+
+/// The process that holds the state directory of a mount that does not answer.
+fn holder(app: &App, args: &args::Doctor, patient: &Patient) -> Option<i32> {
+    let mut found = None;
+    let ask = |tell: &mut dyn FnMut(i32)| {
+        let known = state_dir(app, args, patient, None);
+        let dir = known.or_else(|| {
+            let (drive, _) = stored::drive_id(app, &patient.store).ok()?;
+            state_dir(app, args, patient, Some(drive))
+        });
+        dir.and_then(|dir| local::holder(&dir)).into_iter().for_each(tell);
+    };
+    // Without it the other findings are told all the same.
+    let asked = probe::look(probe::PATIENCE, ask, |pid| {
+        found = Some(pid);
+        Ok(())
+    });
+    asked.ok().and(found)
 }
 
 /// All that looks at disks.

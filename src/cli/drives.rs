@@ -13,7 +13,7 @@ use super::backend::{
 use super::control::{Client, Progress, Reply, Request};
 use super::keys::{WEAK, weak_slot};
 use super::options::{Atime, MountOptions};
-use super::output::Spinner;
+use super::output::{Spinner, warn};
 use super::paths::url_path;
 use super::secrets::Given;
 use super::status::Told;
@@ -172,12 +172,13 @@ impl Backend for Drives {
                 files: f.path.iter().map(|p| escape(p)).collect(),
             })
             .collect();
-        let bent = slots::list(&*site.objects)?.bent;
-        problems.extend(bent.into_iter().map(|(object, e)| Problem {
-            object,
-            what: e.chain(),
-            files: Vec::new(),
-        }));
+        for (object, e) in slots::list(&*site.objects)?.bent {
+            if slots::Slots::is_ours(&object) {
+                problems.push(Problem { object, what: e.chain(), files: Vec::new() });
+            } else {
+                warn(&format!("{object} has not the name of a key slot, and is left alone"));
+            }
+        }
         if found.more > 0 {
             let what = format!("and {} more findings", found.more);
             problems.push(Problem { object: "…".into(), what, files: Vec::new() });

@@ -1,6 +1,6 @@
 //! Who keeps a mount busy, as far as it can be told at little cost.
 
-use super::mounts::{self, shown};
+use super::mounts::{self, Mount, shown};
 use super::values::escape;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -68,9 +68,10 @@ fn named(process: &Path) -> Option<String> {
     Some(format!("{}[{}]", escape(comm.trim_ascii_end()), process.file_name()?.to_str()?))
 }
 
-/// The name of a process in another mount namespace in which a mount (`major:minor`) still is, if one can be seen: a
-/// service or a container that was started after the drive was mounted has a copy of the mount.
-pub fn elsewhere(device: &str) -> Option<String> {
+/// The name of a process in another mount namespace in which a mount still is, if one can be seen: a service or a
+/// container that was started after the drive was mounted has a copy of the mount. (The number of its device may be
+/// another drive's by now, if it is nowhere any more.)
+pub fn elsewhere(mount: &Mount) -> Option<String> {
     let here = fs::read_link("/proc/self/ns/mnt").ok()?;
     let mut looked_at = vec![here];
     for process in fs::read_dir("/proc").ok()?.flatten().map(|p| p.path()) {
@@ -79,13 +80,40 @@ pub fn elsewhere(device: &str) -> Option<String> {
             continue;
         }
         looked_at.push(namespace);
-        let mounts = fs::read(process.join("mountinfo")).unwrap_or_default();
-        let has = |line: &[u8]| line.split(|b| *b == b' ').nth(2) == Some(device.as_bytes());
-        if mounts.split(|b| *b == b'\n').any(has) {
+        let mounts = mounts::parse(&fs::read(process.join("mountinfo")).unwrap_or_default());
+        if mounts.iter().any(|m| m.device == mount.device && m.source == mount.source) {
             return named(&process);
         }
     }
     None
+}
+
+/// What a process that does not answer is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// A signal has stopped it.
+    Stopped,
+    /// A thread of it is in the kernel, and cannot be killed before that returns.
+    Disk,
+    Other,
+}
+
+/// What holds a process up, by the states of its threads (proc_pid_stat(5)); `None` where there is no such process.
+pub fn held_up_by(pid: i32) -> Option<At> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let states: Vec<u8> = tasks.filter_map(|task| state_of(&task.path())).collect();
+    Some(match states {
+        states if states.iter().any(|s| matches!(s, b'T' | b't')) => At::Stopped,
+        states if states.contains(&b'D') => At::Disk,
+        _ => At::Other,
+    })
+}
+
+/// The state of a thread: the letter behind its name.
+fn state_of(task: &Path) -> Option<u8> {
+    let stat = fs::read(task.join("stat")).ok()?;
+    let behind = stat.iter().rposition(|b| *b == b')')? + 1;
+    stat.get(behind..)?.trim_ascii_start().first().copied()
 }
 
 #[cfg(test)]
@@ -106,6 +134,25 @@ mod tests {
         other.wait().unwrap();
         assert!(names.ends_with(&format!("[{}]", other.id())) && !names.contains(','), "{names}");
         assert_eq!(elsewhere, None);
+    }
+
+    #[test]
+    fn what_holds_a_process_up_is_told() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id() as i32;
+        assert_eq!(held_up_by(pid), Some(At::Other));
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&child),
+            rustix::process::Signal::STOP,
+        )
+        .unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while held_up_by(pid) != Some(At::Stopped) {
+            assert!(std::time::Instant::now() < until);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(held_up_by(pid), None);
     }
 
     #[test]

@@ -43,6 +43,8 @@ struct Plan {
     options: MountOptions,
     /// What this mount takes the place of.
     before: Option<Before>,
+    /// The process that mounts again if this one is killed.
+    supervisor: Option<rustix::process::Pid>,
     /// Somebody reads the errors: they may name files, which what goes to a log may not.
     names: bool,
 }
@@ -132,6 +134,7 @@ pub fn run(app: &App, args: &args::Mount) -> Result<()> {
 
 fn supervised(app: &App, mut plan: Plan, report: Report) -> Result<()> {
     plan.secret = plan.secret.lasting()?;
+    plan.supervisor = Some(rustix::process::getpid());
     match supervise(report, &plan.dir, &plan.options.log)? {
         supervise::Side::Over => Ok(()),
         supervise::Side::Daemon(report, before) => {
@@ -212,7 +215,19 @@ fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan
     let state_dir = given.map(|d| resolve(d)).transpose()?;
     // What a service manager starts, or mount(8) at boot, writes into a log.
     let names = std::io::stderr().is_terminal() || !(options.foreground || args.as_helper);
-    Ok(Plan { store, source, dir, secret, key_file, make, state_dir, options, before: None, names })
+    Ok(Plan {
+        store,
+        source,
+        dir,
+        secret,
+        key_file,
+        make,
+        state_dir,
+        options,
+        before: None,
+        supervisor: None,
+        names,
+    })
 }
 
 /// The life of a mount, from opening the drive to its end.
@@ -285,6 +300,7 @@ fn mounted(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
         control: control.clone(),
         unprotected,
         dead: plan.before.map(|before| before.dead),
+        supervisor: plan.supervisor,
         options: plan.options,
     };
     let running = app.backend.mount(request).map_err(|e| made_all_the_same(e, &first))?;

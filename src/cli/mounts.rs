@@ -10,11 +10,17 @@ use rustix::mount::UnmountFlags;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The file-system type of our mounts, as `/proc/self/mountinfo` shows it.
 pub const FS_TYPE: &str = "fuse.nacrefs";
 /// The attribute of a mounted root whose value is the path of the mount's control socket.
 pub const CONTROL_XATTR: &str = "nacre.control";
+
+/// The attribute whose value is the process that serves the mount.
+const PID_XATTR: &str = "nacre.pid";
+/// How long a daemon may have mounted without taking calls.
+const STARTING: Duration = Duration::from_secs(2);
 
 /// A line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,7 +175,22 @@ pub fn implied() -> Result<Mount> {
 
 /// Calls a mount's daemon.
 pub fn daemon(mount: &Mount) -> Result<Client> {
-    Client::connect(&control_socket(mount)?)?.served_by(mount.owner())
+    call(mount).map(|(client, _)| client)
+}
+
+/// Calls a mount's daemon, and says where.
+pub fn call(mount: &Mount) -> Result<(Client, PathBuf)> {
+    let until = Instant::now() + STARTING;
+    loop {
+        let socket = control_socket(mount)?;
+        match Client::connect(&socket) {
+            Err(e) if e.kind() != Kind::NotFound => return Err(e),
+            // It has just mounted, or is about to end.
+            Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(50)),
+            Err(e) => return Err(mount.without_socket(&socket).with_source(e)),
+            Ok(client) => return Ok((client.served_by(mount.owner())?, socket)),
+        }
+    }
 }
 
 /// Asks a mount's daemon where its control socket is.
@@ -213,15 +234,57 @@ impl Mount {
         }
     }
 
+    /// The process that serves it, as it says itself; `None` where it says nothing that is so.
+    pub fn daemon_pid(&self) -> Option<i32> {
+        let Ok(Answer::Value(said)) = probe::getxattr(&self.point, PID_XATTR, self.owner()) else {
+            return None;
+        };
+        let pid: i32 = std::str::from_utf8(&said).ok()?.parse().ok()?;
+        // What a user has mounted could name anybody's process.
+        self.owner().is_some_and(|(user, _)| is_run_by(pid, user)).then_some(pid)
+    }
+
+    /// The error for a mount that answers, and whose control socket is gone: `NotFound`.
+    fn without_socket(&self, socket: &Path) -> Error {
+        let point = shown(&self.point);
+        let what = format!(
+            "the drive at {point} works, but its control socket {} is gone: somebody has removed it, or moved the state \
+             directory away; ",
+            shown(socket)
+        );
+        let helps = match self.daemon_pid() {
+            Some(pid) => format!("`kill {pid}` stores everything and unmounts"),
+            None => format!("`nacrefs umount --force {point}` unmounts"),
+        };
+        Error::new(Kind::NotFound, what + &helps)
+    }
+
     /// The store's URL, of a mount of ours: its source is the store as it was given, a path or a URL.
     pub fn store(&self) -> String {
         store_url(Path::new(&self.source)).unwrap_or_else(|_| self.source.clone())
     }
 
-    /// Whether the same drive is mounted once more: a bind mount, or what it was made from, perhaps at the same place.
-    pub fn has_twin(&self) -> Result<bool> {
-        Ok(list()?.iter().filter(|m| m.device == self.device).count() > 1)
+    /// Where else the same drive is mounted: bind mounts, or what it was made from, perhaps at the same place.
+    pub fn twins(&self) -> Result<Vec<Mount>> {
+        let mut twins: Vec<Mount> = list()?.into_iter().filter(|m| m.device == self.device).collect();
+        // Of those at its own place it is the topmost, so the last.
+        if let Some(own) = twins.iter().rposition(|m| m.point == self.point) {
+            twins.remove(own);
+        }
+        Ok(twins)
     }
+}
+
+/// Whether a process is one of ours, and runs as this user. (Who owns its files in /proc does not tell: its memory is
+/// protected.)
+fn is_run_by(pid: i32, user: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let word = |name: &str, nth| {
+        status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().nth(nth))
+    };
+    // `nacrefs`, `mount.nacrefs`, and `mount.fuse.nacr`: a name has 15 bytes there.
+    word("Name:", 0).is_some_and(|name| name.contains("nacr"))
+        && word("Uid:", 1).and_then(|uid| uid.parse().ok()) == Some(user)
 }
 
 /// The error for a mount whose daemon is gone.

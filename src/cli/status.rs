@@ -12,6 +12,10 @@ use super::values::{Moment, escape_message, human_size, human_span};
 use crate::error::{Error, Result};
 use crate::types::Version;
 
+/// What a drive is whose supervisor has ended.
+pub const UNGUARDED: &str =
+    "restart=on, but the supervisor is gone: if the daemon is killed, nobody mounts again";
+
 pub fn run(app: &App, args: &args::Status, verbose: bool) -> Result<()> {
     let mut screen = Screen::new(args.json);
     if let Some(store) = &args.closed.store {
@@ -157,6 +161,11 @@ pub fn human(s: &Status, now: Moment, verbose: bool) -> String {
         field("held back", format!("{} operations wait for room", s.waiting));
     }
     field("cache", of(s.cache_bytes, s.cache_limit));
+    match s.guarded {
+        Some(true) => field("restart", "on".into()),
+        Some(false) => field("warning", format!("{UNGUARDED}: unmount and mount again")),
+        None => {}
+    }
     if let Some(why) = &s.unprotected {
         field("warning", escape_message(why));
     }
@@ -215,6 +224,7 @@ mod tests {
         s.read_only = Some("mounted so".into());
         s.weak_slot = Some("3f2a".into());
         s.build = Some("1.0".into());
+        s.guarded = Some(false);
         s.pid = Some(7);
         let text = human(&s, at(1_700_000_300), true);
         for part in [
@@ -224,6 +234,7 @@ mod tests {
             "mounted so",
             "process 7",
             "slot 3f2a was made with less",
+            "the supervisor is gone",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -4,11 +4,14 @@
 //! outside systemd there is nobody at all. It is forked before the daemon has a thread or has opened anything,
 //! and goes on where the mount command was: with the options and the secret that were given then.
 
+mod signals;
+
 use super::daemon::{self, Report, Started, Waiting};
 use super::logging::{self, LogOptions};
 use super::mounts::{self, Mount, shown};
 use crate::error::{Context, Error, Kind, Result};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
+use signals::Signals;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -39,33 +42,44 @@ pub struct Before {
 }
 
 /// Starts a daemon, and another when it is killed. Returns in each daemon, and in the supervisor when a daemon has
-/// ended by itself (it was unmounted, or told to end), when its dead mount was taken away, or when it cannot be started
-/// again. `log`: how the reason for that is told, in the log of the daemon.
+/// ended by itself (it was unmounted, or told to end), when its dead mount was taken away, when it cannot be started
+/// again, or when the supervisor is told to end; a daemon that is there then goes on without it. `log`: how the reason for that is told, in the log of the daemon.
 pub fn supervise(mut report: Report, dir: &Path, log: &LogOptions) -> Result<Side> {
     let mut before: Option<Before> = None;
     let mut state_dir = PathBuf::new();
     let mut tries = Tries::default();
+    // From the first daemon's start on: before that signals are as much for the command that waits.
+    let mut signals: Option<Signals> = None;
     loop {
         let begun = Instant::now();
         let (daemon, waiting) = match daemon::split()? {
             daemon::Half::Child(own) => return Ok(Side::Daemon(own, before.map(Box::new))),
             daemon::Half::Parent(pid, waiting) => (pid, waiting),
         };
-        let heard = first_words(waiting, &mut report);
+        let heard = first_words(waiting, &mut report, &mut signals);
         if let Heard::Deaf(_) = heard {
             // It was mounted for nobody.
             kill_process(daemon, Signal::TERM)
                 .map_err(std::io::Error::from)
                 .context(|| "cannot end the daemon")?;
         }
-        let end = wait(daemon)?;
+        let end = match &heard {
+            Heard::Ready(started) => {
+                state_dir = started.state_dir.clone().into();
+                let kept = signals.take().map_or_else(Signals::keep, Ok)?;
+                let Some(end) = signals.insert(kept).end_of(daemon)? else {
+                    return leave_unguarded(&state_dir, log, dir);
+                };
+                end
+            }
+            _ => wait(daemon)?,
+        };
         let over = |why: &str| give_up(&state_dir, log, dir, why);
         match heard {
             Heard::Deaf(e) => return Err(e),
             Heard::Refused => return Ok(Side::Over),
             Heard::Ready(_) if !was_killed(&end) => return Ok(Side::Over),
-            Heard::Ready(started) => {
-                state_dir = started.state_dir.into();
+            Heard::Ready(_) => {
                 let why = format!("the daemon before this one was killed ({})", told(&end));
                 let Some(dead) = left_dead(dir)? else { return give_up(&state_dir, log, dir, UNMOUNTED) };
                 before = Some(Before { why, failed: None, dead, state_dir: state_dir.clone() });
@@ -81,7 +95,10 @@ pub fn supervise(mut report: Report, dir: &Path, log: &LogOptions) -> Result<Sid
                 }
             }
         }
-        std::thread::sleep(tries.pause(begun.elapsed()));
+        let pause = tries.pause(begun.elapsed());
+        if signals.as_ref().is_some_and(|signals| signals.sleep(pause)) {
+            return give_up(&state_dir, log, dir, "its supervisor was told to end");
+        }
         if let Some(before) = &before
             && left_dead(dir)?.is_none_or(|found| found.device != before.dead.device)
         {
@@ -105,6 +122,17 @@ fn give_up(state_dir: &Path, log: &LogOptions, dir: &Path, why: &str) -> Result<
     Ok(Side::Over)
 }
 
+/// Ends the supervisor of a daemon that goes on, and says so in its log.
+fn leave_unguarded(state_dir: &Path, log: &LogOptions, dir: &Path) -> Result<Side> {
+    logging::log_to(state_dir)?;
+    logging::start("info", log)?;
+    tracing::warn!(
+        "the supervisor was told to end: {} stays mounted, and is not mounted again if its daemon is killed",
+        shown(dir)
+    );
+    Ok(Side::Over)
+}
+
 /// What became of a daemon's start.
 enum Heard {
     Ready(Started),
@@ -117,14 +145,16 @@ enum Heard {
 }
 
 /// Waits until the daemon is ready, and passes on what the first one says.
-fn first_words(waiting: Waiting, report: &mut Report) -> Heard {
+fn first_words(waiting: Waiting, report: &mut Report, signals: &mut Option<Signals>) -> Heard {
     let outcome = waiting.wait();
     if !report.is_awaited() {
         return outcome.map_or_else(Heard::Failed, Heard::Ready);
     }
     let passed_on = match outcome {
         Ok(started) => {
-            let told = daemon::be_silent().and_then(|()| report.ready(started.clone()));
+            // Before anybody knows that there is a mount: a signal that follows at once is one for a supervisor.
+            let kept = Signals::keep().map(|kept| *signals = Some(kept));
+            let told = kept.and_then(|()| daemon::be_silent()).and_then(|()| report.ready(started.clone()));
             told.map(|()| Heard::Ready(started))
         }
         Err(e) => report.failed(e).map(|()| Heard::Refused),

@@ -41,7 +41,9 @@ pub fn run(args: &args::Umount) -> Result<()> {
     };
     // Where it was called from is not to keep it busy.
     std::env::set_current_dir("/").context(|| "cannot leave the directory")?;
+    let twins = mount.twins()?;
     leave(args, &mount)?;
+    utab::inherit(&mount.point, twins.iter().map(|twin| twin.point.as_path()));
     // A daemon that was killed, or that goes on out of sight, does not do this.
     if !mounts::at_exactly(&mount.point)?.is_some_and(|m| m.is_ours()) {
         utab::forget(&mount.point);
@@ -64,7 +66,7 @@ fn leave(args: &args::Umount, mount: &Mount) -> Result<()> {
         return detach(&mount.point, UnmountFlags::DETACH);
     }
     // The drive stays mounted at the other place.
-    if mount.has_twin()? {
+    if !mount.twins()?.is_empty() {
         return detach(&mount.point, UnmountFlags::empty());
     }
     match store_and_detach(mount, args.local) {
@@ -78,9 +80,9 @@ fn leave(args: &args::Umount, mount: &Mount) -> Result<()> {
 /// Stores everything (or with `local` leaves it in the journal), unmounts, and waits for the end of the daemon.
 fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
     let point = &mount.point;
-    let socket = mounts::control_socket(mount)?;
-    let client = Client::connect(&socket)?.served_by(mount.owner())?;
-    let daemon = client.pid().map_or(Ok(None), handle)?;
+    let (client, socket) = mounts::call(mount)?;
+    let pid = client.pid();
+    let daemon = pid.map_or(Ok(None), handle)?;
     drop(client);
     let mut screen = Left::new(point);
     let mut state = if local { Expired::No } else { expire(point) };
@@ -92,7 +94,11 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
         // While it stores, it says how much is left.
         let client = Client::connect(&socket)?.served_by(mount.owner())?.within(END_TIME)?;
         let stored = client.ask(&Request::Umount { local }, &mut screen);
-        stored.map_err(|e| if is_gone(mount) { by_another(point, e) } else { still_mounted(point, e) })?;
+        stored.map_err(|e| match () {
+            () if is_gone(mount) => by_another(point, e),
+            () if mount.is_dead() => e,
+            () => still_mounted(point, e),
+        })?;
         if state == Expired::No {
             break;
         }
@@ -105,9 +111,10 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
         detach(point, UnmountFlags::empty())?;
     }
     let Some(daemon) = daemon else { return Ok(()) };
-    if !wait_end(&daemon, CLOSE_TIME)?
-        && let Some(who) = holders::elsewhere(&mount.device)
-    {
+    if wait_end(&daemon, CLOSE_TIME)? {
+        return Ok(());
+    }
+    if let Some(who) = holders::elsewhere(mount) {
         // All that was written here is stored; the daemon goes on for them.
         eprintln!(
             "nacrefs: {} is unmounted, but still mounted where {who} runs (another mount namespace)",
@@ -115,12 +122,27 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
         );
         return Ok(());
     }
+    let waits = waits_for(pid.map_or(0, Pid::as_raw_pid));
+    eprintln!("nacrefs: {} is unmounted; waiting for its daemon to end: {waits}", shown(point));
     match wait_end(&daemon, END_TIME)? {
         true => Ok(()),
         false => Err(Error::failed(format!(
-            "unmounted, but the daemon has not ended within {} s",
+            "{} is unmounted, but its daemon has not ended within {} s: {waits}",
+            shown(point),
             END_TIME.as_secs()
         ))),
+    }
+}
+
+/// What keeps a daemon from ending, for people.
+fn waits_for(pid: i32) -> String {
+    match holders::held_up_by(pid) {
+        Some(holders::At::Disk) => format!(
+            "process {pid} waits for a disk or a network that does not answer, the store's or the state directory's, \
+             and ends when that does; until then the drive cannot be mounted again"
+        ),
+        Some(holders::At::Stopped) => format!("process {pid} is stopped; `kill -CONT {pid}` lets it go on"),
+        _ => format!("process {pid} is at work"),
     }
 }
 
@@ -141,7 +163,8 @@ fn still_mounted(point: &Path, e: Error) -> Error {
         Kind::Away => e.context(format!(
             "{point} is still mounted: the store is out of reach; --local unmounts and keeps the rest in the journal"
         )),
-        Kind::NoSpace | Kind::Damage | Kind::Conflict => e.context(format!(
+        // Failed: a store that is read-only, or not to be written to by us.
+        Kind::NoSpace | Kind::Damage | Kind::Conflict | Kind::Failed => e.context(format!(
             "{point} is still mounted, for not all of it could be stored; --local unmounts and keeps the rest in the journal"
         )),
         _ => e,
@@ -179,7 +202,7 @@ fn force(mount: &Mount) -> Result<()> {
         Ok(daemon)
     };
     // The drive stays mounted at another place.
-    let stays = mount.has_twin()?;
+    let stays = !mount.twins()?.is_empty();
     // On a thread that is not waited for: a daemon that hangs is what this is for.
     std::thread::Builder::new()
         .name("force".into())

@@ -21,12 +21,14 @@ const SOURCE: &str = "SRC=nacrefs-umount-helper ";
 /// What precedes the state directory, at the end of the line.
 const STATE: &str = " ROOT=/ OPTS=helper=nacrefs,state_dir=";
 
-/// The entry of a mount; dropping it removes it.
+/// The entry of a mount; dropping it removes it, and those of other places where its drive was mounted.
 pub struct Entry {
     dir: PathBuf,
     /// What all entries of this place begin with: that of a daemon that was killed, too.
     place: Vec<u8>,
     line: Vec<u8>,
+    /// What all entries of its drive end with; nothing where that is not known.
+    state: Vec<u8>,
 }
 
 impl Entry {
@@ -38,8 +40,12 @@ impl Entry {
 
     fn new(dir: &Path, point: &Path, state_dir: &Path) -> Entry {
         let place = place(point);
-        let line = [&place, STATE.as_bytes(), &escape(state_dir), b"\n"].concat();
-        Entry { dir: dir.to_owned(), place, line }
+        let state = match state_dir.as_os_str().is_empty() {
+            true => Vec::new(),
+            false => [STATE.as_bytes(), &escape(state_dir), b"\n"].concat(),
+        };
+        let line = [place.as_slice(), &state].concat();
+        Entry { dir: dir.to_owned(), place, line, state }
     }
 
     fn make(dir: &Path, point: &Path, state_dir: &Path) -> Entry {
@@ -71,7 +77,8 @@ impl Entry {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             old => old?,
         };
-        let others = old.split_inclusive(|b| *b == b'\n').filter(|line| !self.is_of_place(line));
+        let stays = |line: &&[u8]| !self.is_of_place(line) && (wanted || !self.is_of_drive(line));
+        let others = old.split_inclusive(|b| *b == b'\n').filter(stays);
         let mine = wanted.then_some(self.line.as_slice());
         let new: Vec<u8> = mine.into_iter().chain(others).flatten().copied().collect();
         if new == old {
@@ -91,7 +98,27 @@ pub fn forget(point: &Path) {
     }
 }
 
+/// For the places where a drive stays mounted (bind mounts) when it is unmounted from `point`: the kernel told nobody of
+/// them, and `umount` of the last one is to wait as well.
+pub fn inherit<'a>(point: &Path, places: impl Iterator<Item = &'a Path>) {
+    if rustix::process::geteuid().is_root() {
+        inherit_in(Path::new(DIR), point, places);
+    }
+}
+
+fn inherit_in<'a>(dir: &Path, point: &Path, places: impl Iterator<Item = &'a Path>) {
+    let Some(state) = state_dir_in(dir, point) else { return };
+    // Not dropped: they stay until their own unmounting, or the daemon's end.
+    places
+        .filter(|place| *place != point)
+        .for_each(|place| std::mem::forget(Entry::make(dir, place, &state)));
+}
+
 impl Entry {
+    fn is_of_drive(&self, line: &[u8]) -> bool {
+        !self.state.is_empty() && line.starts_with(SOURCE.as_bytes()) && line.ends_with(&self.state)
+    }
+
     fn is_of_place(&self, line: &[u8]) -> bool {
         line.strip_prefix(self.place.as_slice()).is_some_and(|rest| rest.starts_with(b" "))
     }
@@ -158,6 +185,23 @@ mod tests {
         assert_eq!((found("/mnt/a"), found("/mnt")), (Some("/var/b".into()), None));
         drop((a, b, elsewhere, again));
         assert_eq!(text(), other);
+    }
+
+    #[test]
+    fn a_place_where_a_drive_stays_mounted_gets_an_entry_of_its_own_until_its_daemon_ends() {
+        let tmp = tempfile::tempdir().unwrap();
+        let found = |point: &str| state_dir_in(tmp.path(), Path::new(point));
+        let a = Entry::make(tmp.path(), Path::new("/a"), Path::new("/var/a"));
+        let b = Entry::make(tmp.path(), Path::new("/b"), Path::new("/b/var/a"));
+        inherit_in(tmp.path(), Path::new("/a"), ["/a", "/bind"].map(Path::new).into_iter());
+        inherit_in(tmp.path(), Path::new("/no"), [Path::new("/nobind")].into_iter());
+        assert_eq!((found("/bind"), found("/nobind")), (Some("/var/a".into()), None));
+        // As `umount` of the first place does.
+        drop(Entry::new(tmp.path(), Path::new("/a"), Path::new("")));
+        assert_eq!((found("/a"), found("/bind")), (None, Some("/var/a".into())));
+        drop(a);
+        assert_eq!((found("/bind"), found("/b")), (None, Some("/b/var/a".into())));
+        drop(b);
     }
 
     #[test]

@@ -103,6 +103,7 @@ pub fn check(
         packs_unread: false,
         report: Report::default(),
         seen: HashSet::new(),
+        damaged: HashMap::new(),
         progress,
     };
     let history = checker.heads(versions, newest)?;
@@ -112,7 +113,7 @@ pub fn check(
     checker.version(&newest.commit, true)?;
     for version in history {
         checker.version(&version, false)?;
-        checker.nodes_not_in("history", &version.history, &newest.commit.history)?;
+        checker.nodes_not_in("history", None, &version.history, &newest.commit.history)?;
     }
     Ok(checker.report)
 }
@@ -139,8 +140,10 @@ struct Checker<'a> {
     /// Not all of the index of packs could be read.
     packs_unread: bool,
     report: Report,
-    /// Hashes of contents that were checked already: directories by root node, files by their Blob.
+    /// Hashes of contents that were checked already: directories by inode and root node, files by their Blob.
     seen: HashSet<[u8; 32]>,
+    /// Of those files' contents that are damaged, the findings: each file that has them is named.
+    damaged: HashMap<[u8; 32], Vec<Finding>>,
     progress: &'a mut dyn FnMut(Progress),
 }
 
@@ -156,7 +159,10 @@ impl Checker<'_> {
             return;
         }
         let finding = Finding { object: object.into(), what: what.into(), path: path.map(<[u8]>::to_vec) };
-        self.report.findings.push(finding);
+        // A node that is damaged is met twice: when nodes are looked up, and when entries are read.
+        if !self.report.findings.contains(&finding) {
+            self.report.findings.push(finding);
+        }
     }
 
     /// Makes damage a finding; gives back what was read, if it was.
@@ -187,10 +193,11 @@ impl Checker<'_> {
     fn heads(&mut self, versions: &Versions, newest: &Opened) -> Result<Vec<Arc<Commit>>> {
         let mut older = Vec::new();
         let mut listed = versions.heads().versions()?;
-        self.hint(versions, newest)?;
+        self.hint(versions, newest, &listed)?;
         while let Some(above) = listed.pop_if(|v| *v > newest.version()) {
-            // A valid one has come meanwhile, from another machine.
-            self.note(format!("head {above}"), None, versions.open(above))?;
+            // Lost, or come meanwhile from another machine.
+            let read = versions.open(above).and_then(|opened| versions.readable(&opened));
+            self.note(format!("head {above}"), None, read)?;
         }
         let mut from = Some(newest.clone());
         while let Some(start) = from.take() {
@@ -256,9 +263,9 @@ impl Checker<'_> {
     }
 
     /// The hint to the newest head: it may be old, but not of what there is not.
-    fn hint(&mut self, versions: &Versions, newest: &Opened) -> Result<()> {
+    fn hint(&mut self, versions: &Versions, newest: &Opened, listed: &[Version]) -> Result<()> {
         match versions.heads().hint()? {
-            Some(hint) if hint > newest.version() => {
+            Some(hint) if hint > newest.version() && !listed.contains(&hint) => {
                 let what = format!("it tells of version {hint}, and the newest is {}", newest.version());
                 self.find("latest", what, None);
             }
@@ -333,7 +340,7 @@ impl Checker<'_> {
             self.report.packs += 1;
             (self.progress)(Progress { what: "packs", done: self.report.packs, total: Some(total) });
         }
-        self.nodes("index of packs", &newest.commit.packs)
+        self.nodes("index of packs", None, &newest.commit.packs)
     }
 
     /// A chunk that something needs.
@@ -374,20 +381,20 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// All nodes of a Map.
-    fn nodes(&mut self, what: &str, map: &Map) -> Result<()> {
-        self.nodes_not_in(what, map, &Map::default())
+    /// All nodes of a Map; where it is a directory's, with its path.
+    fn nodes(&mut self, what: &str, path: Option<&[u8]>, map: &Map) -> Result<()> {
+        self.nodes_not_in(what, path, map, &Map::default())
     }
 
-    fn nodes_not_in(&mut self, what: &str, map: &Map, other: &Map) -> Result<()> {
+    fn nodes_not_in(&mut self, what: &str, path: Option<&[u8]>, map: &Map, other: &Map) -> Result<()> {
         let source = self.source.clone();
         let nodes: Box<dyn Iterator<Item = Result<ChunkRef>>> = match other.is_empty() {
             true => Box::new(map.nodes(&source)),
             false => Box::new(map.nodes_not_in(other, &source)),
         };
         for node in nodes {
-            if let Some(node) = self.note(what, None, node)? {
-                self.chunk(&node, None)?;
+            if let Some(node) = self.note(what, path, node)? {
+                self.chunk(&node, path)?;
             }
         }
         Ok(())
@@ -414,12 +421,20 @@ impl Checker<'_> {
     fn blob(&mut self, blob: &crate::content::Blob, path: &[u8]) -> Result<()> {
         let mut w = crate::wire::Writer::new();
         blob.put(&mut w);
-        if !self.is_new(Address::of(w.as_slice())) {
+        let content = Address::of(w.as_slice());
+        if !self.is_new(content) {
+            for finding in self.damaged.get(&content.0).cloned().into_iter().flatten() {
+                self.find(finding.object, finding.what, Some(path));
+            }
             return Ok(());
         }
+        let before = self.report.findings.len();
         let source = self.source.clone();
         let visited = blob.chunk_refs(&source, &mut |chunk| self.chunk(&chunk, Some(path)));
         self.note("file", Some(path), visited)?;
+        if let Some(found @ [_, ..]) = self.report.findings.get(before..) {
+            self.damaged.insert(content.0, found.to_vec());
+        }
         Ok(())
     }
 }

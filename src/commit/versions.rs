@@ -254,7 +254,7 @@ impl Versions {
     /// Reads what no version can be worked on without: the root directory's first node and its extended attributes, and
     /// the first node of the shells. `Damage` where one of them is damaged or missing. Gives the chunks that it is read
     /// from.
-    fn readable(&self, opened: &Opened) -> Result<Arc<ChunkStore>> {
+    pub(super) fn readable(&self, opened: &Opened) -> Result<Arc<ChunkStore>> {
         let commit = &opened.commit;
         let directory = match &commit.root.content {
             Content::Directory(names) => names.root().map(|node| node.address),

@@ -82,6 +82,7 @@ impl Drive {
         if let Some(ours) = name.strip_prefix(OURS) {
             let inode = self.load(ino, wait)?;
             return match ours {
+                b"pid" => Ok(std::process::id().to_string().into_bytes()),
                 b"control" => self.control.get().cloned().ok_or(missing),
                 b"version" => Ok(self.version().to_string().into_bytes()),
                 b"state" => {

@@ -38,6 +38,12 @@ pub struct Slots {
 }
 
 impl Slots {
+    /// Whether an object has the name of a slot; any other in their place is somebody else's file.
+    pub fn is_ours(name: &str) -> bool {
+        let id = name.strip_prefix(layout::SLOTS).and_then(|rest| rest.strip_prefix('/'));
+        id.is_some_and(|id| id.len() == 32 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+    }
+
     /// The object of the one slot whose id begins with these digits; it may be a damaged one.
     pub fn find(&self, id: &str) -> Result<String> {
         let usage = |why: String| Err(Error::new(Kind::Usage, why));
@@ -149,6 +155,7 @@ mod tests {
         add(&store, &one).unwrap();
         add(&store, &two).unwrap();
         assert_eq!(add(&store, &one).map_err(|e| e.kind()), Ok(()));
+        assert!(Slots::is_ours(&layout::slot(&one.id().0)) && !Slots::is_ours("slots/ffff0000bent"));
         store.put("slots/ffff0000bent", "x".into()).unwrap();
         store.put("slots/ffff0001bent", "x".into()).unwrap();
         let all = list(&store).unwrap();

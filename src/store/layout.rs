@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub const DRIVE: &str = "nacre.json";
 /// The directory of the key slots.
 pub const SLOTS: &str = "slots";
+/// The directory of the realms.
+pub const REALMS: &str = "realms";
 /// Where names are tried out before a store is used.
 pub const PROBE: &str = "probe/";
 
@@ -22,7 +24,7 @@ const MAX_DRIVE: u64 = 4096;
 /// Whether a name may be one of a drive's.
 pub fn is_of_a_drive(name: &str) -> bool {
     let top = name.split('/').next().unwrap_or_default();
-    [DRIVE, SLOTS, "probe", "realms"].contains(&top)
+    [DRIVE, SLOTS, "probe", REALMS].contains(&top)
 }
 
 /// The name of a key slot.
@@ -38,7 +40,7 @@ pub struct Layout {
 
 impl Layout {
     pub fn new(realm: &RealmId) -> Layout {
-        Layout { realm: format!("realms/{realm}") }
+        Layout { realm: format!("{REALMS}/{realm}") }
     }
 
     /// The directory of the heads.

@@ -4,7 +4,7 @@
 //! before anything is written into it (the crate does that only for directories that it makes itself, and
 //! not for the root), and a directory that has been unmounted is noticed rather than written beside.
 
-use super::layout::DRIVE;
+use super::layout::{self, DRIVE};
 use super::memory::too_short;
 use super::objects::{Created, MAX_OBJECT, Objects, check_name};
 use super::remote::{Remote, kind_of_io};
@@ -77,6 +77,12 @@ impl Local {
         }
         if !allow_shared {
             refuse_shared(&root, &meta)?;
+            for top in [layout::SLOTS, layout::REALMS, layout::PROBE] {
+                refuse_shared_below(
+                    &root.join(top.trim_end_matches('/')),
+                    if top == layout::REALMS { REALM_DEPTH } else { 0 },
+                )?;
+            }
         }
         let durable = HashSet::from([root.clone()]);
         let store = LocalFileSystem::new_with_prefix(&root)
@@ -248,6 +254,9 @@ impl Objects for Local {
     }
 }
 
+/// How deep directories go in `realms`: `<realm>/packs/<first digits>`.
+const REALM_DEPTH: usize = 3;
+
 /// Refuses a directory that somebody other than us and root may write to.
 fn refuse_shared(root: &Path, meta: &fs::Metadata) -> Result<()> {
     let us = rustix::process::geteuid().as_raw();
@@ -262,6 +271,29 @@ fn refuse_shared(root: &Path, meta: &fs::Metadata) -> Result<()> {
         "the store's directory {} {why}: whoever can write there can delete the drive",
         root.display()
     )))
+}
+
+/// The same for a directory of ours in the store, where there is one, and those in it down to a depth.
+fn refuse_shared_below(dir: &Path, depth: usize) -> Result<()> {
+    let cannot = |e: io::Error| io_error("look at the directory", &dir.display().to_string(), e);
+    match fs::metadata(dir) {
+        Ok(meta) if meta.is_dir() => refuse_shared(dir, &meta)?,
+        Ok(_) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(cannot(e)),
+    }
+    // Heads and parts of the index are many, and no directories.
+    if depth == 0 || depth == 1 && !dir.ends_with("packs") {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir).map_err(cannot)? {
+        let entry = entry.map_err(cannot)?;
+        // What a link leads to is looked at.
+        if !entry.file_type().map_err(cannot)?.is_file() {
+            refuse_shared_below(&entry.path(), depth - 1)?;
+        }
+    }
+    Ok(())
 }
 
 /// The `nacre.json` of a store, where there is one that can be read.
@@ -294,6 +326,30 @@ mod tests {
         Local::open(dir.path(), false, true).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         Local::open(dir.path(), false, false).unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_ours_in_the_store_that_others_may_write_to_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("store");
+        let store = Local::open(&root, true, false).unwrap();
+        for name in
+            ["slots/1", "realms/ab/packs/0f/1", "realms/ab/heads/1", "realms/ab/latest", "realms/file"]
+        {
+            store.put(name, Bytes::new()).unwrap();
+        }
+        for below in
+            ["slots", "realms", "realms/ab", "realms/ab/packs", "realms/ab/packs/0f", "realms/ab/heads"]
+        {
+            let mode =
+                |mode| fs::set_permissions(root.join(below), fs::Permissions::from_mode(mode)).unwrap();
+            mode(0o722);
+            let said = Local::open(&root, false, false).err().unwrap().chain();
+            assert!(said.contains("chmod") && said.contains(&format!("store/{below} ")), "{said}");
+            Local::open(&root, false, true).unwrap();
+            mode(0o700);
+            Local::open(&root, false, false).unwrap();
+        }
     }
 
     #[test]

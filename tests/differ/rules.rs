@@ -48,6 +48,22 @@ pub fn left_out(Step(who, call): &Step, ext4: &Look) -> bool {
     if changes && *who != ROOT && ext4.values().any(foreign) {
         return true;
     }
+    // "sgid of a file whose group may not execute, at …": goes if that group is not the caller's own but another one
+    // of theirs.
+    let besides = match call {
+        Call::Fallocate { .. } | Call::CopyRange { .. } | Call::Chown { .. } => Some(0o2000),
+        Call::Write { .. } | Call::Pwrite { .. } | Call::Writev { .. } => Some(0o6000),
+        Call::Pwritev2 { .. } | Call::Sendfile { .. } => Some(0o6000),
+        _ => None,
+    };
+    let of_another_group = |f: &Facts, bits: u32| {
+        f.mode & (S_IFMT | bits | 0o010) == S_IFREG | bits
+            && f.gid != user.gid
+            && user.groups.contains(&f.gid)
+    };
+    if besides.is_some_and(|bits| *who != ROOT && ext4.values().any(|f| of_another_group(f, bits))) {
+        return true;
+    }
     let open = |slot: u8| ext4.get(&format!("{}:{slot}", USERS[*who].name));
     match call {
         // "fallocate and copy_file_range on a suid file": clear suid and sgid for everybody, root too.

@@ -8,7 +8,7 @@ use std::fmt;
 /// open file in slot 2, `@2/a` a name in the directory that is open there.
 pub type Path = &'static str;
 
-/// What shrinking tries in place of a value.
+/// What shrinking tries in place of a value. Nothing leads back: shrinking ends where no step is left.
 pub trait Simpler: Copy + PartialEq {
     fn simpler(self) -> Vec<Self>;
 }
@@ -17,7 +17,7 @@ macro_rules! numbers {
     ($($t:ty),*) => {$(
         impl Simpler for $t {
             fn simpler(self) -> Vec<$t> {
-                [0, 1, self / 2].into_iter().filter(|n| *n != self).collect()
+                [0, 1, self / 2].into_iter().take_while(|n| *n != self).collect()
             }
         }
     )*};
@@ -49,7 +49,11 @@ impl fmt::Debug for Mode {
 impl Simpler for Mode {
     fn simpler(self) -> Vec<Mode> {
         let kind = self.0 & S_IFMT;
-        [0o777, 0o644, self.0 & 0o777].into_iter().map(|m| Mode(kind | m)).filter(|m| *m != self).collect()
+        [0o777, 0o644, self.0 & 0o777]
+            .into_iter()
+            .map(|m| Mode(kind | m))
+            .take_while(|m| *m != self)
+            .collect()
     }
 }
 
@@ -150,4 +154,17 @@ pub fn acl_bytes(which: u8) -> Vec<u8> {
         out.extend_from_slice(&id.to_le_bytes());
     }
     out
+}
+
+#[test]
+fn what_is_simpler_never_leads_back() {
+    fn ends<T: Simpler>(value: T, steps: usize) {
+        assert!(steps > 0, "still something simpler");
+        value.simpler().into_iter().for_each(|simpler| ends(simpler, steps - 1));
+    }
+    [0, 1, 2, 7, -1, -9, 1 << 10].into_iter().for_each(|n: i64| ends(n, 16));
+    [0, 0o644, 0o777, 0o600, 0o4755, S_IFIFO | 0o2711].into_iter().for_each(|m| ends(Mode(m), 16));
+    [When::Omit, When::Now, When::At(1, 0), When::At(5, 7)].into_iter().for_each(|w| ends(w, 16));
+    ["a", "d/a", "", "L255"].into_iter().for_each(|p| ends(p, 16));
+    ends(Open(O_RDWR | O_CREAT | O_TRUNC | O_SYNC), 16);
 }

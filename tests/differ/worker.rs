@@ -12,7 +12,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a worker is asked to do.
 #[derive(Clone, Copy)]
@@ -99,6 +99,13 @@ impl Drop for Worker {
         if let Some(thread) = self.thread.take() {
             // A worker that panicked has said so, and its caller has met the loss of the answer.
             let _ = thread.join();
+        }
+        // A thread is joined before the kernel closes what it had open: until it is gone from /proc, unmounting may
+        // find the file system busy.
+        let task = format!("/proc/self/task/{}", self.tid);
+        let until = Instant::now() + Duration::from_secs(60);
+        while Path::new(&task).exists() && Instant::now() < until {
+            std::thread::sleep(Duration::from_micros(100));
         }
     }
 }

@@ -160,6 +160,26 @@ fn a_full_disk_under_the_store_holds_writers_back_says_why_and_goes_on_when_ther
     drop(disk);
 }
 
+/// It used to say what could not be made, and neither that the drive is still there nor what to do.
+#[test]
+fn a_read_only_store_is_told_by_umount_which_leaves_the_drive_mounted() {
+    let (mut d, disk) = small_store("commit=3600", "12m");
+    d.mount();
+    d.sh("echo kept > f");
+    let remount = |how: &str| ok(Command::new("mount").args(["-o", how]).arg(&disk.0).output());
+    remount("remount,ro");
+    let said = on_mount(&d, &["umount"]);
+    assert_eq!(said.exit, 1, "{said:?}");
+    let _ = said.one_line(&["still mounted", "--local", "Read-only"]);
+    assert_eq!(d.sh("cat f"), "kept\n");
+    d.umount_local();
+    remount("remount,rw");
+    d.mount();
+    assert_eq!(d.sh("cat f"), "kept\n");
+    d.umount();
+    drop(disk);
+}
+
 #[test]
 fn a_store_that_goes_away_and_comes_back_loses_nothing() {
     let mut d = TestDrive::with("commit=1,timeout=5");

@@ -27,8 +27,11 @@ fn stamps(path: &Path) -> (Stamp, Stamp, Stamp) {
 #[test]
 fn times_of_all_ages_come_back_to_the_nanosecond() {
     let mut d = TestDrive::new();
-    let ages: [Stamp; 12] = [
+    let ages: [Stamp; 14] = [
         (0, 0),
+        // The ends, where the kernel knows no nanoseconds.
+        (i64::MIN, 0),
+        (i64::MIN + 1, 0),
         (-1, 999_999_999),
         (-1, 0),
         (-2, 300_000_000),

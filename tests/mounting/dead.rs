@@ -46,7 +46,7 @@ fn nothing_waits_for_ever_for_a_daemon_that_is_stopped() {
 mount -t nacrefs store m -o key_file=key 2>/dev/null; pid=$(pgrep -f "$T/store $T/m "); mkdir -p m/a/b; echo 1 > m/a/b/f
 echo 3 > /proc/sys/vm/drop_caches; kill -STOP $pid
 short() { fails 1 timeout 20 "$@"; says 'does not answer'; }
-for where in m m/a/b/f m/a/none; do short "$N" status $where; short "$N" doctor $where --key-file key; says "FAIL  mount"; done
+for where in m m/a/b/f m/a/none; do short "$N" status $where; short "$N" doctor $where --key-file key; says "FAIL  mount"; says "\`kill -CONT $pid\` lets it go on"; done
 (cd m; short "$N" status); short "$N" umount --local m; short "$N" umount m; short "$N" sync m; mounted m
 # It goes on as if nothing had been.
 kill -CONT $pid; [ "$(cat m/a/b/f)" = 1 ]; kill -STOP $pid; timeout 20 "$N" umount -l m; ! mounted m; kill -CONT $pid; gone test -e state/control
@@ -62,5 +62,23 @@ k() { mount -t nacrefs store m -o key_file=key 2>/dev/null; pid=$(pgrep -f "$T/s
 k; echo 1 > m/f; kill -STOP $pid; timeout 5 umount -l m; ! mounted m; kill -CONT $pid; gone test -e state/control
 k; [ "$(cat m/f)" = 1 ]; echo 2 > m/f; sync m/f; exec 5< m/f; kill -STOP $pid; timeout 20 umount -f m; ! mounted m
 exec 5<&-; kill -CONT $pid; gone test -e state/control; k; [ "$(cat m/f)" = 2 ]; umount m
+"#);
+}
+
+/// Who removed the socket was told that the daemon is starting or ending, and to kill it without saying which.
+#[test]
+fn a_drive_whose_socket_or_state_directory_is_gone_says_so_and_what_helps() {
+    run(r#"
+k() { mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; pid=$(pgrep -f "$T/store $T/m "); }
+gone_is_told() {
+    for c in status umount "umount --local" sync; do
+        fails 1 timeout 20 "$N" $c m; says "control socket $T/state/control is gone"; says "\`kill $pid\` stores everything and unmounts"
+    done
+    mounted m; fails 1 timeout 60 "$N" doctor m --key-file key; says "FAIL  mount"; says "kill $pid"
+}
+k; echo 1 > m/f; rm state/control; gone_is_told; kill $pid; gone mounted m; gone kill -0 $pid 2>/dev/null
+rm -r state; k; [ "$(cat m/f)" = 1 ]
+echo 2 > m/f; mv state moved; gone_is_told; kill $pid; gone mounted m; gone kill -0 $pid 2>/dev/null
+rm -rf state moved; k; [ "$(cat m/f)" = 2 ]; umount m
 "#);
 }

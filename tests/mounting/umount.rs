@@ -91,3 +91,38 @@ start=$SECONDS; umount m 2>err || { cat err; fail umount; }
 wait; mount -t nacrefs slow/store m -o key_file=key,state_dir=$T/state4 2>/dev/null; cmp more m/more; umount m; umount slow
 "#);
 }
+
+/// By its absolute path, and as root, libmount looks for our helper only where utab has an entry.
+#[test]
+fn umount_of_the_last_bind_mount_returns_when_everything_is_in_the_store() {
+    run(r#"
+k() { mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; }
+k; mkdir m/sub b c; mount --bind m b; umount $T/m; mount --bind b/sub c; umount $T/b; ! mounted b; echo 2 > c/f
+mv store away; fails 4 umount $T/c; says 'still mounted: the store is out of reach'; mounted c
+mv away store; umount $T/c; ! mounted c; [ ! -e state/control ]; rm -r state; k; [ "$(cat m/sub/f)" = 2 ]
+# The first place goes lazily, or by force; what stays, waits.
+for how in -l -f; do
+    mount --bind m b; umount $how $T/m; echo $how > b/f; umount $T/b; [ ! -e state/control ]; rm -r state; k
+    [ "$(cat m/f)" = $how ]
+done
+umount $T/m; ! grep nacrefs /run/mount/utab
+# A daemon that ends takes all of its entries along.
+k; mount --bind m b; umount $T/m; grep "TARGET=$T/b " /run/mount/utab; umount -i $T/b; gone test -e state/control; gone grep -q nacrefs /run/mount/utab
+"#);
+}
+
+/// A frozen file system holds a thread of the daemon in the kernel, where nothing can end it.
+#[test]
+fn umount_local_says_at_once_what_it_waits_for() {
+    run(r#"
+mkdir slow; truncate -s 300M disk; mkfs.ext4 -q disk; mount -o loop disk slow; cp -a store slow/
+mount -t nacrefs slow/store m -o key_file=key,commit=1 2>/dev/null; pid=$(pgrep -f "$T/slow/store $T/m ")
+fsfreeze -f slow; (sleep 20; fsfreeze -u slow) & thaw=$!
+echo precious > m/f; sync m/f; sleep 3
+("$N" umount --local m 2>said; echo $? >rc) & asked=$!
+for _ in $(seq 80); do [ -s said ] && break; sleep .1; done; ! mounted m
+grep -q "m is unmounted; waiting for its daemon to end: process $pid waits for a disk" said || fail "$(cat said)"
+[ ! -e rc ]; kill -0 $thaw; wait $asked; [ "$(cat rc)" = 0 ] || fail "$(cat rc said)"; wait
+mount -t nacrefs slow/store m -o key_file=key 2>/dev/null; [ "$(cat m/f)" = precious ]; umount m; umount slow
+"#);
+}

@@ -17,17 +17,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to a daemon of the caller's, or of root's; root may connect to everybody's.
+    /// Connects to a daemon of the caller's, or of root's; root may connect to everybody's. `NotFound`: nobody takes
+    /// calls there.
     pub fn connect(socket: &Path) -> Result<Client> {
         let stream = super::connect(socket).map_err(|e| match e.kind() {
             ErrorKind::WouldBlock => Error::failed(
                 "the drive's daemon does not answer: it is stopped, and many have called it since",
             ),
             ErrorKind::PermissionDenied => Error::failed("this mount belongs to another user"),
-            ErrorKind::ConnectionRefused | ErrorKind::NotFound => Error::failed(format!(
-                "nobody answers at {}: the drive's daemon is starting or ending",
-                socket.display()
-            )),
+            ErrorKind::ConnectionRefused | ErrorKind::NotFound => {
+                Error::new(Kind::NotFound, format!("nobody answers at {}", socket.display()))
+            }
             _ => Error::from(e).context(format!("cannot call {}", socket.display())),
         })?;
         let peer = rustix::net::sockopt::socket_peercred(&stream)

@@ -118,6 +118,9 @@ pub struct Status {
     pub pid: Option<u32>,
     #[serde(default)]
     pub build: Option<String>,
+    /// With `restart=on`, whether the supervisor is there that would mount again; else `None`.
+    #[serde(default)]
+    pub guarded: Option<bool>,
 }
 
 /// A version of a drive, a file or a directory. The JSON fields are a contract.

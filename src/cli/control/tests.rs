@@ -166,7 +166,7 @@ fn every_request_is_answered_over_a_socket() {
 
         drop(server);
         assert!(!socket.exists());
-        assert_eq!(ask(&socket, Request::Status {}).0.unwrap_err().kind(), Kind::Failed);
+        assert_eq!(ask(&socket, Request::Status {}).0.unwrap_err().kind(), Kind::NotFound);
     }
 }
 

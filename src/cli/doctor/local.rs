@@ -2,8 +2,10 @@
 
 use super::machine::is_encrypted;
 use super::{Finding, Patient};
-use crate::cli::control::{SOCKET, connect};
-use crate::cli::mounts::shown;
+use crate::cli::control::{Client, Request, SOCKET, connect};
+use crate::cli::mounts::{self, Mount, shown};
+use crate::cli::probe::PATIENCE;
+use crate::cli::status::Told;
 use crate::cli::values::human_size;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -48,14 +50,16 @@ pub fn checks(patient: &Patient, state_dir: Option<&Path>) -> Vec<Finding> {
         let (free, total) = (found.f_bavail * found.f_bsize as u64, found.f_blocks * found.f_bsize as u64);
         findings.push(room("state disk", dir, free, total, growth));
     }
-    let holder = fs::metadata(dir.join("lock")).ok().and_then(|lock| {
-        let locks = fs::read_to_string("/proc/locks").ok()?;
-        holder_of(&locks, lock.dev(), lock.ino())
-    });
-    findings.push(lock(holder, patient.mount.is_some(), |pid| {
+    let (holder, control) = (holder(dir), dir.join(SOCKET));
+    let serves = match (holder, &patient.mount) {
+        (_, Some(_)) => Serves::Mounted,
+        (None, None) => Serves::Nobody,
+        (Some(_), None) => serves(&control),
+    };
+    findings.push(lock(holder, &serves, |pid| {
         fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim().to_owned())
     }));
-    findings.push(socket(&dir.join(SOCKET), holder.is_some()));
+    findings.push(socket(&control, holder));
     if let Some(store) = patient.store_dir().and_then(|s| fs::metadata(s).ok()) {
         findings.push(apart(store.dev() == meta.dev()));
     }
@@ -120,6 +124,37 @@ pub fn room(check: &'static str, dir: &Path, free: u64, total: u64, growth: u64)
     }
 }
 
+/// The process that holds a state directory.
+pub fn holder(dir: &Path) -> Option<i32> {
+    let lock = fs::metadata(dir.join("lock")).ok()?;
+    holder_of(&fs::read_to_string("/proc/locks").ok()?, lock.dev(), lock.ino())
+}
+
+/// What the holder of a state directory does.
+enum Serves {
+    /// The mount that is looked at, or that is at this place.
+    Mounted,
+    At(String),
+    /// It answers, and the mount that it serves is not seen here.
+    Elsewhere,
+    /// It does not answer.
+    Nobody,
+}
+
+/// Asks who takes calls at a control socket.
+fn serves(control: &Path) -> Serves {
+    let mut told = Told::default();
+    let client = Client::connect(control).and_then(|client| client.within(PATIENCE));
+    if client.and_then(|client| client.ask(&Request::Status {}, &mut told)).is_err() {
+        return Serves::Nobody;
+    }
+    let is_its = |mount: &Mount| mounts::control_socket(mount).is_ok_and(|socket| socket == control);
+    match mounts::ours().unwrap_or_default().into_iter().find(is_its) {
+        Some(mount) => Serves::At(shown(&mount.point)),
+        None => Serves::Elsewhere,
+    }
+}
+
 /// Who holds the flock of a file: a line of `/proc/locks` such as `1: FLOCK ADVISORY WRITE 1234 fe:00:131 0 EOF`.
 fn holder_of(locks: &str, device: u64, inode: u64) -> Option<i32> {
     let file = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
@@ -133,36 +168,50 @@ fn holder_of(locks: &str, device: u64, inode: u64) -> Option<i32> {
     })
 }
 
-fn lock(holder: Option<i32>, mounted: bool, name: impl Fn(i32) -> Option<String>) -> Finding {
-    match (holder, mounted) {
-        (Some(pid), true) => Finding::ok("lock", format!("held by process {pid}")),
-        (None, false) => Finding::ok("lock", "free"),
-        (None, true) => Finding::warn(
+fn lock(holder: Option<i32>, serves: &Serves, name: impl Fn(i32) -> Option<String>) -> Finding {
+    match (holder, serves) {
+        (Some(pid), Serves::Mounted) => Finding::ok("lock", format!("held by process {pid}")),
+        (Some(pid), Serves::At(point)) => {
+            Finding::ok("lock", format!("held by process {pid}, which serves {point}"))
+        }
+        (Some(pid), Serves::Elsewhere) => Finding::warn(
+            "lock",
+            format!(
+                "process {pid} serves the drive, and it is not mounted here any more: it was unmounted by `umount -l` \
+                 while files were open, or it is mounted in another mount namespace"
+            ),
+            "leave it alone: it goes on for who uses it, and stores everything and ends when nobody does",
+        ),
+        (Some(pid), Serves::Nobody) => Finding::warn(
+            "lock",
+            format!(
+                "process {pid} ({}) holds the state directory, and does not answer",
+                name(pid).unwrap_or("unknown".into())
+            ),
+            format!("it may be starting or ending; if it stays, end it with `kill {pid}`"),
+        ),
+        (None, Serves::Nobody) => Finding::ok("lock", "free"),
+        (None, _) => Finding::warn(
             "lock",
             "the drive is mounted, and nobody holds its state directory",
             "unmount it (`nacrefs umount` clears a dead mount), and mount it again",
-        ),
-        (Some(pid), false) => Finding::warn(
-            "lock",
-            format!(
-                "process {pid} ({}) holds the state directory, and no mount of it is seen here",
-                name(pid).unwrap_or("unknown".into())
-            ),
-            "it may be ending, or mount in another namespace; if it stays, end it with `kill PID`",
         ),
     }
 }
 
 /// The control socket.
-fn socket(path: &Path, held: bool) -> Finding {
+fn socket(path: &Path, holder: Option<i32>) -> Finding {
     let there = fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
-    match (there, held) {
-        (false, true) => Finding::warn(
+    match (there, holder) {
+        (false, Some(pid)) => Finding::warn(
             "control",
-            format!("the daemon has no control socket {}", shown(path)),
-            "it is starting or ending; if it stays so, `kill` it, and mount again",
+            format!("process {pid} has no control socket {}", shown(path)),
+            format!(
+                "it may be starting or ending; if it stays so, somebody has removed the socket: `kill {pid}` stores \
+                 everything and unmounts"
+            ),
         ),
-        (false, false) => Finding::ok("control", "no socket is left over"),
+        (false, None) => Finding::ok("control", "no socket is left over"),
         (true, _) => match connect(path) {
             Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
                 Finding::ok("control", "a dead daemon has left its socket; the next mount removes it")
@@ -170,7 +219,10 @@ fn socket(path: &Path, held: bool) -> Finding {
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Finding::fail(
                 "control",
                 format!("nobody takes calls at {}: the daemon is stopped", shown(path)),
-                "let it go on (`kill -CONT`), or kill it, and mount again",
+                match holder {
+                    Some(pid) => format!("`kill -CONT {pid}` lets it go on"),
+                    None => "let it go on (`kill -CONT`)".to_owned(),
+                },
             ),
             Err(e) => Finding::warn(
                 "control",
@@ -281,22 +333,24 @@ mod tests {
         assert_eq!(holder_of(locks, device, 13), None);
         assert_eq!(holder_of("", device, 131), None);
         let name = |_| Some("nacrefs".to_owned());
-        says(lock(Some(5), true, name), Ok, "process 5");
-        says(lock(Some(5), false, name), Warn, "process 5 (nacrefs)");
-        says(lock(None, true, name), Warn, "nobody holds");
-        says(lock(None, false, name), Ok, "free");
+        says(lock(Some(5), &Serves::Mounted, name), Ok, "process 5");
+        says(lock(Some(5), &Serves::At("/m".into()), name), Ok, "serves /m");
+        says(lock(Some(5), &Serves::Elsewhere, name), Warn, "leave it alone");
+        says(lock(Some(5), &Serves::Nobody, name), Warn, "process 5 (nacrefs)");
+        says(lock(None, &Serves::Mounted, name), Warn, "nobody holds");
+        says(lock(None, &Serves::Nobody, name), Ok, "free");
     }
 
     #[test]
     fn a_socket_that_nobody_serves_is_known_from_a_live_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control");
-        says(socket(&path, false), Ok, "no socket");
-        says(socket(&path, true), Warn, "no control socket");
+        says(socket(&path, None), Ok, "no socket");
+        says(socket(&path, Some(5)), Warn, "kill 5");
         let listener = UnixListener::bind(&path).unwrap();
-        says(socket(&path, true), Ok, "can be called");
+        says(socket(&path, Some(5)), Ok, "can be called");
         drop(listener);
-        says(socket(&path, false), Ok, "dead daemon");
+        says(socket(&path, None), Ok, "dead daemon");
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 use super::Finding;
 use crate::cli::control::Status;
+use crate::cli::holders::{At, held_up_by};
 use crate::cli::mounts::{Mount, shown};
+use crate::cli::status::UNGUARDED;
 use crate::cli::values::{Moment, human_size, human_span};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use std::fs;
 
 /// From so many percent on writers are slowed, and from so many on they wait (`drive/pressure.rs`).
@@ -13,22 +15,29 @@ const FULL: u64 = 92;
 /// After so many seconds without a commit, changes should have been stored.
 const LATE: i64 = 15 * 60;
 
-pub fn checks(mount: &Mount, status: &Result<Status>) -> Vec<Finding> {
+/// `holder`: looks for the process that holds the state directory, where the mount does not tell who serves it.
+pub fn checks(mount: &Mount, status: &Result<Status>, holder: impl FnOnce() -> Option<i32>) -> Vec<Finding> {
     let status = match status {
         Ok(status) => status,
         Err(e) => {
             let point = shown(&mount.point);
-            return vec![Finding::fail(
-                "mount",
-                e.to_string(),
-                format!("look into the log; `nacrefs umount {point}`, then mount again"),
-            )];
+            let todo = match e.kind() {
+                // It serves files, and can say who it is.
+                Kind::NotFound => match mount.daemon_pid() {
+                    Some(pid) => format!("`kill {pid}` stores everything and unmounts; then mount again"),
+                    None => format!("`nacrefs umount --force {point}`; then mount again"),
+                },
+                _ if mount.is_dead() => format!("`nacrefs umount {point}` clears it; then mount again"),
+                _ => hanging(holder(), &point),
+            };
+            return vec![Finding::fail("mount", e.to_string(), todo)];
         }
     };
     let exe = status.pid.and_then(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
     let replaced = exe.is_some_and(|exe| exe.to_string_lossy().ends_with(" (deleted)"));
-    vec![
-        Finding::ok("mount", format!("{} answers", shown(&mount.point))),
+    let mut found = vec![Finding::ok("mount", format!("{} answers", shown(&mount.point)))];
+    found.extend(guarded(status));
+    found.extend([
         online(status, Moment::now()),
         journal(status),
         held_back(status),
@@ -36,7 +45,36 @@ pub fn checks(mount: &Mount, status: &Result<Status>) -> Vec<Finding> {
         errors(status),
         writable(status),
         binary(status, replaced),
-    ]
+    ]);
+    found
+}
+
+/// What helps against a daemon that does not answer, which `nacrefs umount` would ask as well.
+fn hanging(pid: Option<i32>, point: &str) -> String {
+    let Some(pid) = pid else {
+        return format!(
+            "see what its process waits for (`ps -C nacrefs,mount.nacrefs`); `nacrefs umount --force {point}` unmounts all \
+             the same"
+        );
+    };
+    match held_up_by(pid) {
+        Some(At::Stopped) => format!("process {pid} is stopped: `kill -CONT {pid}` lets it go on"),
+        Some(At::Disk) => format!(
+            "process {pid} waits for a disk or a network that does not answer: see to that; `nacrefs umount --force \
+             {point}` unmounts, but the process ends, and a new mount can be made, only after that"
+        ),
+        _ => format!(
+            "if it stays so, `kill -9 {pid}`, `nacrefs umount {point}`, and mount again: what was synced is in the \
+             journal"
+        ),
+    }
+}
+
+fn guarded(s: &Status) -> Option<Finding> {
+    Some(match s.guarded? {
+        true => Finding::ok("restart", "a supervisor mounts again if the daemon is killed"),
+        false => Finding::warn("restart", UNGUARDED, "unmount and mount again"),
+    })
 }
 
 fn online(s: &Status, now: Moment) -> Finding {
@@ -165,6 +203,9 @@ mod tests {
         says(commits(&failing, at(1000)), Warn, "5 B");
         says(commits(&failing, at(1000 + LATE + 1)), Fail, "15 min");
         says(commits(&Status { last_error: None, ..failing }, at(9000)), Ok, "next");
+        assert_eq!(guarded(&s), None);
+        says(guarded(&Status { guarded: Some(true), ..well() }).unwrap(), Ok, "supervisor");
+        says(guarded(&Status { guarded: Some(false), ..well() }).unwrap(), Warn, "nobody mounts again");
         says(writable(&s), Ok, "can be changed");
         says(writable(&Status { read_only: Some("mounted so".into()), ..well() }), Ok, "mounted so");
     }

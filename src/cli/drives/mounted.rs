@@ -51,6 +51,7 @@ pub(super) struct Inner {
     dir: PathBuf,
     state_dir: PathBuf,
     unprotected: Option<String>,
+    supervisor: Option<rustix::process::Pid>,
     unmounter: Unmounter,
     abandon: Abandon,
     read_only: bool,
@@ -67,7 +68,18 @@ pub(super) struct Inner {
 impl Mounted {
     /// Opens the drive, replays its journal, and mounts it.
     pub fn start(request: MountRequest, site: Site, state: StateDir) -> Result<Arc<Mounted>> {
-        let MountRequest { store, source, dir, options, control, state_dir, unprotected, dead, .. } = request;
+        let MountRequest {
+            store,
+            source,
+            dir,
+            options,
+            control,
+            state_dir,
+            unprotected,
+            dead,
+            supervisor,
+            ..
+        } = request;
         let opening = Opening {
             site: site.clone(),
             state,
@@ -115,6 +127,7 @@ impl Mounted {
             dir,
             state_dir,
             unprotected,
+            supervisor,
             unmounter,
             abandon: serving.abandon(),
             read_only: options.ro,
@@ -314,6 +327,7 @@ impl Inner {
             memory_bytes: super::measures::resident_bytes(),
             state_dir: Some(escape(self.state_dir.as_os_str().as_bytes())),
             pid: Some(std::process::id()),
+            guarded: self.supervisor.map(|supervisor| rustix::process::getppid() == Some(supervisor)),
             build: Some(env!("CARGO_PKG_VERSION").to_owned()),
         }
     }

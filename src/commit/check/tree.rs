@@ -8,7 +8,7 @@ use super::super::shells::{self, Item};
 use super::super::view::read_entry;
 use super::{Checker, Progress};
 use crate::error::Result;
-use crate::types::Ino;
+use crate::types::{Address, Ino};
 use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 
@@ -56,10 +56,12 @@ impl Checker<'_> {
             let Content::Directory(map) = &inode.content else { continue };
             census.counts.directories += 1;
             self.report.directories += 1;
-            if map.root().is_some_and(|root| !self.is_new(root.address)) {
+            // Not by its address alone: an entry of a shell holds no more than a number, so directories of the same names
+            // of the same files are one Map (`cp -al`). Each of them has names of its own for those files.
+            if map.root().is_some_and(|root| !self.is_new(of_directory(inode.ino, root.address))) {
                 continue;
             }
-            self.nodes("directory", map)?;
+            self.nodes("directory", Some(&path), map)?;
             let mut subdirectories = 0;
             for entry in map.range(&source, Bound::Unbounded) {
                 let entry = entry.and_then(|(key, value)| read_entry(&source.keys, &key, &value));
@@ -136,7 +138,7 @@ impl Checker<'_> {
         if commit.shells.root().is_some_and(|root| !self.is_new(root.address)) {
             return Ok(());
         }
-        self.nodes("map of shells", &commit.shells)?;
+        self.nodes("map of shells", None, &commit.shells)?;
         let source = self.source.clone();
         let (mut names, mut of, mut links) = (0, None, 0u64);
         for entry in commit.shells.range(&source, Bound::Unbounded) {
@@ -189,7 +191,7 @@ impl Checker<'_> {
     /// The history index, and the contents that it leads to.
     fn history(&mut self, commit: &Commit) -> Result<()> {
         let source = self.source.clone();
-        self.nodes("history", &commit.history)?;
+        self.nodes("history", None, &commit.history)?;
         for entry in commit.history.range(&source, Bound::Unbounded) {
             let event = entry.and_then(|(key, value)| Ok((split_key(&key)?, Event::from_bytes(&value)?)));
             let Some(((ino, version), event)) = self.note("history", None, event)? else { continue };
@@ -203,6 +205,11 @@ impl Checker<'_> {
         }
         Ok(())
     }
+}
+
+/// A directory in one of its states: which names it gives to what.
+fn of_directory(ino: Ino, root: Address) -> Address {
+    Address::of(&[&ino.to_le_bytes(), &root.0[..]].concat())
 }
 
 fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {

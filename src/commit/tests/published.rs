@@ -10,7 +10,7 @@ use crate::error::Kind;
 use crate::store::memory::Memory;
 use crate::store::{Batch, ChunkStore, IndexKeys, Objects, RunSet, Settings};
 use crate::sys::SystemRandom;
-use crate::types::{Key, Time};
+use crate::types::{Ino, Key, Time};
 use std::sync::Arc;
 
 /// A drive in a store in memory, and one machine that writes to it.
@@ -291,4 +291,79 @@ fn damage_is_found_and_named() {
     let report = rig.check(DEEP);
     assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
     assert!(report.findings[0].object.contains("head 2"));
+}
+
+/// Trees of hard links, as `cp -al` makes them: directories of the same names of the same files are one node.
+fn linked_trees(rig: &mut Rig, copies: std::ops::Range<u32>, files: &[Ino]) {
+    for n in copies {
+        let top = rig.mini.make(ROOT, format!("copy{n}").as_bytes(), FileKind::Directory);
+        let sub = rig.mini.make(top, b"sub", FileKind::Directory);
+        let leaf = rig.mini.make(sub, b"leaf", FileKind::Directory);
+        for dir in [sub, leaf] {
+            files.iter().for_each(|f| rig.mini.link(*f, dir, format!("f{f}").as_bytes()));
+        }
+    }
+}
+
+#[test]
+fn directories_of_the_same_hard_links_are_each_counted_and_each_named() {
+    let mut rig = Rig::new();
+    let files: Vec<Ino> = (0..4).map(|n| rig.mini.file(ROOT, format!("{n}").as_bytes(), b"x")).collect();
+    linked_trees(&mut rig, 0..2, &files);
+    let before = rig.publish();
+    assert_eq!(rig.check(DEEP).findings, []);
+    linked_trees(&mut rig, 2..3, &files);
+    rig.publish();
+    for options in [Options::default(), DEEP] {
+        assert_eq!(rig.check(options).findings, []);
+    }
+
+    // Names that the shells do not know: those of the third copy, and all of them.
+    let (versions, store, opened) = rig.fresh();
+    let mut bent = opened.clone();
+    let commit = Arc::make_mut(&mut bent.commit);
+    commit.shells = before.commit.shells.clone();
+    let findings = check(&versions, &store, &bent, Options::default(), &mut |_| {}).unwrap().findings;
+    for dir in ["/copy2/sub", "/copy2/sub/leaf"] {
+        for f in &files {
+            let path = format!("{dir}/f{f}").into_bytes();
+            let named =
+                findings.iter().any(|f| f.path.as_ref() == Some(&path) && f.what.contains("this name"));
+            assert!(named, "{findings:?}");
+        }
+    }
+    assert!(findings.iter().any(|f| f.what == "it has 20 names, and 28 entries lead to it"), "{findings:?}");
+
+    // And names of shells that no entry has.
+    let mut bent = opened.clone();
+    Arc::make_mut(&mut bent.commit).root = before.commit.root.clone();
+    let findings = check(&versions, &store, &bent, Options::default(), &mut |_| {}).unwrap().findings;
+    assert!(findings.iter().any(|f| f.what == "it has 28 names, and 20 entries lead to it"), "{findings:?}");
+}
+
+#[test]
+fn each_file_and_directory_that_a_lost_pack_spoils_is_named() {
+    let mut rig = Rig::new();
+    let files: Vec<Ino> = (0..2).map(|n| rig.mini.file(ROOT, format!("{n}").as_bytes(), b"x")).collect();
+    let same = noise(1 << 20, 7);
+    rig.mini.file(ROOT, b"one", &same);
+    rig.mini.file(ROOT, b"two", &same);
+    linked_trees(&mut rig, 0..3, &files);
+    let version = rig.publish();
+    // The directories at the ends and the contents, each looked up as if its pack were gone.
+    let (versions, store, opened) = rig.fresh();
+    let packs: Vec<_> = version.fresh_packs().map(|p| rig.versions.layout().pack(&p.id)).collect();
+    let (mut files, mut leaves) = (0, 0);
+    for pack in &packs {
+        let whole = rig.objects.get(pack).unwrap();
+        rig.objects.delete(pack).unwrap();
+        let report = check(&versions, &store, &opened, Options::default(), &mut |_| {}).unwrap();
+        let named = |path: &str| report.findings.iter().any(|f| f.path.as_deref() == Some(path.as_bytes()));
+        assert_eq!(named("/one"), named("/two"), "{:?}", report.findings);
+        let leaf = |n: u32| named(&format!("/copy{n}/sub/leaf"));
+        assert!(leaf(0) == leaf(1) && leaf(1) == leaf(2), "{:?}", report.findings);
+        (files, leaves) = (files + usize::from(named("/one")), leaves + usize::from(leaf(0)));
+        rig.objects.put(pack, whole).unwrap();
+    }
+    assert!(files > 0 && leaves > 0);
 }
