@@ -11,7 +11,7 @@
 //! That one is gone too, by one who marked later still, and so on without end. (Lamport's bakery and Dekker's algorithm
 //! rest on the same: write, then look.)
 
-use super::{layout, list};
+use super::layout;
 use crate::crypt::slot::Slot;
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::objects::{Objects, Race, create_verified};
@@ -93,8 +93,8 @@ fn marked_by(mark: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::add;
     use super::super::tests::slot;
+    use super::super::{add, list};
     use super::*;
     use crate::crypt::DriveSecrets;
     use crate::store::faulty::{Fault, Faulty};
