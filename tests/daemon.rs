@@ -148,7 +148,7 @@ impl Handler for FakeHandler {
                 Err(Error::new(Kind::Away, "no route to host"))
             }
             Request::Umount { .. } => {
-                out.progress(&Progress { what: "uploading".into(), done: 1, total: None })
+                out.progress(&Progress { what: "uploading".into(), done: 1, total: None, counted: false })
             }
             Request::Remount { .. } => Ok(()),
             Request::Log { path } => out.entry(&LogEntry {

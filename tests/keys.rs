@@ -334,3 +334,40 @@ fn a_prompt_that_is_ended_by_a_signal_leaves_the_terminal_as_it_was() {
         assert!(end_at(&mut bare(&d, &["mount", "store", "mnt"]), "Passphrase: ", signal), "signal {signal}");
     }
 }
+
+/// Both had opened the drive with what the other one removed, and no key was left.
+#[test]
+fn keys_removed_at_once_leave_one_and_an_interrupted_removal_blocks_nobody() {
+    let d = drive();
+    private_file(&d.dir().join("one"), "the first passphrase\n");
+    let with = |line: &[&str]| {
+        let mut c = bare(&d, line);
+        c.args(["--passphrase-file", "one"]);
+        c
+    };
+    let by_file = |line: &[&str]| {
+        let mut c = d.nacrefs(line);
+        c.current_dir(d.dir());
+        c
+    };
+    done(&mut by_file(&["key", "add", "store", "--new-passphrase-file", "one"]));
+    let id = |kind: &str| {
+        let slots = list(&mut by_file(&["key", "list", "store"]));
+        slots.iter().find(|s| s["kind"] == kind).unwrap()["slot"].as_str().unwrap().to_owned()
+    };
+    let (passphrase, file) = (id("passphrase"), id("key-file"));
+    // Somebody began to remove the passphrase's slot, and was killed.
+    let marks = d.store.join("removing");
+    fs::create_dir_all(&marks).unwrap();
+    fs::write(marks.join(format!("{passphrase}.0123456789abcdef")), "x").unwrap();
+    refused(&mut with(&["key", "remove", &file, "store"]), 6, &[&passphrase, "key change"]);
+    done(with(&["key", "change", "store"]).args(["--new-passphrase-file", "one"]));
+    assert_eq!(fs::read_dir(&marks).unwrap().count(), 0);
+
+    let passphrase = id("passphrase");
+    let mut first = with(&["key", "remove", &file, "store"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut second = by_file(&["key", "remove", &passphrase, "store"]).stderr(Stdio::null()).spawn().unwrap();
+    let exits = [&mut first, &mut second].map(|c| c.wait().unwrap().code().unwrap());
+    let left = fs::read_dir(d.store.join("slots")).unwrap().count();
+    assert!(left > 0 && exits.iter().all(|e| [0, 3, 6].contains(e)), "{exits:?}, {left} left");
+}

@@ -155,7 +155,7 @@ impl Backend for Drives {
         let asked = check::Options { all: true, read_data: options.read_data, subset: options.subset };
         let mut interrupted = None;
         let found = check::check(&site.versions, &store, &newest, asked, &mut |p| {
-            let told = Progress { what: p.what.into(), done: p.done, total: p.total };
+            let told = Progress { what: p.what.into(), done: p.done, total: p.total, counted: true };
             if let Err(e) = progress(&told) {
                 interrupted.get_or_insert(e);
             }

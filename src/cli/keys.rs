@@ -125,7 +125,8 @@ pub fn change(app: &App, args: &KeyChange) -> Result<()> {
     slots::add(&*site.objects, &slot)?;
     let mut screen = Screen::new(false);
     tell_added(&mut screen, &slot, &another)?;
-    slots::remove(&*site.objects, &layout::slot(&old.id().0)).context(|| {
+    let name = layout::slot(&old.id().0);
+    slots::remove(&*site.objects, &name, Some(&slot), &SystemRandom).context(|| {
         format!("the new {} opens the drive, but so does the old {} still", slot.kind(), old.kind())
     })?;
     tell_removed(&mut screen, &old.id().to_string(), Some(old))?;
@@ -151,7 +152,9 @@ pub fn remove(app: &App, args: &KeyRemove) -> Result<()> {
         };
         return Err(Error::new(Kind::Conflict, format!("key slot {} {why}", &args.id)));
     }
-    slots::remove(&*site.objects, &name)?;
+    // What was opened may have been removed since.
+    let relying = site.slot.as_ref().filter(|_| !args.force);
+    slots::remove(&*site.objects, &name, relying, &SystemRandom)?;
     let mut screen = Screen::new(false);
     tell_removed(&mut screen, name.rsplit('/').next().unwrap_or(&name), slot)?;
     if slot.is_some() && all.slots.len() == 1 {

@@ -172,11 +172,16 @@ impl Server {
         let stopping = stop.clone();
         let serve = move || {
             let callers = Callers::default();
+            // Said once each time: any user of the machine may call on a port, and fill the log.
+            let mut full = false;
             while let Some(stream) = next(&listener, &stopping) {
                 let Some(counted) = callers.admit(MAX_CALLERS) else {
-                    tracing::warn!("too many connections for metrics at once");
+                    if !std::mem::replace(&mut full, true) {
+                        tracing::warn!("too many connections for metrics at once");
+                    }
                     continue;
                 };
+                full = false;
                 let mount = mount.clone();
                 let call = move || {
                     let _counted = counted;

@@ -7,7 +7,7 @@ use super::control::{SOCKET, Server};
 use super::daemon::{self, Report, Side, Started};
 use super::doctor;
 use super::logging;
-use super::metrics::{self, Listener};
+use super::metrics::{self, Listener, Place};
 use super::mounts::{self, shown};
 use super::notify::ServiceManager;
 use super::options::MountOptions;
@@ -174,6 +174,9 @@ fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan
     if let Some(path) = url_path(&store) {
         apart(&dir, "the store", &path)?;
     }
+    if let Some(Place::Unix(path)) = &options.metrics {
+        apart(&dir, "the socket for metrics", path)?;
+    }
     let places = app.places();
     let is_default = places.as_ref().is_ok_and(|p| file_url(&p.store) == store);
     let at = url_path(&store).filter(|_| args.store.is_none());
@@ -183,7 +186,8 @@ fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan
     let key = places.as_ref().ok().map(|p| p.key.clone()).filter(|_| is_default);
     let env = &app.env.open;
     let ask = &mut secrets::ask_terminal;
-    let key_file = flags.key_file.as_deref().map(resolve).transpose()?;
+    // Whoever reads it says what is wrong with it.
+    let key_file = flags.key_file.as_ref().map(|file| resolve(file).unwrap_or_else(|_| file.clone()));
     if let Some(key) = key.as_deref().filter(|key| nothing && key.exists()) {
         let (key, at) = (shown(key), at.as_deref().map(shown).unwrap_or_default());
         return Err(Error::new(

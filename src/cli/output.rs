@@ -152,6 +152,23 @@ fn human_entry(e: &LogEntry) -> String {
     )
 }
 
+/// The columns of the terminal that progress is shown on.
+fn width() -> u16 {
+    rustix::termios::tcgetwinsize(std::io::stderr()).map_or(80, |size| size.ws_col)
+}
+
+/// How a bar looks where there is so much room: no line may wrap.
+fn template(progress: &Progress, width: u16) -> &'static str {
+    match (progress.total, progress.counted) {
+        (Some(_), _) if width < 48 => "{percent}% {wide_msg}",
+        (None, _) if width < 48 => "{wide_msg}",
+        (Some(_), false) => "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {eta}",
+        (None, false) => "{msg} {binary_bytes} {elapsed}",
+        (Some(_), true) => "{msg} {wide_bar} {human_pos}/{human_len} {eta}",
+        (None, true) => "{msg} {human_pos} {elapsed}",
+    }
+}
+
 /// A progress bar: on a terminal only, and only for what takes over a second.
 struct Bar {
     shown: bool,
@@ -166,10 +183,7 @@ impl Bar {
         }
         let bar = self.bar.get_or_insert_with(|| ProgressBar::new(0));
         if bar.length() != progress.total || bar.position() == 0 {
-            let template = match progress.total {
-                Some(_) => "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {eta}",
-                None => "{msg} {binary_bytes} {elapsed}",
-            };
+            let template = template(progress, width());
             // The templates are constants: where they were wrong, the default style would do.
             bar.set_style(
                 ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
@@ -297,6 +311,19 @@ mod tests {
     use crate::error::Kind;
     use parking_lot::Mutex;
     use std::sync::Arc;
+
+    #[test]
+    fn counts_are_not_shown_as_bytes_and_a_narrow_terminal_gets_a_line_that_fits() {
+        for total in [None, Some(9)] {
+            for counted in [false, true] {
+                let progress = Progress { what: "files".into(), done: 3, total, counted };
+                let (wide, narrow) = (template(&progress, 80), template(&progress, 20));
+                assert!([wide, narrow].iter().all(|t| ProgressStyle::with_template(t).is_ok()));
+                assert_eq!(wide.contains("bytes"), !counted);
+                assert!(narrow.ends_with("{wide_msg}"), "it is cut where the line ends");
+            }
+        }
+    }
 
     #[derive(Clone, Default)]
     struct Paper(Arc<Mutex<Vec<u8>>>);

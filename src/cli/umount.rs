@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn how_much_is_left_is_told_now_and_then() {
         let mut left = Left::new(Path::new("/mnt"));
-        let at = |done| Progress { what: "committing".into(), done, total: Some(3 << 30) };
+        let at = |done| Progress { what: "committing".into(), done, total: Some(3 << 30), counted: false };
         let mut said = |done: u64, second| left.line(&at(done), Duration::from_secs(second));
         assert_eq!(said(0, 2), None);
         assert_eq!(said(1 << 30, 4).unwrap(), "nacrefs: /mnt: 2.0 GiB left to store, after 4 s");

@@ -12,7 +12,7 @@ use super::object::Commit;
 use super::packs;
 use super::versions::{Opened, Versions};
 use crate::chunk::{ChunkRef, Chunks};
-use crate::content::open_chunk;
+use crate::content::{Blob, open_chunk};
 use crate::crypt::RealmKeys;
 use crate::error::{Error, Kind, Result};
 use crate::store::pack::{is_whole, read_footer};
@@ -418,10 +418,8 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn blob(&mut self, blob: &crate::content::Blob, path: &[u8]) -> Result<()> {
-        let mut w = crate::wire::Writer::new();
-        blob.put(&mut w);
-        let content = Address::of(w.as_slice());
+    fn blob(&mut self, blob: &Blob, path: &[u8]) -> Result<()> {
+        let content = content_of(blob);
         if !self.is_new(content) {
             for finding in self.damaged.get(&content.0).cloned().into_iter().flatten() {
                 self.find(finding.object, finding.what, Some(path));
@@ -437,4 +435,11 @@ impl Checker<'_> {
         }
         Ok(())
     }
+}
+
+/// What stands for a file's contents among those that were checked.
+fn content_of(blob: &Blob) -> Address {
+    let mut w = crate::wire::Writer::new();
+    blob.put(&mut w);
+    Address::of(w.as_slice())
 }

@@ -3,6 +3,9 @@
 //! Adding, changing and removing slots only wraps the same secrets anew: nothing else in the store is touched, and
 //! whoever had the secrets before keeps them.
 
+mod removal;
+pub use removal::remove;
+
 use crate::crypt::DriveSecrets;
 use crate::crypt::slot::{Secret, Slot};
 use crate::error::{Context, Error, Kind, Result};
@@ -23,11 +26,6 @@ pub fn add(objects: &dyn Objects, slot: &Slot) -> Result<()> {
         Race::Won if objects.get(&name)? == bytes => Ok(()),
         Race::Won => Err(Error::damage(format!("the store does not give {name} back as it was written"))),
     }
-}
-
-/// Removes the object of a slot, durably.
-pub fn remove(objects: &dyn Objects, name: &str) -> Result<()> {
-    objects.delete(name).and_then(|()| objects.settle(name)).context(|| format!("cannot remove {name}"))
 }
 
 /// The key slots of a store, and the objects in their place that are none.
@@ -141,7 +139,7 @@ mod tests {
     use crate::sys::SystemRandom;
     use crate::types::{Key, Time};
 
-    fn slot(secrets: &DriveSecrets, key: u8) -> Slot {
+    pub(super) fn slot(secrets: &DriveSecrets, key: u8) -> Slot {
         let secret = Secret::KeyFile(Key([key; 32]));
         let now = Time { sec: key.into(), nsec: 0 };
         Slot::create(secrets, &secret, KdfParams::default(), "", now, &SystemRandom).unwrap()
@@ -173,8 +171,8 @@ mod tests {
             let e = all.find(bad).unwrap_err();
             assert!(e.kind() == Kind::Usage && e.to_string().contains(why), "{e}");
         }
-        remove(&store, &all.find("ffff0001").unwrap()).unwrap();
-        remove(&store, &all.find(&id).unwrap()).unwrap();
+        remove(&store, &all.find("ffff0001").unwrap(), Some(&one), &SystemRandom).unwrap();
+        remove(&store, &all.find(&id).unwrap(), Some(&one), &SystemRandom).unwrap();
         let left = list(&store).unwrap();
         assert_eq!((left.slots.len(), left.bent.len()), (1, 1));
         let opened = unlock(&store, &Secret::KeyFile(Key([1; 32]))).unwrap();

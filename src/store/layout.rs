@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub const DRIVE: &str = "nacre.json";
 /// The directory of the key slots.
 pub const SLOTS: &str = "slots";
+/// The directory of the marks of key slots that are being removed.
+pub const REMOVING: &str = "removing";
 /// The directory of the realms.
 pub const REALMS: &str = "realms";
 /// Where names are tried out before a store is used.
@@ -24,12 +26,17 @@ const MAX_DRIVE: u64 = 4096;
 /// Whether a name may be one of a drive's.
 pub fn is_of_a_drive(name: &str) -> bool {
     let top = name.split('/').next().unwrap_or_default();
-    [DRIVE, SLOTS, "probe", REALMS].contains(&top)
+    [DRIVE, SLOTS, REMOVING, "probe", REALMS].contains(&top)
 }
 
 /// The name of a key slot.
 pub fn slot(id: &[u8; 16]) -> String {
     format!("{SLOTS}/{}", hex(id))
+}
+
+/// The mark of a key slot that is being removed, of one remover.
+pub fn removing(slot: &str, nonce: &str) -> String {
+    format!("{REMOVING}/{slot}.{nonce}")
 }
 
 /// The names of a realm's objects.

@@ -77,7 +77,7 @@ impl Local {
         }
         if !allow_shared {
             refuse_shared(&root, &meta)?;
-            for top in [layout::SLOTS, layout::REALMS, layout::PROBE] {
+            for top in [layout::SLOTS, layout::REMOVING, layout::REALMS, layout::PROBE] {
                 refuse_shared_below(
                     &root.join(top.trim_end_matches('/')),
                     if top == layout::REALMS { REALM_DEPTH } else { 0 },

@@ -110,6 +110,9 @@ rmdir $S; mv away $S; up >/dev/null; [ "$(as 65534 cat $M/f)" = kept ]; down
 mv $K elsewhere; rc=0; said=$(up 2>&1 </dev/null) || rc=$?; [ $rc = 3 ] || fail "$rc $said"; says "$K"; says backup; mv elsewhere $K
 # A drive is not mounted over what it is made of.
 fails 2 as 65534 "$N" mount $T/home/store $M --key-file $T/home/key --state-dir $M/state; says 'state directory'; ! mounted $M; [ -z "$(ls $M)" ]
+fails 2 as 65534 "$N" mount $T/home/store $M --key-file $T/home/key -o metrics=unix:$M/socket; says 'socket for metrics'; ! mounted $M
+# A key file that may not be looked at is a secret that cannot be had, as for every other command.
+mkdir -m 700 closed; cp key closed/key; fails 3 as 65534 "$N" mount $T/home/store $M --key-file $T/closed/key; says "$T/closed/key"
 # What holds no key is not said to open a drive.
 head -c 32 /dev/urandom > home/bad; chown 65534 home/bad; chmod 644 home/bad; fails 3 as 65534 "$N" mount $T/home/store $M --key-file $T/home/bad; [[ $said != *"opens the drive"* && $said != *"others may use"* ]] || fail "$said"
 "#));

@@ -146,6 +146,9 @@ pub struct Progress {
     /// Bytes done, and to do where that is known.
     pub done: u64,
     pub total: Option<u64>,
+    /// They are things and not bytes; never so over the socket.
+    #[serde(skip)]
+    pub counted: bool,
 }
 
 /// A line of the server's.

@@ -44,7 +44,12 @@ impl Handler for Fake {
             Request::Status {} => out.status(&status()),
             Request::Sync {} => {
                 for done in 0..1000 {
-                    out.progress(&Progress { what: "uploading".into(), done, total: Some(1000) })?;
+                    out.progress(&Progress {
+                        what: "uploading".into(),
+                        done,
+                        total: Some(1000),
+                        counted: false,
+                    })?;
                 }
                 out.version(8)
             }

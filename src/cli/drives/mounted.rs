@@ -274,7 +274,12 @@ impl Inner {
         let mut heard = Ok(());
         let tell = || {
             let left = drive.journal().usage().bytes.min(total);
-            let told = Progress { what: "committing".into(), done: total - left, total: Some(total) };
+            let told = Progress {
+                what: "committing".into(),
+                done: total - left,
+                total: Some(total),
+                counted: false,
+            };
             if heard.is_ok() {
                 heard = out.progress(&told);
             }

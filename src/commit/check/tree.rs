@@ -6,7 +6,7 @@ use super::super::inode::{Content, FileKind, Name, ROOT, StoredInode};
 use super::super::object::{Commit, Counts};
 use super::super::shells::{self, Item};
 use super::super::view::read_entry;
-use super::{Checker, Progress};
+use super::{Checker, Progress, content_of};
 use crate::error::Result;
 use crate::types::{Address, Ino};
 use std::collections::{HashMap, HashSet};
@@ -198,7 +198,10 @@ impl Checker<'_> {
             if version > commit.version {
                 self.find("history", format!("inode {ino} has version {version}, which is to come"), None);
             }
-            if let Some(Content::File(blob)) = &event.content {
+            // What a file has now is named by its path.
+            if let Some(Content::File(blob)) = &event.content
+                && !self.seen.contains(&content_of(blob).0)
+            {
                 let path = [event.name.as_ref(), format!(" (version {version})").as_bytes()].concat();
                 self.blob(blob, &path)?;
             }

@@ -350,20 +350,16 @@ fn each_file_and_directory_that_a_lost_pack_spoils_is_named() {
     rig.mini.file(ROOT, b"two", &same);
     linked_trees(&mut rig, 0..3, &files);
     let version = rig.publish();
-    // The directories at the ends and the contents, each looked up as if its pack were gone.
+    // The root directory is in another pack.
+    rig.mini.file(ROOT, b"later", b"x");
+    rig.publish();
     let (versions, store, opened) = rig.fresh();
-    let packs: Vec<_> = version.fresh_packs().map(|p| rig.versions.layout().pack(&p.id)).collect();
-    let (mut files, mut leaves) = (0, 0);
-    for pack in &packs {
-        let whole = rig.objects.get(pack).unwrap();
-        rig.objects.delete(pack).unwrap();
-        let report = check(&versions, &store, &opened, Options::default(), &mut |_| {}).unwrap();
-        let named = |path: &str| report.findings.iter().any(|f| f.path.as_deref() == Some(path.as_bytes()));
-        assert_eq!(named("/one"), named("/two"), "{:?}", report.findings);
-        let leaf = |n: u32| named(&format!("/copy{n}/sub/leaf"));
-        assert!(leaf(0) == leaf(1) && leaf(1) == leaf(2), "{:?}", report.findings);
-        (files, leaves) = (files + usize::from(named("/one")), leaves + usize::from(leaf(0)));
-        rig.objects.put(pack, whole).unwrap();
+    for pack in version.fresh_packs() {
+        let _ = rig.objects.delete(&rig.versions.layout().pack(&pack.id));
     }
-    assert!(files > 0 && leaves > 0);
+    let findings = check(&versions, &store, &opened, Options::default(), &mut |_| {}).unwrap().findings;
+    for path in ["/one", "/two", "/copy0", "/copy1", "/copy2"] {
+        let named = findings.iter().any(|f| f.path.as_deref() == Some(path.as_bytes()));
+        assert!(named, "{path}: {findings:?}");
+    }
 }
