@@ -176,13 +176,7 @@ impl Drive {
             parts.random.clone(),
             journal,
         )
-        .map_err(|e| match e.kind() {
-            Kind::Damage => e.context(
-                "cannot open the journal: bring it back from a backup; or go on without what only it holds, with \
-                 'nacrefs accept STORE' (it is kept aside); -o ro shows what is there",
-            ),
-            _ => e.context("cannot open the journal"),
-        })?;
+        .context(|| "cannot open the journal")?;
 
         let cache = Arc::new(ContentCache::new(settings.cache));
         let source = Cached { cache: parts.disk_cache, source: FromStore(parts.store.clone()) };

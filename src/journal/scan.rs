@@ -73,9 +73,7 @@ pub fn scan(files: &Files, floor: Lsn, lenient: bool) -> Result<Scan> {
         false => Err(e),
     };
     if ids.is_empty() && idle.is_empty() && files.disk.is_noted()? {
-        found_damage(Error::damage(
-            "its files are gone, and with them what was not stored; nothing was changed",
-        ))?;
+        found_damage(refused("the journal's files are gone, and with them what was not stored"))?;
     }
     let mut logs = Vec::new();
     for id in ids {
@@ -135,9 +133,8 @@ pub fn scan(files: &Files, floor: Lsn, lenient: bool) -> Result<Scan> {
             Some(&(_, index, at)) => (&logs[index].name[..], at),
             None => gap(&logs, frames.last(), found.iter().find(|f| f.1.first > lost)),
         };
-        let e = Error::damage(format!(
-            "journal file {name}, offset {at}: record {lost} is missing or damaged, and records up to {known} \
-             were durable; nothing was changed; a read-only mount shows the state before record {lost}"
+        let e = refused(&format!(
+            "journal file {name}, offset {at}: record {lost} is missing or damaged, and records up to {known} were durable"
         ));
         found_damage(e)?;
     }
@@ -150,9 +147,14 @@ pub fn scan(files: &Files, floor: Lsn, lenient: bool) -> Result<Scan> {
 
 /// A file that is shorter than it was made.
 fn cut_off(log: &LogFile, at: u64) -> Error {
+    refused(&format!("journal file {}, offset {at}: the file was cut off", log.name))
+}
+
+/// Damage, with what can be done about it.
+fn refused(what: &str) -> Error {
     Error::damage(format!(
-        "journal file {}, offset {at}: the file was cut off; nothing was changed; a read-only mount shows what is left",
-        log.name
+        "{what}; nothing was changed: bring the journal back from a backup, or go on without what only it holds, with \
+         'nacrefs accept STORE' (it is kept aside); -o ro shows what is there"
     ))
 }
 
