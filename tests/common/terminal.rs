@@ -52,11 +52,13 @@ fn terminal() -> (File, File) {
 fn start_on(command: &mut Command, slave: &File) -> Child {
     let terminal = || slave.try_clone().unwrap();
     command.stdin(terminal()).stdout(terminal()).stderr(terminal());
-    // SAFETY: both calls are safe between fork and exec.
+    // SAFETY: all three calls are safe between fork and exec.
     unsafe {
         command.pre_exec(|| {
-            // Under nohup(1) it is ignored, and children inherit that.
-            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            // Under nohup(1), or in the background of a shell, some are ignored, and children inherit that.
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
             match libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0 {
                 true => Ok(()),
                 false => Err(std::io::Error::last_os_error()),

@@ -96,6 +96,11 @@ fn random_calls_do_on_a_drive_what_they_do_on_ext4() {
         if let Err(failure) = arena.run(&steps, shrink::DEEP)
             && !failures.contains_key(&failure.difference.kind)
         {
+            // Before it is made small, which takes a while and may be cut off.
+            eprintln!(
+                "seed {seed:#x}, call {}, {:?}: {}",
+                failure.at, steps[failure.at], failure.difference.says
+            );
             let (few, small) = shrink::shrink(&mut arena, &steps, &failure);
             let code = shrink::code(seed, &few, &small);
             eprintln!("{code}");
