@@ -195,7 +195,7 @@ fn a_journal_that_is_gone_or_cut_off_stops_the_mount_until_it_is_back_or_given_u
         // Given up.
         fs::remove_dir_all(&d.state).unwrap();
         copy(&state, &d.state);
-        run(d.nacrefs(&["accept"]).arg(&d.store)).expect(2, &["--yes"]);
+        run(d.nacrefs(&["accept"]).arg(&d.store)).expect(6, &["--yes"]);
         let said = run(d.nacrefs(&["accept", "--yes"]).arg(&d.store));
         assert!(said.exit == 0 && said.out.contains("journal"), "{what}: {said:?}");
         ok(Ok(d.try_mount("commit=3600")));
