@@ -78,7 +78,9 @@ fn build(r: &mut Reader, disk: &SimDisk) -> Result<()> {
             (0..=63, _) => {
                 let (name, id, durable, flags) = (number(r)?, number(r)?, number(r)?, r.u8()?);
                 let file = disk.open(&format!("journal-{name:016x}"))?;
-                let header = FileHeader { id, durable, supersedes: flags & 1 != 0, salt: [id as u8; 32] };
+                let size = u64::from(flags >> 2) * BLOCK;
+                let header =
+                    FileHeader { id, durable, supersedes: flags & 1 != 0, salt: [id as u8; 32], size };
                 let mut block = Keys::new(&KEY, REALM).encode_header(&header);
                 if flags & 2 != 0 {
                     block[usize::from(r.u16()?) % BLOCK as usize] ^= r.u8()?;
@@ -99,8 +101,9 @@ fn build(r: &mut Reader, disk: &SimDisk) -> Result<()> {
                 let at = u64::from(r.u16()?);
                 open.file.write_at(bytes(r)?, at)?;
             }
-            (232..=239, _) => {
-                disk.open(&format!("spare-{:016x}", number(r)?))?;
+            (kind @ 232..=239, _) => {
+                let kind = if kind & 1 == 0 { "spare" } else { "idle" };
+                disk.open(&format!("{kind}-{:016x}", number(r)?))?;
             }
             (240.., _) => drop(disk.open(&String::from_utf8_lossy(bytes(r)?).replace(['/', '\0'], "_"))?),
             (_, None) => return Err(Error::failed("nothing is open")),

@@ -272,8 +272,10 @@ impl Node {
     pub fn attr(&self) -> Attr {
         let mut a = self.meta.attr.clone();
         if let Body::File(f) = &self.body {
-            let data = f.base_allocated + f.top.data() + f.frozen.as_ref().map_or(0, |l| l.data());
-            a.allocated = data.min(a.size.next_multiple_of(4096));
+            let changed = f.top.data().saturating_add(f.frozen.as_ref().map_or(0, |l| l.data()));
+            // A device that lies may have made a version with any size.
+            let most = a.size.checked_next_multiple_of(4096).unwrap_or(a.size);
+            a.allocated = f.base_allocated.saturating_add(changed).min(most);
         }
         a
     }
