@@ -33,7 +33,9 @@ fn bad_input_has_its_exit_status_and_one_line_that_names_it() {
     let table: &[(&[&str], i32, &str)] = &[
         (&["frobnicate"], 2, "frobnicate"),
         (&["mount"], 2, "<DIR>"),
-        (&["mount", "gone"], 2, "mkdir -p"),
+        // Of the default drive the directory would be made, in one that is there.
+        (&["mount", "gone/further"], 2, "mkdir -p"),
+        (&["mount", "s", "gone"], 2, "mkdir -p"),
         (&["mount", "file"], 2, "not a directory"),
         (&["mount", "full"], 2, "not empty"),
         (&["mount", "s", "/proc"], 6, "already a mount"),
