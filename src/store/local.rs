@@ -77,12 +77,10 @@ impl Local {
         }
         if !allow_shared {
             refuse_shared(&root, &meta)?;
-            for top in [layout::SLOTS, layout::REMOVING, layout::REALMS, layout::PROBE] {
-                refuse_shared_below(
-                    &root.join(top.trim_end_matches('/')),
-                    if top == layout::REALMS { REALM_DEPTH } else { 0 },
-                )?;
+            for top in [layout::SLOTS, layout::REMOVING, layout::PROBE.trim_end_matches('/')] {
+                refuse_shared_below(&root.join(top), 0)?;
             }
+            refuse_shared_below(&root.join(layout::REALMS), REALM_DEPTH)?;
         }
         let durable = HashSet::from([root.clone()]);
         let store = LocalFileSystem::new_with_prefix(&root)
