@@ -2,7 +2,7 @@
 //! change; promise 9). `NACREFS_TEST_FULL=1` runs the sizes that the promises name.
 
 mod common;
-use common::TestDrive;
+use common::{TestDrive, full};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -11,11 +11,6 @@ use std::time::{Duration, Instant};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
-
-/// Whether to run at the promised size; else at one that a test run has time for.
-fn full() -> bool {
-    std::env::var_os("NACREFS_TEST_FULL").is_some_and(|v| !v.is_empty())
-}
 
 /// A size: the full one, or the short one.
 fn sized(full_size: u64, short: u64) -> u64 {

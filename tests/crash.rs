@@ -61,7 +61,7 @@ fn round(d: &mut TestDrive, seed: u64, before: &Model) -> (Model, usize) {
 
 #[test]
 fn killed_at_any_moment_nothing_durable_is_lost_and_the_rest_is_a_prefix() {
-    let full = std::env::var("NACREFS_TEST_FULL").is_ok_and(|v| !v.is_empty());
+    let full = common::full();
     let rounds = if full { 200 } else { 40 };
     let seed: u64 = match std::env::var("NACREFS_SEED") {
         Ok(s) => s.parse().unwrap(),

@@ -2,14 +2,10 @@
 
 mod common;
 
-use common::TestDrive;
+use common::{TestDrive, full};
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
-
-fn full() -> bool {
-    std::env::var_os("NACREFS_TEST_FULL").is_some_and(|v| !v.is_empty())
-}
 
 const PROCESSES: usize = 64;
 

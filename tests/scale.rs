@@ -2,7 +2,7 @@
 //! mounted, used and checked. `NACREFS_TEST_FULL=1` makes that many; else a hundredth.
 
 mod common;
-use common::TestDrive;
+use common::{TestDrive, full};
 use nacrefs::commit::FileKind;
 use nacrefs::crypt::Secret;
 use nacrefs::drive::types::{Caller, New, Wait};
@@ -20,10 +20,6 @@ const EACH: u64 = 1000;
 
 /// The drive's memory when it is mounted, in MiB.
 const MEMORY: u64 = 256;
-
-fn full() -> bool {
-    std::env::var_os("NACREFS_TEST_FULL").is_some_and(|v| !v.is_empty())
-}
 
 /// How many files there are in small directories, and in the large one.
 fn sizes() -> (u64, u64) {

@@ -12,6 +12,11 @@ use tempfile::TempDir;
 
 pub const NACREFS: &str = env!("CARGO_BIN_EXE_nacrefs");
 
+/// Whether to run at the promised size (`tests/run --full`); else at one that a test run has time for.
+pub fn full() -> bool {
+    std::env::var_os("NACREFS_TEST_FULL").is_some_and(|v| !v.is_empty())
+}
+
 pub struct TestDrive {
     dir: TempDir,
     pub mnt: PathBuf,

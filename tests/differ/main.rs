@@ -58,7 +58,7 @@ struct Hunt {
 
 impl Hunt {
     fn asked_for() -> Hunt {
-        let full = std::env::var("NACREFS_TEST_FULL").is_ok_and(|v| !v.is_empty());
+        let full = common::full();
         let (seed, seconds) = (setting("NACREFS_DIFFER_SEED"), setting("NACREFS_DIFFER_SECONDS"));
         let fresh = seconds.map(|_| {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();

@@ -1,5 +1,6 @@
 //! What the cases share: commands and what they said, a drive with a bit of everything, and looking at all of it.
 
+pub use crate::common::full;
 pub use crate::common::noise;
 use crate::common::{TestDrive, ok};
 use nacrefs::crypt::{DriveSecrets, Secret};
@@ -13,11 +14,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// More rounds, where somebody has the time.
-pub fn full() -> bool {
-    std::env::var("NACREFS_TEST_FULL").is_ok_and(|v| !v.is_empty())
-}
 
 /// What a command said: exit status, standard output, standard error.
 #[derive(Debug)]

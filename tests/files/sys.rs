@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub use crate::common::full;
 use crate::common::{TestDrive, tree};
 pub use rustix::io::Errno;
 use std::fs::{File, Metadata, Permissions};
@@ -13,10 +14,6 @@ pub fn refused<T>(result: std::io::Result<T>) -> i32 {
         Ok(_) => panic!("it was not refused"),
         Err(e) => e.raw_os_error().unwrap_or_else(|| panic!("{e}")),
     }
-}
-
-pub fn full() -> bool {
-    std::env::var("NACREFS_TEST_FULL").is_ok_and(|v| !v.is_empty())
 }
 
 /// Runs something in a thread that belongs to somebody else, with no capability left.

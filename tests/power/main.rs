@@ -174,7 +174,7 @@ fn seed() -> u64 {
 
 #[test]
 fn when_the_power_goes_nothing_synced_is_lost_and_the_rest_is_a_prefix() {
-    let full = std::env::var("NACREFS_TEST_FULL").is_ok_and(|v| !v.is_empty());
+    let full = common::full();
     let rounds = if full { 150 } else { 12 };
     let mut dice = Dice(seed());
     let (mut d, mut disk) = begin();
