@@ -128,6 +128,7 @@ pub enum Command {
     /// For bash, zsh and fish they complete mount points and versions too.
     #[command(
         after_help = "Examples:\n  nacrefs completions bash >~/.local/share/bash-completion/completions/nacrefs\n  \
+                      mkdir -p /usr/local/share/zsh/site-functions\n  \
                       nacrefs completions zsh >/usr/local/share/zsh/site-functions/_nacrefs\n  \
                       nacrefs completions fish >~/.config/fish/completions/nacrefs.fish"
     )]
@@ -233,6 +234,9 @@ pub struct Umount {
     /// Only clear the mount of a daemon that has died; leave any other alone
     #[arg(long, conflicts_with_all = ["local", "lazy", "force", "read_only"])]
     pub dead: bool,
+    /// With --dead: only if it is a mount of this store
+    #[arg(long, value_name = "STORE", requires = "dead")]
+    pub store: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

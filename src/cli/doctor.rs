@@ -26,6 +26,7 @@ use super::status::{may_see, of_mount};
 use super::utab;
 use super::values::escape_message;
 use crate::error::{Error, Kind, Result};
+use crate::session::StateDir;
 use serde::{Deserialize, Serialize, Serializer};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -230,7 +231,7 @@ fn holder(app: &App, args: &args::Doctor, patient: &Patient) -> Option<i32> {
             let (drive, _) = stored::drive_id(app, &patient.store).ok()?;
             state_dir(app, args, patient, Some(drive))
         });
-        dir.and_then(|dir| local::holder(&dir)).into_iter().for_each(tell);
+        dir.and_then(|dir| StateDir::holder(&dir)).into_iter().for_each(tell);
     };
     // Without it the other findings are told all the same.
     let asked = probe::look(probe::PATIENCE, ask, |pid| {

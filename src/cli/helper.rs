@@ -78,6 +78,7 @@ fn umount(name: &OsStr, rest: &[OsString]) -> Result<Call> {
         force: words.has('f'),
         read_only: words.has('r'),
         dead: false,
+        store: None,
     };
     Ok(words.call(Command::Umount(umount), false))
 }

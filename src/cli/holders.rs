@@ -3,6 +3,7 @@
 use super::mounts::{self, Mount, shown};
 use super::values::escape;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// More than so many are not named.
@@ -88,6 +89,28 @@ pub fn elsewhere(mount: &Mount) -> Option<String> {
     None
 }
 
+/// Whether nobody is in the mount namespace of a process but daemons of drives, and their supervisors: what they have
+/// mounted there is of use to nobody. `false` where that cannot be told.
+pub fn is_alone(pid: i32) -> bool {
+    let namespace = |process: &Path| fs::read_link(process.join("ns/mnt"));
+    let own = namespace(&Path::new("/proc").join(pid.to_string())).ok();
+    let (Some(own), Ok(entries)) = (own, fs::read_dir("/proc")) else { return false };
+    if namespace(Path::new("/proc/self")).is_ok_and(|here| here == own) {
+        return false;
+    }
+    let is_drives =
+        |process: &Path| fs::read_to_string(process.join("comm")).is_ok_and(|n| n.contains("nacr"));
+    let is_process =
+        |path: &Path| path.file_name().is_some_and(|n| n.as_bytes().iter().all(u8::is_ascii_digit));
+    entries.flatten().map(|entry| entry.path()).filter(|path| is_process(path)).all(|process| {
+        match namespace(&process) {
+            Ok(other) => other != own || is_drives(&process),
+            // It has ended meanwhile.
+            Err(e) => matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
+        }
+    })
+}
+
 /// What a process that does not answer is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
@@ -134,6 +157,12 @@ mod tests {
         other.wait().unwrap();
         assert!(names.ends_with(&format!("[{}]", other.id())) && !names.contains(','), "{names}");
         assert_eq!(elsewhere, None);
+    }
+
+    #[test]
+    fn who_shares_a_mount_namespace_with_us_is_not_alone() {
+        assert!(!is_alone(std::process::id() as i32));
+        assert!(!is_alone(i32::MAX), "there is no such process");
     }
 
     #[test]

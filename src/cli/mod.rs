@@ -30,6 +30,7 @@ mod output;
 pub mod paths;
 mod probe;
 mod prompt;
+mod propagation;
 mod pulse;
 mod remount;
 pub mod secrets;

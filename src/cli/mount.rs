@@ -170,7 +170,7 @@ fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan
     if args.store.is_none() {
         make_mount_point(&args.dir)?;
     }
-    let dir = mount_point(&args.dir, &source, options.nonempty, args.as_helper)?;
+    let dir = mount_point(&args.dir, &store, &source, options.nonempty, args.as_helper)?;
     if let Some(path) = url_path(&store) {
         apart(&dir, "the store", &path)?;
     }
@@ -309,6 +309,11 @@ fn mounted(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     };
     let running = app.backend.mount(request).map_err(|e| made_all_the_same(e, &first))?;
     let _found_by_umount = utab::Entry::of(&plan.dir, &state_dir);
+    // Where the directory that it is in is bound elsewhere, it is mounted there too.
+    match mounts::at_exactly(&plan.dir).and_then(|mount| mount.map_or(Ok(Vec::new()), |m| m.twins())) {
+        Ok(twins) => utab::inherit(&plan.dir, twins.iter().map(|twin| twin.point.as_path())),
+        Err(e) => tracing::warn!("plain `umount` may not wait for the store: {}", e.chain()),
+    }
     signals.stop_on_signal(running.clone());
     let owner = rustix::process::geteuid().as_raw();
     let ready = Server::start(&control, owner, running.handler()).and_then(|server| {
@@ -398,12 +403,12 @@ fn make_mount_point(dir: &Path) -> Result<()> {
 ///
 /// What other file systems do and `nacrefs mount` refuses, to be kind (mounting over another mount, or over files),
 /// mount(8) may do (`as_helper`): a boot does not fail for a file that was left in the directory.
-fn mount_point(dir: &Path, source: &str, nonempty: bool, as_helper: bool) -> Result<PathBuf> {
+fn mount_point(dir: &Path, store: &str, source: &str, nonempty: bool, as_helper: bool) -> Result<PathBuf> {
     let usage = |why: &str| Err(Error::new(Kind::Usage, format!("{}: {why}", shown(dir))));
     if let Some(mount) = mounts::at(dir)? {
         // Cleared by the daemon, at the last moment.
         if mount.is_ours() && mount.is_dead() {
-            return Ok(mount.point);
+            return if mount.is_of(store) { Ok(mount.point) } else { Err(mount.dead_of_another()) };
         }
         if mount.is_ours() && mount.source == source {
             let said = format!("{} is mounted on {} already", escape(source.as_bytes()), shown(dir));
@@ -510,7 +515,7 @@ mod tests {
         std::fs::create_dir_all(at("full/x")).unwrap();
         std::fs::create_dir(at("empty")).unwrap();
         std::fs::write(at("file"), "").unwrap();
-        let check = |path: &Path, nonempty| mount_point(path, "s", nonempty, false);
+        let check = |path: &Path, nonempty| mount_point(path, "file:///s", "/s", nonempty, false);
         for (path, exit, word) in [
             (at("gone"), 2, "mkdir -p"),
             (at("file"), 2, "not a directory"),
@@ -524,8 +529,11 @@ mod tests {
         assert_eq!(check(&at("empty"), false).unwrap(), real.join("empty"));
         assert_eq!(check(&at("full"), true).unwrap(), real.join("full"));
         // As other file systems do it, at boot.
-        assert_eq!(mount_point(&at("full"), "s", false, true).unwrap(), real.join("full"));
-        assert_eq!(mount_point(Path::new("/proc"), "s", false, true).unwrap(), Path::new("/proc"));
+        assert_eq!(mount_point(&at("full"), "file:///s", "/s", false, true).unwrap(), real.join("full"));
+        assert_eq!(
+            mount_point(Path::new("/proc"), "file:///s", "/s", false, true).unwrap(),
+            Path::new("/proc")
+        );
         std::os::unix::fs::symlink(at("empty"), at("link")).unwrap();
         assert_eq!(check(&at("link"), false).unwrap(), real.join("empty"));
     }

@@ -1,8 +1,9 @@
 //! The mounts of this machine, and which of them are ours.
 
 use super::control::Client;
-use super::paths::{resolve, resolve_parent, store_url};
+use super::paths::{file_url, resolve, resolve_parent, store_url, url_path};
 use super::probe::{self, Answer};
+use super::propagation;
 use super::status::may_see;
 use super::values::{DrivePath, escape};
 use crate::error::{Context, Error, Kind, Result};
@@ -25,6 +26,9 @@ const STARTING: Duration = Duration::from_secs(2);
 /// A line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    pub id: u64,
+    /// The id of the mount that it is on.
+    pub parent: u64,
     /// `major:minor`: bind mounts of a drive have the same.
     pub device: String,
     /// Which directory of the file system is mounted: not `/` for a bind mount.
@@ -32,6 +36,10 @@ pub struct Mount {
     pub point: PathBuf,
     /// Options of this mount point, between commas: `ro`, `nosuid`, …
     pub flags: String,
+    /// Its peer group, if it is shared.
+    pub shared: Option<u64>,
+    /// The peer groups whose slave it is: the immediate one, and the nearest in sight.
+    pub masters: Vec<u64>,
     pub fs_type: String,
     /// What is mounted: of ours, the store as it was given.
     pub source: String,
@@ -68,18 +76,39 @@ pub(super) fn parse(text: &[u8]) -> Vec<Mount> {
 /// `36 35 98:0 /root /point rw,noatime optional… - type source super-options`
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
-    let device = String::from_utf8_lossy(fields.by_ref().nth(2)?).into_owned();
+    let mut id = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
+    let (id, parent) = (id()?, id()?);
+    let device = String::from_utf8_lossy(fields.next()?).into_owned();
     let root = unescape(fields.next()?);
     let point = unescape(fields.next()?);
     let flags = String::from_utf8_lossy(fields.next()?).into_owned();
-    let mut tail = fields.skip_while(|f| *f != b"-").skip(1);
+    let tags: Vec<&str> =
+        fields.by_ref().take_while(|f| *f != b"-").filter_map(|f| std::str::from_utf8(f).ok()).collect();
+    let group = |name: &str| tags.iter().find_map(|tag| tag.strip_prefix(name)?.parse().ok());
+    let shared = group("shared:");
+    let masters = ["master:", "propagate_from:"].into_iter().filter_map(group).collect();
+    let mut tail = fields;
     let fs_type = String::from_utf8_lossy(tail.next()?).into_owned();
     let source = unescape(tail.next().unwrap_or_default()).to_string_lossy().into_owned();
     let options = String::from_utf8_lossy(tail.next().unwrap_or_default()).into_owned();
     let ours =
         fs_type == FS_TYPE || (fs_type == "fuse" && options.split(',').any(|o| o == "subtype=nacrefs"));
     let read_only = [&flags, &options].iter().any(|list| list.split(',').any(|o| o == "ro"));
-    Some(Mount { device, root, point, flags, fs_type, source, options, read_only, ours })
+    Some(Mount {
+        id,
+        parent,
+        device,
+        root,
+        point,
+        flags,
+        shared,
+        masters,
+        fs_type,
+        source,
+        options,
+        read_only,
+        ours,
+    })
 }
 
 /// Undoes `\040` of the kernel, fstab and utab: blanks, tabs, line ends and backslashes are written as three octal digits.
@@ -264,15 +293,47 @@ impl Mount {
         store_url(Path::new(&self.source)).unwrap_or_else(|_| self.source.clone())
     }
 
-    /// Where else the same drive is mounted: bind mounts, or what it was made from, perhaps at the same place.
-    pub fn twins(&self) -> Result<Vec<Mount>> {
-        let mut twins: Vec<Mount> = list()?.into_iter().filter(|m| m.device == self.device).collect();
-        // Of those at its own place it is the topmost, so the last.
-        if let Some(own) = twins.iter().rposition(|m| m.point == self.point) {
-            twins.remove(own);
-        }
-        Ok(twins)
+    /// Whether it is a mount of the store with this URL. The source is what was given then, so links are followed in
+    /// both.
+    pub fn is_of(&self, store: &str) -> bool {
+        let real = |url: String| match url_path(&url).map(|path| resolve(&path)) {
+            Some(Ok(path)) => file_url(&path),
+            _ => url,
+        };
+        self.source == store || real(self.store()) == real(store.to_owned())
     }
+
+    /// The error for a dead mount of another drive where one is to be mounted.
+    pub fn dead_of_another(&self) -> Error {
+        let (point, source) = (shown(&self.point), escape(self.source.as_bytes()));
+        let said = format!(
+            "the dead mount of another drive, {source}, is on {point}: `nacrefs umount {point}` clears it; or mount on \
+             another directory"
+        );
+        Error::new(Kind::Conflict, said)
+    }
+
+    /// Where else the same drive is mounted: bind mounts, what it was made from, or what has come along with a
+    /// directory that is bound elsewhere ([`propagation`]); perhaps at the same place.
+    pub fn twins(&self) -> Result<Vec<Mount>> {
+        Ok(list()?.into_iter().filter(|m| self.is_twin(m)).collect())
+    }
+
+    fn is_twin(&self, other: &Mount) -> bool {
+        other.device == self.device && other.id != self.id
+    }
+
+    /// Whether the drive surely stays mounted at another place when it is unmounted from this one.
+    pub fn has_twin_that_stays(&self) -> Result<bool> {
+        let all = list()?;
+        Ok(all.iter().filter(|m| self.is_twin(m)).any(|twin| propagation::stays(twin, self, &all)))
+    }
+}
+
+/// Parts mounts into those that are still there and those that are gone.
+pub fn still_there(mounts: Vec<Mount>) -> Result<(Vec<Mount>, Vec<Mount>)> {
+    let now = list()?;
+    Ok(mounts.into_iter().partition(|m| now.iter().any(|n| n.id == m.id && n.device == m.device)))
 }
 
 /// Whether a process is one of ours, and runs as this user. (Who owns its files in /proc does not tell: its memory is
@@ -296,9 +357,13 @@ pub fn dead(point: &Path) -> Error {
 }
 
 /// Takes away the dead mount of a drive, if one is there: to be called just before the new mount, so that nobody
-/// finds the bare directory in between and writes to it.
-pub fn clear_dead(point: &Path) -> Result<()> {
+/// finds the bare directory in between and writes to it. That of another drive stays: its own supervisor or service may
+/// be about to take its place, and whoever goes on there is not to write into the wrong drive.
+fn clear_dead(point: &Path, is_own: impl Fn(&Mount) -> bool) -> Result<()> {
     while let Some(mount) = at_exactly(point)?.filter(|m| m.is_ours() && m.is_dead()) {
+        if !is_own(&mount) {
+            return Err(mount.dead_of_another());
+        }
         super::umount::detach(&mount.point, UnmountFlags::DETACH)?;
     }
     Ok(())
@@ -313,17 +378,18 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Clears a dead mount. With `dead`, the device of one, that one must be there.
+    /// Clears the dead mount of the drive whose store's URL this is. With `dead`, the device of one, that one must be
+    /// there.
     ///
     /// # Errors
-    /// `Conflict` where another drive is mounted there, `NotADrive` where the dead mount is gone.
-    pub fn clear(point: &Path, dead: Option<&str>) -> Result<Ground> {
+    /// `Conflict` where another drive is mounted there, or has left its dead mount; `NotADrive` where `dead` is gone.
+    pub fn clear(point: &Path, store: &str, dead: Option<&str>) -> Result<Ground> {
         let found = at_exactly(point)?.filter(Mount::is_ours);
         if dead.is_some_and(|dead| !found.as_ref().is_some_and(|m| m.device == dead && m.is_dead())) {
             let point = shown(point);
             return Err(Error::new(Kind::NotADrive, format!("{point} was unmounted meanwhile")));
         }
-        clear_dead(point)?;
+        clear_dead(point, |mount| dead == Some(mount.device.as_str()) || mount.is_of(store))?;
         if at_exactly(point)?.is_some_and(|m| m.is_ours()) {
             return Err(taken(point));
         }
@@ -374,6 +440,9 @@ mod tests {
         assert_eq!(ours, [Path::new("/home/joe/my drive"), Path::new("/srv/bind")]);
         assert_eq!(mounts[5].point, Path::new("/a\\b\tc\n"));
         assert_eq!(mounts[2].root, Path::new("/sub"));
+        assert_eq!((mounts[1].id, mounts[1].parent), (40, 22));
+        assert_eq!((mounts[1].shared, mounts[1].masters.as_slice()), (Some(9), &[2][..]));
+        assert_eq!((mounts[2].shared, mounts[2].masters.as_slice()), (None, &[][..]));
         assert_eq!((mounts[1].device.as_str(), mounts[1].source.as_str()), ("0:50", "file:///s"));
         assert_eq!((mounts[1].owner(), mounts[2].owner()), (Some((1000, 100)), None));
     }

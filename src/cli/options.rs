@@ -314,7 +314,7 @@ fn passes_along(name: &str, option: &str) -> bool {
     #[rustfmt::skip]
     const VALUED: &[&str] = &[
         "user", "comment", "fsname", "subtype", "helper", "uhelper", "context", "fscontext", "defcontext",
-        "rootcontext", "errors", "offset", "sizelimit", "fd", "rootmode", "user_id", "group_id", "max_read", "blksize",
+        "rootcontext", "errors", "pri", "offset", "sizelimit", "fd", "rootmode", "user_id", "group_id", "max_read", "blksize",
     ];
     FLAGS.contains(&option)
         || (option.contains('=') && VALUED.contains(&name))
@@ -408,7 +408,8 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(o, MountOptions::default());
-        let list = "defaults,async,diratime,nouser,nolazytime,lazytime,iversion,mand,silent,loud,comment=x";
+        let list =
+            "defaults,async,diratime,nouser,nolazytime,lazytime,iversion,mand,silent,loud,comment=x,pri=5";
         let o = MountOptions::parse(&[list, "context=\"a:b:c0,c1\",rootcontext=x,X-mount.mkdir,nosymfollow"])
             .unwrap();
         assert_eq!(o, MountOptions::default());

@@ -5,6 +5,7 @@ use super::control::{Client, LogEntry, Progress, Reply, Request, Status};
 use super::holders;
 use super::mounts::{self, Mount, shown};
 use super::output::Screen;
+use super::paths::store_url;
 use super::utab;
 use super::values::human_size;
 use crate::error::{Context, Error, Kind, Result};
@@ -34,7 +35,9 @@ const FIRST_WORD: Duration = Duration::from_secs(3);
 const NEXT_WORD: Duration = Duration::from_secs(10);
 
 pub fn run(args: &args::Umount) -> Result<()> {
+    let store = args.store.as_deref().map(store_url).transpose()?;
     let mount = match mounts::at(&args.dir)? {
+        Some(mount) if store.is_some_and(|store| mount.is_ours() && !mount.is_of(&store)) => return Ok(()),
         Some(mount) if mount.is_ours() => mount,
         _ if args.dead => return Ok(()),
         _ => return Err(Error::new(Kind::NotADrive, format!("{} is not a nacrefs mount", shown(&args.dir)))),
@@ -43,10 +46,13 @@ pub fn run(args: &args::Umount) -> Result<()> {
     std::env::set_current_dir("/").context(|| "cannot leave the directory")?;
     let twins = mount.twins()?;
     leave(args, &mount)?;
-    utab::inherit(&mount.point, twins.iter().map(|twin| twin.point.as_path()));
+    let (stayed, gone) = mounts::still_there(twins)?;
+    utab::inherit(&mount.point, stayed.iter().map(|twin| twin.point.as_path()));
     // A daemon that was killed, or that goes on out of sight, does not do this.
-    if !mounts::at_exactly(&mount.point)?.is_some_and(|m| m.is_ours()) {
-        utab::forget(&mount.point);
+    for Mount { point, .. } in gone.iter().chain([&mount]) {
+        if !mounts::at_exactly(point)?.is_some_and(|m| m.is_ours()) {
+            utab::forget(point);
+        }
     }
     Ok(())
 }
@@ -65,8 +71,7 @@ fn leave(args: &args::Umount, mount: &Mount) -> Result<()> {
     if mount.is_dead() {
         return detach(&mount.point, UnmountFlags::DETACH);
     }
-    // The drive stays mounted at the other place.
-    if !mount.twins()?.is_empty() {
+    if mount.has_twin_that_stays()? {
         return detach(&mount.point, UnmountFlags::empty());
     }
     match store_and_detach(mount, args.local) {
@@ -84,6 +89,7 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
     let pid = client.pid();
     let daemon = pid.map_or(Ok(None), handle)?;
     drop(client);
+    let twins = mount.twins()?;
     let mut screen = Left::new(point);
     let mut state = if local { Expired::No } else { expire(point) };
     for _ in 0..ROUNDS {
@@ -113,6 +119,10 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
     screen.screen.finish()?;
     if state != Expired::Gone {
         detach(point, UnmountFlags::empty())?;
+    }
+    // What was to go along has stayed, as a mount does that has others inside: the daemon goes on for it.
+    if !mounts::still_there(twins)?.0.is_empty() {
+        return Ok(());
     }
     let Some(daemon) = daemon else { return Ok(()) };
     if wait_end(&daemon, CLOSE_TIME)? {
@@ -205,8 +215,7 @@ fn force(mount: &Mount) -> Result<()> {
         client.ask(&Request::Umount { local: true }, &mut Screen::new(false))?;
         Ok(daemon)
     };
-    // The drive stays mounted at another place.
-    let stays = !mount.twins()?.is_empty();
+    let twins = mount.twins()?;
     // On a thread that is not waited for: a daemon that hangs is what this is for.
     std::thread::Builder::new()
         .name("force".into())
@@ -223,7 +232,10 @@ fn force(mount: &Mount) -> Result<()> {
     }?;
     // Only while this process is there does what is not stored stay in the journal; and the next mount needs what the
     // daemon holds.
-    let waits = daemon.filter(|_| !stays);
+    let waits = match mounts::still_there(twins)?.0.is_empty() {
+        true => daemon,
+        false => None,
+    };
     if waits.is_some_and(|daemon| wait_end(&daemon, FORCE_END_TIME).is_ok_and(|ended| !ended)) {
         eprintln!("nacrefs: {} is unmounted, and its daemon goes on until nobody uses it", shown(point));
     }

@@ -98,8 +98,8 @@ pub fn forget(point: &Path) {
     }
 }
 
-/// For the places where a drive stays mounted (bind mounts) when it is unmounted from `point`: the kernel told nobody of
-/// them, and `umount` of the last one is to wait as well.
+/// For the places where a drive is mounted as well, by the kernel (propagation), or stays so (bind mounts) when it is
+/// unmounted from `point`: nobody was told of them, and `umount` of such a one is to wait as well.
 pub fn inherit<'a>(point: &Path, places: impl Iterator<Item = &'a Path>) {
     if rustix::process::geteuid().is_root() {
         inherit_in(Path::new(DIR), point, places);

@@ -11,6 +11,7 @@ use crate::sys::{Disk, HostDisk, Random, SystemRandom, random};
 use crate::types::{DeviceId, Incarnation, Lsn, RealmId, Time};
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,15 +37,23 @@ impl StateDir {
                 state.resumed = state.finish_switch()?;
                 Ok(state)
             }
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(
-                Kind::Conflict,
-                format!(
-                    "the drive is in use: another process holds its state directory {} (is it mounted already?)",
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let who =
+                    StateDir::holder(path).map_or("another process".into(), |pid| format!("process {pid}"));
+                let said = format!(
+                    "the drive is in use: {who} holds its state directory {} (is it mounted already?)",
                     path.display()
-                ),
-            )),
+                );
+                Err(Error::new(Kind::Conflict, said))
+            }
             Err(e) => Err(Error::from(std::io::Error::from(e)).context(at())),
         }
+    }
+
+    /// The process that holds a state directory, where one does that can be seen.
+    pub fn holder(path: &Path) -> Option<i32> {
+        let lock = fs::metadata(path.join("lock")).ok()?;
+        holder_of(&fs::read_to_string("/proc/locks").ok()?, lock.dev(), lock.ino())
     }
 
     pub fn path(&self) -> &Path {
@@ -205,9 +214,32 @@ pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.sync_data()
 }
 
+/// Who holds the flock of a file: a line of `/proc/locks` such as `1: FLOCK ADVISORY WRITE 1234 fe:00:131 0 EOF`.
+fn holder_of(locks: &str, device: u64, inode: u64) -> Option<i32> {
+    let file = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        if words.next()? != "FLOCK" {
+            return None;
+        }
+        let (pid, at) = (words.nth(2)?, words.next()?);
+        (at == file).then(|| pid.parse().ok())?
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_holder_of_a_lock_is_found() {
+        let locks = "1: POSIX  ADVISORY  WRITE 77 fe:00:131 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 1234 fe:00:131 0 EOF\n3: -> FLOCK ADVISORY WRITE 9 fe:00:7 0 EOF\n";
+        let device = rustix::fs::makedev(0xfe, 0);
+        assert_eq!(holder_of(locks, device, 131), Some(1234));
+        assert_eq!(holder_of(locks, device, 13), None);
+        assert_eq!(holder_of("", device, 131), None);
+    }
     use crate::sys::dirs::witness::is_durable;
 
     /// The journal used to be synced, and not that there is one: after a power cut at the first mount all of it was gone.

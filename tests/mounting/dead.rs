@@ -82,3 +82,49 @@ echo 2 > m/f; mv state moved; gone_is_told; kill $pid; gone mounted m; gone kill
 rm -rf state moved; k; [ "$(cat m/f)" = 2 ]; umount m
 "#);
 }
+
+/// A unit whose DIR was another drive's used to clear the dead mount of that, and programs wrote into the wrong drive.
+#[test]
+fn the_dead_mount_of_another_drive_is_left_to_it() {
+    run(r#"
+"$N" init other --key-file key >/dev/null; mkdir sub
+k() { mount -t nacrefs $1 m -o key_file=key 2>/dev/null; pid=$(pgrep -f " $T/m "); }
+kill9() { kill -9 $pid; gone kill -0 $pid 2>/dev/null; fails 2 ls m; says endpoint; }
+k $T/store; echo 1 > m/f; sync m/f; kill9
+for how in "$N mount $T/other $T/m --key-file $T/key" "mount -t nacrefs $T/other $T/m -o key_file=$T/key"; do
+    NACREFS_STATE_DIR=$T/state2 fails 6 $how; says "another drive, $T/store, is on $T/m"; says "\`nacrefs umount $T/m\` clears it"
+    fails 2 ls m; says endpoint
+done
+# Nor does a unit's stop clear it.
+"$N" umount --dead --store $T/other m; fails 2 ls m; says endpoint
+# It is found by every name of its store.
+ln -s store link
+for name in $T/link $T/sub/../store file://$T/store file://$T/link; do k $name; [ "$(cat m/f)" = 1 ] || fail $name; kill9; done
+"$N" umount --dead --store $T/link m; ! mounted m; k $T/store; kill9; umount $T/m; NACREFS_STATE_DIR=$T/state2 k other; umount m
+"#);
+}
+
+/// The daemon goes on with the mount, in a namespace that only it is in; `doctor` said that it would end by itself.
+#[test]
+fn a_drive_in_a_mount_namespace_that_nobody_uses_is_told_from_one_that_is_in_use() {
+    run(r#"
+unshare --mount sh -c 'mount -t nacrefs store m -o key_file=key,commit=3600,restart=on 2>/dev/null; echo 1 > m/f; touch ready; exec sleep 60' & sleeper=$!
+gone test ! -e ready; ! mounted m; pid=$( ("$N" doctor store --key-file key || true) | sed -n 's/^warn  lock .*process \([0-9]*\) serves.*leave it alone.*/\1/p')
+[ -n "$pid" ] || fail "$("$N" doctor store --key-file key)"
+fails 6 "$N" mount store m --key-file key; says "process $pid holds its state directory"
+kill $sleeper; wait $sleeper || true
+said=$("$N" doctor store --key-file key) || true; says "no other process is in"; says "\`kill $pid\` stores everything and ends it"
+kill $pid; gone kill -0 $pid 2>/dev/null; rm -r state; mount -t nacrefs store m -o key_file=key 2>/dev/null; [ "$(cat m/f)" = 1 ]; umount m
+"#);
+}
+
+#[test]
+fn a_bind_mount_of_a_drive_that_was_mounted_again_is_told_how_it_comes_back() {
+    run(r#"
+mount -t nacrefs store m -o key_file=key,restart=on 2>/dev/null; mkdir m/sub b; echo 1 > m/sub/f; sync m/sub/f; mount --bind m/sub b
+kill -9 $("$N" status m --json | sed 's/.*"pid":\([0-9]*\).*/\1/'); gone test ! -e m/sub/f
+fails 2 ls b; says endpoint; fails 1 "$N" doctor b --key-file key
+says "\`nacrefs umount $T/b\` clears it; then \`mount --bind $T/m/sub $T/b\`"
+"$N" umount b; mount --bind $T/m/sub $T/b; [ "$(cat b/f)" = 1 ]; umount b; umount m
+"#);
+}

@@ -8,7 +8,7 @@ fn a_line_with_every_common_option_is_mounted_once_by_mount_a() {
 options=defaults,rw,auto,nouser,nofail,_netdev,x-systemd.automount,x-gvfs-show,X-foo.bar,comment=hi,nosuid,nodev
 options+=,noexec,async,noatime,nodiratime,lazytime,iversion,silent,mand,strictatime,noatime,uid=0,gid=root
 options+=,key_file=$T/key,commit=1,memory=64M,allow_other,nostrictatime,nomand,owner,group
-options+=,acl,user_xattr,discard,errors=remount-ro
+options+=,acl,user_xattr,discard,errors=remount-ro,pri=5
 mkdir "with space"; cp -a store "a store"
 cat > /etc/fstab <<F
 # a comment

@@ -126,3 +126,39 @@ grep -q "m is unmounted; waiting for its daemon to end: process $pid waits for a
 mount -t nacrefs slow/store m -o key_file=key 2>/dev/null; [ "$(cat m/f)" = precious ]; umount m; umount slow
 "#);
 }
+
+/// The kernel takes a twin along where its directory is bound elsewhere (systemd makes `/` shared): `umount` used to take
+/// it for a place where the drive stays, and returned 0 with nothing stored.
+#[test]
+fn umount_stores_first_where_the_parent_directory_is_bound_elsewhere() {
+    run(r#"
+mkdir s alt; mount --bind s s; mount --make-shared s; mkdir s/g
+k() { mount -t nacrefs store s/g -o key_file=key,commit=3600 2>/dev/null; }
+# What was written is in the store when all places are gone; where it is away, they stay.
+goes() { # how, by which place
+    local what=$RANDOM; echo $what > s/g/f; mv store away
+    fails 4 $1 $T/$2; says 'still mounted'; mounted s/g; mounted alt/g; [ "$(cat alt/g/f)" = $what ]
+    mv away store; $1 $T/$2; ! mounted s/g; ! mounted alt/g; [ ! -e state/control ]
+    ! grep nacrefs /run/mount/utab || fail "utab"
+    rm -r state; k; [ "$(cat s/g/f)" = $what ] || fail "$1 $2"
+}
+k; umount $T/s/g
+# Bound before: of a peer, by either path; of a slave, by the master's.
+for how in umount "$N umount"; do for place in s/g alt/g; do
+    mount --bind s alt; k; goes "$how" $place; umount $T/s/g; umount alt
+done; done
+mount --bind s alt; mount --make-slave alt; k; goes umount s/g
+# By its own path a slave goes alone.
+echo slave > s/g/f; mv store away; umount $T/alt/g; ! mounted alt/g; mounted s/g; mv away store; umount $T/s/g; umount alt
+# Bound after.
+k; mount --rbind s alt; goes umount s/g; umount $T/s/g; umount -R alt
+k; mount --rbind s alt; mount --make-rslave alt; goes "$N umount" s/g; umount $T/s/g; umount -R alt
+# By force, too, it returns when the daemon is gone; and nothing is left of a daemon that was killed.
+mount --bind s alt; k; echo forced > s/g/f; umount -f s/g; ! mounted alt/g; [ ! -e state/control ]; k
+pid=$(pgrep -f "$T/store $T/s/g "); kill -9 $pid; gone kill -0 $pid 2>/dev/null; umount $T/s/g; ! mounted alt/g; ! grep nacrefs /run/mount/utab
+k; [ "$(cat s/g/f)" = forced ]
+# One with something mounted inside is not taken along: the drive stays there.
+mkdir s/g/in; mount --make-private alt/g; mount -t tmpfs none alt/g/in; timeout 20 umount $T/s/g; ! mounted s/g; mounted alt/g
+umount alt/g/in; echo last > alt/g/f; umount $T/alt/g; [ ! -e state/control ]; rm -r state; k; [ "$(cat s/g/f)" = last ]; umount $T/s/g
+"#);
+}

@@ -3,10 +3,12 @@
 use super::machine::is_encrypted;
 use super::{Finding, Patient};
 use crate::cli::control::{Client, Request, SOCKET, connect};
+use crate::cli::holders;
 use crate::cli::mounts::{self, Mount, shown};
 use crate::cli::probe::PATIENCE;
 use crate::cli::status::Told;
 use crate::cli::values::human_size;
+use crate::session::StateDir;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -50,11 +52,11 @@ pub fn checks(patient: &Patient, state_dir: Option<&Path>) -> Vec<Finding> {
         let (free, total) = (found.f_bavail * found.f_bsize as u64, found.f_blocks * found.f_bsize as u64);
         findings.push(room("state disk", dir, free, total, growth));
     }
-    let (holder, control) = (holder(dir), dir.join(SOCKET));
+    let (holder, control) = (StateDir::holder(dir), dir.join(SOCKET));
     let serves = match (holder, &patient.mount) {
         (_, Some(_)) => Serves::Mounted,
         (None, None) => Serves::Nobody,
-        (Some(_), None) => serves(&control),
+        (Some(pid), None) => serves(&control, pid),
     };
     findings.push(lock(holder, &serves, |pid| {
         fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim().to_owned())
@@ -124,12 +126,6 @@ pub fn room(check: &'static str, dir: &Path, free: u64, total: u64, growth: u64)
     }
 }
 
-/// The process that holds a state directory.
-pub fn holder(dir: &Path) -> Option<i32> {
-    let lock = fs::metadata(dir.join("lock")).ok()?;
-    holder_of(&fs::read_to_string("/proc/locks").ok()?, lock.dev(), lock.ino())
-}
-
 /// What the holder of a state directory does.
 enum Serves {
     /// The mount that is looked at, or that is at this place.
@@ -137,12 +133,14 @@ enum Serves {
     At(String),
     /// It answers, and the mount that it serves is not seen here.
     Elsewhere,
+    /// It answers, from a mount namespace that it is left alone in.
+    Forgotten,
     /// It does not answer.
     Nobody,
 }
 
-/// Asks who takes calls at a control socket.
-fn serves(control: &Path) -> Serves {
+/// Asks who takes calls at a control socket, the process `pid`.
+fn serves(control: &Path, pid: i32) -> Serves {
     let mut told = Told::default();
     let client = Client::connect(control).and_then(|client| client.within(PATIENCE));
     if client.and_then(|client| client.ask(&Request::Status {}, &mut told)).is_err() {
@@ -151,21 +149,9 @@ fn serves(control: &Path) -> Serves {
     let is_its = |mount: &Mount| mounts::control_socket(mount).is_ok_and(|socket| socket == control);
     match mounts::ours().unwrap_or_default().into_iter().find(is_its) {
         Some(mount) => Serves::At(shown(&mount.point)),
+        None if holders::is_alone(pid) => Serves::Forgotten,
         None => Serves::Elsewhere,
     }
-}
-
-/// Who holds the flock of a file: a line of `/proc/locks` such as `1: FLOCK ADVISORY WRITE 1234 fe:00:131 0 EOF`.
-fn holder_of(locks: &str, device: u64, inode: u64) -> Option<i32> {
-    let file = format!("{:02x}:{:02x}:{inode}", rustix::fs::major(device), rustix::fs::minor(device));
-    locks.lines().find_map(|line| {
-        let mut words = line.split_whitespace().skip(1);
-        if words.next()? != "FLOCK" {
-            return None;
-        }
-        let (pid, at) = (words.nth(2)?, words.next()?);
-        (at == file).then(|| pid.parse().ok())?
-    })
 }
 
 fn lock(holder: Option<i32>, serves: &Serves, name: impl Fn(i32) -> Option<String>) -> Finding {
@@ -181,6 +167,14 @@ fn lock(holder: Option<i32>, serves: &Serves, name: impl Fn(i32) -> Option<Strin
                  while files were open, or it is mounted in another mount namespace"
             ),
             "leave it alone: it goes on for who uses it, and stores everything and ends when nobody does",
+        ),
+        (Some(pid), Serves::Forgotten) => Finding::warn(
+            "lock",
+            format!(
+                "process {pid} serves the drive in a mount namespace that no other process is in (of a service or a \
+                 container that has ended, say): it goes on for nobody"
+            ),
+            format!("`kill {pid}` stores everything and ends it; then mount again"),
         ),
         (Some(pid), Serves::Nobody) => Finding::warn(
             "lock",
@@ -325,17 +319,12 @@ mod tests {
     }
 
     #[test]
-    fn the_holder_of_a_lock_is_found() {
-        let locks = "1: POSIX  ADVISORY  WRITE 77 fe:00:131 0 EOF\n\
-                     2: FLOCK  ADVISORY  WRITE 1234 fe:00:131 0 EOF\n3: -> FLOCK ADVISORY WRITE 9 fe:00:7 0 EOF\n";
-        let device = rustix::fs::makedev(0xfe, 0);
-        assert_eq!(holder_of(locks, device, 131), Some(1234));
-        assert_eq!(holder_of(locks, device, 13), None);
-        assert_eq!(holder_of("", device, 131), None);
+    fn who_holds_the_lock_is_told_with_what_helps() {
         let name = |_| Some("nacrefs".to_owned());
         says(lock(Some(5), &Serves::Mounted, name), Ok, "process 5");
         says(lock(Some(5), &Serves::At("/m".into()), name), Ok, "serves /m");
         says(lock(Some(5), &Serves::Elsewhere, name), Warn, "leave it alone");
+        says(lock(Some(5), &Serves::Forgotten, name), Warn, "`kill 5` stores everything");
         says(lock(Some(5), &Serves::Nobody, name), Warn, "process 5 (nacrefs)");
         says(lock(None, &Serves::Mounted, name), Warn, "nobody holds");
         says(lock(None, &Serves::Nobody, name), Ok, "free");

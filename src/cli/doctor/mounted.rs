@@ -3,11 +3,12 @@
 use super::Finding;
 use crate::cli::control::Status;
 use crate::cli::holders::{At, held_up_by};
-use crate::cli::mounts::{Mount, shown};
+use crate::cli::mounts::{self, Mount, shown};
 use crate::cli::status::UNGUARDED;
 use crate::cli::values::{Moment, human_size, human_span};
 use crate::error::{Kind, Result};
 use std::fs;
+use std::path::Path;
 
 /// From so many percent on writers are slowed, and from so many on they wait (`drive/pressure.rs`).
 const SLOW: u64 = 60;
@@ -27,7 +28,7 @@ pub fn checks(mount: &Mount, status: &Result<Status>, holder: impl FnOnce() -> O
                     Some(pid) => format!("`kill {pid}` stores everything and unmounts; then mount again"),
                     None => format!("`nacrefs umount --force {point}`; then mount again"),
                 },
-                _ if mount.is_dead() => format!("`nacrefs umount {point}` clears it; then mount again"),
+                _ if mount.is_dead() => clear(mount, &mounts::ours().unwrap_or_default()),
                 _ => hanging(holder(), &point),
             };
             return vec![Finding::fail("mount", e.to_string(), todo)];
@@ -47,6 +48,23 @@ pub fn checks(mount: &Mount, status: &Result<Status>, holder: impl FnOnce() -> O
         binary(status, replaced),
     ]);
     found
+}
+
+/// What helps against a dead mount: where the drive was mounted again elsewhere, this one was a bind mount of it.
+fn clear(dead: &Mount, ours: &[Mount]) -> String {
+    let (point, store) = (shown(&dead.point), dead.store());
+    let is_live =
+        |m: &&Mount| m.device != dead.device && m.root == Path::new("/") && m.is_of(&store) && !m.is_dead();
+    match ours.iter().find(is_live) {
+        Some(live) => {
+            let from = live.point.join(dead.root.strip_prefix("/").unwrap_or(Path::new("")));
+            let from = shown(from.components().as_path());
+            format!(
+                "`nacrefs umount {point}` clears it; then `mount --bind {from} {point}`, for the drive is there"
+            )
+        }
+        None => format!("`nacrefs umount {point}` clears it; then mount again"),
+    }
 }
 
 /// What helps against a daemon that does not answer, which `nacrefs umount` would ask as well.

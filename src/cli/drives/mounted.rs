@@ -113,7 +113,7 @@ impl Mounted {
             ..MountConfig::default()
         };
         let keeper = Keeper::start(drive.clone(), pace_of(&options, &store))?;
-        let ground = Ground::clear(&dir, dead.as_ref().map(|dead| dead.device.as_str()))?;
+        let ground = Ground::clear(&dir, &store, dead.as_ref().map(|dead| dead.device.as_str()))?;
         let mount = Mount::new(drive.clone(), &dir, &config)?;
         ground.check(mount.device())?;
         let (unmounter, calls) = (mount.unmounter(), mount.counts().clone());
