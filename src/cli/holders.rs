@@ -105,8 +105,11 @@ pub fn is_alone(pid: i32) -> bool {
     entries.flatten().map(|entry| entry.path()).filter(|path| is_process(path)).all(|process| {
         match namespace(&process) {
             Ok(other) => other != own || is_drives(&process),
-            // It has ended meanwhile.
-            Err(e) => matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
+            // It has ended; or it is init, into which even root may not be let, and which others are with.
+            Err(e) => {
+                matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+                    || process == Path::new("/proc/1")
+            }
         }
     })
 }
