@@ -156,6 +156,16 @@ impl Drive {
         progress
     }
 
+    /// Bytes of the journal that are not in the store: those that the commit under way has taken count as stored. An
+    /// estimate, exact when none is under way.
+    pub fn unstored_bytes(&self) -> u64 {
+        if self.is_stored() {
+            return 0;
+        }
+        let share = self.closing_bytes.load(Ordering::Relaxed);
+        self.journal.usage().bytes.saturating_sub(self.resident.taken().min(share))
+    }
+
     /// Takes note of trouble other than a commit's, for `status`.
     pub fn note_error(&self, e: &Error) {
         let mut facts = self.facts.lock();
@@ -242,6 +252,8 @@ impl Drive {
     pub fn commit(&self) -> Result<Option<Version>> {
         let begun = Instant::now();
         let outcome = self.try_commit();
+        // What was taken by one that failed is to be taken again.
+        self.resident.none_taken();
         self.note_commit(&outcome, begun.elapsed());
         outcome
     }
@@ -325,6 +337,7 @@ impl Drive {
         self.let_go(closed);
         self.closing.store(0, Ordering::Relaxed);
         self.resident.sweep();
+        self.resident.none_taken();
         // The version is there even if the journal's files are not given up now: the next commit does it.
         let trimmed = self.journal.trim(stored);
         self.pressure.made_room();
@@ -356,6 +369,7 @@ impl Drive {
             return None;
         }
         self.closing.store(inodes.len(), Ordering::Relaxed);
+        self.closing_bytes.store(self.journal.usage().bytes, Ordering::Relaxed);
         let generation = gens.now;
         gens.closed = Some(generation);
         gens.now += 1;
@@ -400,6 +414,7 @@ impl Drive {
     /// Makes the version of a closed generation: its chunks, index and commit are in the store then, and nobody sees
     /// them.
     fn prepare(&self, c: &Committing, closed: &mut Closed) -> Result<(Prepared, Vec<InodeRecord>)> {
+        self.resident.none_taken();
         let fetch = FromStore(self.store.clone());
         let directories = Keeping { keys: &self.keys, cache: &self.cache };
         let tools =
