@@ -140,7 +140,7 @@ pub struct CheckReport {
     pub heads: u64,
     pub packs: u64,
     pub chunks: u64,
-    /// Bytes read from the store.
+    /// Bytes of chunks that were read; 0 where none was but to follow it.
     pub bytes_read: u64,
     pub problems: Vec<Problem>,
 }

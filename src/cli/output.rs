@@ -80,13 +80,16 @@ impl Screen {
             }
         }
         self.line(&format!(
-            "{}: version {}, {} heads, {} packs, {} chunks; {} read; {}",
+            "{}: version {}, {} heads, {} packs, {} chunks{}; {}",
             escape_message(&report.store),
             report.version,
             report.heads,
             report.packs,
             report.chunks,
-            human_size(report.bytes_read),
+            match report.bytes_read {
+                0 => String::new(),
+                bytes => format!(" ({} in all) read", human_size(bytes)),
+            },
             match report.problems.len() {
                 0 => "no damage found".to_owned(),
                 n => format!("{n} damaged objects"),

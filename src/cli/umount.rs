@@ -97,6 +97,10 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
         stored.map_err(|e| match () {
             () if is_gone(mount) => by_another(point, e),
             () if mount.is_dead() => e,
+            () if local => {
+                let why = "the journal cannot keep the rest, and the store did not take it";
+                e.context(format!("{} is still mounted: {why}", shown(point)))
+            }
             () => still_mounted(point, e),
         })?;
         if state == Expired::No {

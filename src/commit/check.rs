@@ -358,7 +358,7 @@ impl Checker<'_> {
         let wrong = match place {
             None => Some("it is in no index run".to_owned()),
             Some(place) => {
-                self.report.bytes += u64::from(place.len);
+                self.report.bytes += if self.options.read_data { place.len.into() } else { 0 };
                 let end = u64::from(place.offset) + u64::from(place.len);
                 match self.packs.get(&place.pack) {
                     // What cannot be read may list it.

@@ -384,6 +384,66 @@ fn damage_spoils_only_what_needs_it() {
     assert_eq!((read(&m, 320 * KIB), read(&m, 340 * KIB), read(&m, MIB - 4096)), (Ok(()), Ok(()), Ok(())));
     m.write(0, noise(MIB as usize, 4));
     m.check();
+    // It can be cut to a few bytes, which are then no easier to read.
+    let mut m = Model::new();
+    m.write(0, noise(100 << 10, 5));
+    let all = segments(&m.blob, &m.world)[&0].clone();
+    all.chunks().for_each(|chunk| m.world.remove(&chunk.address));
+    m.update(Some(100), &[]);
+    assert!(m.blob.read(&m.world, 0, &mut [0; 100]).is_err());
+    m.blob.read(&m.world, 100, &mut [0; 4096]).unwrap();
+    m.write(0, noise(100, 6));
+    m.check();
+}
+
+/// Such a file kept every commit of the drive back.
+#[test]
+fn a_file_whose_map_cannot_be_read_can_be_cut_and_punched() {
+    const SEGMENTS: u64 = 400;
+    let small = |n: u64| Edit::data(n * MIB + 7, noise(3000, n));
+    let mut whole = Model::new();
+    whole.update(None, &(0..SEGMENTS).map(small).collect::<Vec<_>>());
+    let Blob::Segments { map, .. } = &whole.blob else { panic!("one segment") };
+    let nodes: Vec<_> = map.nodes(&whole.world).map(|node| node.unwrap().address).collect();
+    assert!(map.height() > 1 && nodes.len() > 3);
+    for bad in nodes {
+        for (cut, hole, late) in [
+            (Some(100 * MIB + 8), None, None),
+            (Some(100 * MIB), None, Some(350)),
+            (Some(0), None, None),
+            (Some(9), None, None),
+            (None, Some((0, SEGMENTS * MIB)), None),
+            (None, Some((0, 399 * MIB)), None),
+            (None, Some((50 * MIB + 9, 300 * MIB)), Some(355)),
+            (Some(300 * MIB), Some((10 * MIB, 100 * MIB)), Some(310)),
+        ] {
+            let mut m = Model { bytes: whole.bytes.clone(), pages: whole.pages.clone(), ..Model::new() };
+            (m.world, m.blob) = (whole.world.clone(), whole.blob.clone());
+            m.world.bend(&bad);
+            let hole = hole.map(|(at, len)| Edit::hole(at, len));
+            m.update(cut, &hole.into_iter().chain(late.map(small)).collect::<Vec<_>>());
+            let mut unread = 0;
+            for number in 0..=SEGMENTS {
+                let mut bytes = [0; 4096];
+                let Ok(()) = m.blob.read(&m.world, number * MIB, &mut bytes) else {
+                    unread += 1;
+                    continue;
+                };
+                let at = ((number * MIB) as usize).min(m.bytes.len());
+                let wanted = &m.bytes[at..(at + 4096).min(m.bytes.len())];
+                assert!(bytes.starts_with(wanted) && bytes[wanted.len()..] == vec![0; 4096 - wanted.len()]);
+            }
+            // What went is known to have gone.
+            let gone = if cut == Some(0) { 0 } else { SEGMENTS - 1 };
+            if cut.is_some() {
+                m.blob.read(&m.world, gone * MIB, &mut [0; 4096]).unwrap();
+            }
+            let kept = m.bytes.len().div_ceil(MIB as usize) as u64;
+            assert!(unread <= kept, "{unread} of {kept} cannot be read");
+            assert!(m.blob.allocated() >= 4096 * m.pages.len() as u64);
+            m.world.bend(&bad);
+        }
+    }
 }
 
 #[test]

@@ -38,6 +38,7 @@ impl Blob {
             sink,
             blob: self,
             map,
+            cleared: false,
             pages,
             cut,
             cut_pending: cut.is_some_and(|at| at % u64::from(SEGMENT) != 0),
@@ -55,7 +56,7 @@ impl Blob {
 struct First {
     draft: Draft,
     was_full: bool,
-    pages_before: u32,
+    pages_before: Option<u32>,
 }
 
 struct Pass<'a> {
@@ -63,6 +64,8 @@ struct Pass<'a> {
     sink: &'a mut dyn ChunkSink,
     blob: &'a Blob,
     map: Map,
+    /// Some of the old Map is not in `map` any more.
+    cleared: bool,
     /// Pages of data in all segments.
     pages: u64,
     cut: Option<u64>,
@@ -76,25 +79,26 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// The segment as it was, and its number of pages.
-    fn load(&self, number: u64) -> Result<(Draft, u32)> {
+    /// The segment as it was, and its number of pages, where there is one; 0 for one that cannot be read, so that what a
+    /// file takes is never said to be less than it is.
+    fn load(&self, number: u64) -> Result<(Draft, Option<u32>)> {
         let segment = match self.blob {
-            Blob::Inline(bytes) if number == 0 => return Ok((Draft::inline(bytes), 1)),
+            Blob::Inline(bytes) if number == 0 => return Ok((Draft::inline(bytes), Some(1))),
             Blob::One(segment) if number == 0 => segment.clone(),
-            Blob::Segments { map, .. } => match map.get(self.ctx.chunks, &segment_key(number)) {
+            Blob::Segments { .. } => match self.map.get(self.ctx.chunks, &segment_key(number)) {
                 Ok(Some(entry)) => Segment::decode(&entry)?,
-                Ok(None) => return Ok((Draft::default(), 0)),
+                Ok(None) => return Ok((Draft::default(), None)),
                 // What is written over it is kept, and all else of it stays unreadable.
                 Err(e) if e.kind() == Kind::Damage => {
                     tracing::warn!("segment {number} of a file cannot be read: {}", e.chain());
-                    Segment::lost()
+                    return Ok((Segment::lost().into(), Some(0)));
                 }
                 Err(e) => return Err(e),
             },
-            _ => return Ok((Draft::default(), 0)),
+            _ => return Ok((Draft::default(), None)),
         };
         let pages = segment.pages().count();
-        Ok((segment.into(), pages))
+        Ok((segment.into(), Some(pages)))
     }
 
     /// Drops the segments that lie beyond the cut as a whole.
@@ -109,7 +113,7 @@ impl Pass<'_> {
         if numbers == (0..u64::MAX) {
             // Nothing is left, and nothing of it need be read.
             (self.map, self.pages, self.emptied) = (Map::default(), 0, true);
-            self.first = Some(First { draft: Draft::default(), was_full: false, pages_before: 0 });
+            self.first = Some(First { draft: Draft::default(), was_full: false, pages_before: None });
             return Ok(());
         }
         if numbers.start == 0 {
@@ -118,7 +122,10 @@ impl Pass<'_> {
         }
         let from = segment_key(numbers.start.max(1));
         for entry in self.map.range(self.ctx.chunks, Bound::Included(&from)) {
-            let (number, segment) = numbered(entry?)?;
+            let (number, segment) = match entry {
+                Err(e) if e.kind() == Kind::Damage => return self.clear_segments(numbers),
+                entry => numbered(entry?)?,
+            };
             if number >= numbers.end {
                 break;
             }
@@ -126,6 +133,20 @@ impl Pass<'_> {
                 self.pages = self.pages.saturating_sub(segment.pages().count().into());
             }
         }
+        Ok(())
+    }
+
+    /// Takes these segments, but the first, out of the Map, although nobody can tell which of them there are: those that
+    /// cannot be read go on being counted in `pages`.
+    fn clear_segments(&mut self, numbers: Range<u64>) -> Result<()> {
+        let from = numbers.start.max(1);
+        tracing::warn!("segments from number {from} on go from a file without being read");
+        self.changes.retain(|number, _| *number < from || *number >= numbers.end);
+        let to = segment_key(numbers.end);
+        let to = (numbers.end < u64::MAX).then_some(&to[..]);
+        let Ctx { sealer, chunks, .. } = *self.ctx;
+        self.map = self.map.without(sealer, chunks, self.sink, &segment_key(from), to)?;
+        self.cleared = true;
         Ok(())
     }
 
@@ -177,7 +198,7 @@ impl Pass<'_> {
         let (mut draft, pages_before) = match self.first.take_if(|_| number == 0) {
             Some(first) => (first.draft, first.pages_before),
             // Dropped and counted already.
-            None if self.emptied || self.changes.contains_key(&number) => (Draft::default(), 0),
+            None if self.emptied || self.changes.contains_key(&number) => (Draft::default(), None),
             None => self.load(number)?,
         };
         if let Some(cut) = self.cut {
@@ -197,15 +218,15 @@ impl Pass<'_> {
         self.count(pages_before, segment.as_ref());
         match segment {
             Some(segment) => drop(self.changes.insert(number, Some(segment.encode()))),
-            None if pages_before > 0 => drop(self.changes.insert(number, None)),
+            None if pages_before.is_some() => drop(self.changes.insert(number, None)),
             None => {}
         }
         Ok(())
     }
 
-    fn count(&mut self, pages_before: u32, segment: Option<&Segment>) {
+    fn count(&mut self, pages_before: Option<u32>, segment: Option<&Segment>) {
         let after = segment.map_or(0, |segment| segment.pages().count());
-        self.pages = self.pages.saturating_sub(pages_before.into()).saturating_add(after.into());
+        self.pages = self.pages.saturating_sub(pages_before.unwrap_or(0).into()).saturating_add(after.into());
     }
 
     fn finish(mut self) -> Result<Blob> {
@@ -222,7 +243,8 @@ impl Pass<'_> {
         let others = new || self.map.len() > gone + u64::from(first_in_map);
 
         let is_map = matches!(self.blob, Blob::Segments { .. });
-        if self.first.is_none() && (others && is_map || self.changes.is_empty()) {
+        let as_it_was = self.changes.is_empty() && !self.cleared;
+        if self.first.is_none() && (others && is_map || as_it_was) {
             return self.map_updated();
         }
         let First { draft, was_full, pages_before } = match self.first.take() {
@@ -234,8 +256,13 @@ impl Pass<'_> {
         };
         let end = draft.end();
         if !others && end <= INLINE {
-            let content = draft.content(self.ctx, 0..end)?;
-            return Ok(if end == 0 { Blob::Empty } else { Blob::Inline(content.into()) });
+            match draft.content(self.ctx, 0..end) {
+                Ok(_) if end == 0 => return Ok(Blob::Empty),
+                Ok(content) => return Ok(Blob::Inline(content.into())),
+                // It stays where it is, as it is.
+                Err(e) if matches!(e.kind(), Kind::Damage | Kind::NotFound) => {}
+                Err(e) => return Err(e),
+            }
         }
         let segment = draft.settle(self.ctx, self.sink, was_full)?;
         self.count(pages_before, segment.as_ref());
@@ -251,7 +278,7 @@ impl Pass<'_> {
     }
 
     fn map_updated(self) -> Result<Blob> {
-        if self.changes.is_empty() {
+        if self.changes.is_empty() && !self.cleared {
             return Ok(self.blob.clone());
         }
         let edits: Vec<_> =

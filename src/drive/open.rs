@@ -3,7 +3,7 @@
 use super::ahead::Ahead;
 use super::committer::{Committing, Progress};
 use super::inode::Inode;
-use super::others::Others;
+use super::others::{LeftOut, Others};
 use super::pressure::Pressure;
 use super::record::{Op, Record};
 use super::table::{Place, Table};
@@ -150,11 +150,23 @@ impl Sealer for Keeping<'_> {
     }
 }
 
+/// A change whose file or directory cannot be read any more, with what can be done about it.
+fn unreplayed(lsn: Lsn, e: &Error) -> Error {
+    Error::damage(format!(
+        "journal record {lsn} cannot be replayed: {}; nothing was changed: bring back what is damaged in the store from a \
+         backup, or go on without what only the journal holds, with 'nacrefs accept STORE' (it is kept aside); -o ro \
+         shows the rest",
+        e.chain()
+    ))
+}
+
 /// What was found in the journal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replayed {
     pub records: u64,
     pub last: Lsn,
+    /// That a drive that is only looked at shows less than the journal holds, and why.
+    pub left_out: Option<String>,
 }
 
 impl Drive {
@@ -237,21 +249,29 @@ impl Drive {
             settings,
         };
         let mut others = parts.over.map(|since| Others::new(since, history));
-        let mut done = Replayed { records: 0, last: floor };
+        let mut done = Replayed { last: floor, ..Replayed::default() };
+        let (mut left_out, mut unread) = (LeftOut::default(), None);
         let damage = replay.damage().map(|e| e.chain());
         replay.for_each(&mut |lsn, bytes| {
-            match (drive.replay(lsn, bytes, others.as_mut()), &others) {
+            match (drive.replay(lsn, bytes, others.as_mut(), &mut left_out), &others) {
                 // Told at the end, which another trouble is.
                 (Err(e), Some(others)) if others.has_met() => {
                     if e.kind() != Kind::Conflict {
                         return Err(others.refusal().unwrap_or(e));
                     }
                 }
+                (Err(e), None) if e.kind() == Kind::Damage => {
+                    let e = unreplayed(lsn, &e);
+                    if !drive.settings.read_only {
+                        return Err(e);
+                    }
+                    unread.get_or_insert(e);
+                }
                 (replayed, _) => {
                     replayed.context(|| format!("journal record {lsn} cannot be replayed"))?;
                 }
             }
-            done = Replayed { records: done.records + 1, last: lsn };
+            (done.records, done.last) = (done.records + 1, lsn);
             Ok(())
         })?;
         if let Some(refusal) = others.and_then(|others| others.refusal()) {
@@ -261,12 +281,24 @@ impl Drive {
             tracing::error!("the journal is damaged; this is the state before the damage: {damage}");
             drive.note_error(&Error::damage(damage));
         }
+        if let Some(e) = unread {
+            let left_out = format!("{} changes in the journal are not shown: {e}", left_out.count);
+            tracing::error!("{left_out}");
+            drive.note_error(&e);
+            done.left_out = Some(left_out);
+        }
         drive.read_only.store(drive.settings.read_only, Ordering::Relaxed);
         Ok((Arc::new(drive), done))
     }
 
     /// Does again what a record says; over what others have made, if they have.
-    fn replay(&self, lsn: Lsn, bytes: &[u8], others: Option<&mut Others>) -> Result<()> {
+    fn replay(
+        &self,
+        lsn: Lsn,
+        bytes: &[u8],
+        others: Option<&mut Others>,
+        left_out: &mut LeftOut,
+    ) -> Result<()> {
         let record = Record::decode(bytes)?;
         let generation = self.generation();
         for (ino, place) in &record.places {
@@ -276,7 +308,13 @@ impl Drive {
                 self.placed.lock().push(*ino);
             }
         }
-        let Some(others) = others else { return self.redo(lsn, bytes, &record, None) };
+        let Some(others) = others else {
+            if left_out.bears(&record.op) {
+                left_out.add(&record.op);
+                return Ok(());
+            }
+            return self.redo(lsn, bytes, &record, None).inspect_err(|_| left_out.add(&record.op));
+        };
         if others.is_left_out(&record.op) {
             others.leave_out(&record.op);
             return Ok(());

@@ -32,9 +32,34 @@ pub(super) struct Others {
     history: Map,
     /// Files that nobody has changed since the base.
     untouched: HashSet<Ino>,
-    /// What operations were about that were left out: inodes, and names in directories.
-    left_out: (HashSet<Ino>, HashSet<(Ino, Vec<u8>)>),
+    left_out: LeftOut,
     met: Option<BothChanged>,
+}
+
+/// What operations were about that a replay left out: others build on it.
+#[derive(Default)]
+pub(super) struct LeftOut {
+    inodes: HashSet<Ino>,
+    /// In directories.
+    names: HashSet<(Ino, Vec<u8>)>,
+    /// How many operations.
+    pub count: u64,
+}
+
+impl LeftOut {
+    pub fn add(&mut self, op: &Op) {
+        self.count += 1;
+        self.inodes.extend(op.subjects());
+        self.names.extend(op.names().iter().map(|at| (at.dir, at.name.to_vec())));
+    }
+
+    /// Whether an operation builds on one that was left out.
+    pub fn bears(&self, op: &Op) -> bool {
+        let name =
+            |at: &At| self.inodes.contains(&at.dir) || self.names.contains(&(at.dir, at.name.to_vec()));
+        self.count > 0
+            && (op.subjects().iter().any(|ino| self.inodes.contains(ino)) || op.names().iter().any(name))
+    }
 }
 
 /// What both this machine and another have changed: the source of an error of kind `Conflict`. Shown, it names no file:
@@ -78,7 +103,7 @@ impl std::error::Error for BothChanged {}
 
 impl Others {
     pub fn new(base: Version, history: Map) -> Others {
-        Others { base, history, untouched: HashSet::new(), left_out: Default::default(), met: None }
+        Others { base, history, untouched: HashSet::new(), left_out: LeftOut::default(), met: None }
     }
 
     pub fn has_met(&self) -> bool {
@@ -93,18 +118,11 @@ impl Others {
 
     /// Whether an operation builds on one that was left out.
     pub fn is_left_out(&self, op: &Op) -> bool {
-        let (inos, names) = &self.left_out;
-        self.has_met()
-            && (op.subjects().iter().any(|ino| inos.contains(ino))
-                || op
-                    .names()
-                    .iter()
-                    .any(|at| inos.contains(&at.dir) || names.contains(&(at.dir, at.name.to_vec()))))
+        self.has_met() && self.left_out.bears(op)
     }
 
     pub fn leave_out(&mut self, op: &Op) {
-        self.left_out.0.extend(op.subjects());
-        self.left_out.1.extend(op.names().iter().map(|at| (at.dir, at.name.to_vec())));
+        self.left_out.add(op);
     }
 }
 

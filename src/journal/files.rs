@@ -95,17 +95,15 @@ impl Files {
         let size = file.len()?;
         let mut block = vec![0; BLOCK as usize];
         if size < BLOCK {
-            return Err(Error::damage(format!("journal file {name}, offset 0: no header")));
+            return Err(refused(&format!("journal file {name}, offset 0: no header")));
         }
         file.read_at(&mut block, 0)?;
-        let header = self.keys.decode_header(&block).map_err(|e| {
-            Error::new(e.kind(), format!("journal file {name}, offset 0: {e}; nothing was changed"))
+        let header = self.keys.decode_header(&block).map_err(|e| match e.kind() {
+            Kind::Damage => refused(&format!("journal file {name}, offset 0: {e}")),
+            kind => Error::new(kind, format!("journal file {name}, offset 0: {e}; nothing was changed")),
         })?;
         if header.id != id {
-            return Err(Error::damage(format!(
-                "journal file {name}, offset 0: header of file {:x}",
-                header.id
-            )));
+            return Err(refused(&format!("journal file {name}, offset 0: header of file {:x}", header.id)));
         }
         let told = if header.size == 0 { size } else { header.size };
         Ok(self.log_file(name, header, file, size.min(told)))
@@ -241,6 +239,14 @@ fn fill(file: &dyn DiskFile, size: u64) -> Result<()> {
         at += len;
     }
     Ok(())
+}
+
+/// Damage, with what can be done about it.
+pub(super) fn refused(what: &str) -> Error {
+    Error::damage(format!(
+        "{what}; nothing was changed: bring the journal back from a backup, or go on without what only it holds, with \
+         'nacrefs accept STORE' (it is kept aside); -o ro shows what is there"
+    ))
 }
 
 fn parse_name(name: &str, prefix: &str) -> Option<u64> {

@@ -1,6 +1,6 @@
 //! Finding what the files hold: which frames count, where a torn tail begins, and what is damage.
 
-use super::files::{Files, Listing, LogFile};
+use super::files::{Files, Listing, LogFile, refused};
 use super::format::{BLOCK, Body, FRAME_HEADER, FrameHead};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::DiskFile;
@@ -148,14 +148,6 @@ pub fn scan(files: &Files, floor: Lsn, lenient: bool) -> Result<Scan> {
 /// A file that is shorter than it was made.
 fn cut_off(log: &LogFile, at: u64) -> Error {
     refused(&format!("journal file {}, offset {at}: the file was cut off", log.name))
-}
-
-/// Damage, with what can be done about it.
-fn refused(what: &str) -> Error {
-    Error::damage(format!(
-        "{what}; nothing was changed: bring the journal back from a backup, or go on without what only it holds, with \
-         'nacrefs accept STORE' (it is kept aside); -o ro shows what is there"
-    ))
 }
 
 /// Where a frame must have been that left no trace: between two others, given with the file's index.

@@ -187,10 +187,8 @@ pub(super) fn refusal(
     if let Some(damage) = state.journal_damage(keys, site.keys.realm(), floor)? {
         return Ok(Some(damage.context("the journal is damaged")));
     }
-    if !others_wrote(site, opened, memory.base.0, &device) {
-        return Ok(None);
-    }
-    try_replay(site, state, keys, &device, newest, Some(memory.base.0))
+    let over = others_wrote(site, opened, memory.base.0, &device).then_some(memory.base.0);
+    try_replay(site, state, keys, &device, newest, over)
 }
 
 /// Why a journal that was written on top of `base` cannot be replayed over the newest version, if it cannot. Changes
@@ -241,7 +239,7 @@ fn try_replay(
     let settings = Settings { read_only: true, ..Settings::within(REPLAY_MEMORY) };
     match assemble(site, machine, settings) {
         Err(e) if e.kind() == Kind::Conflict => Ok(Some(e)),
-        replayed => replayed.map(|_| None),
+        replayed => Ok(replayed?.1.left_out.map(Error::damage)),
     }
 }
 

@@ -105,8 +105,8 @@ impl Heads {
     }
 
     /// The newest head. `known`: the newest that this machine has seen; a store whose newest does not
-    /// descend from it shows a rollback or a fork, which is a `Conflict`; where that one is damaged, it is `lost`. A
-    /// machine with a memory probes
+    /// descend from it shows a rollback or a fork, which is a `Conflict`; where that one is damaged, or gone although the
+    /// hint names it, it is `lost`. A machine with a memory probes
     /// forward from it, or from the hint; one without lists all heads, for a hint may be stale or a lie.
     pub fn newest(&self, known: Option<HeadLink>) -> Result<Newest> {
         let known = known.filter(|k| k.version != 0);
@@ -116,9 +116,14 @@ impl Heads {
         }
         let head = found.values().rev().flatten().next().cloned();
         let older = |h: &Head| known.is_some_and(|known| h.version < known.version);
-        let damaged = known.filter(|known| {
-            head.as_ref().is_none_or(older) && found.get(&known.version).is_some_and(Option::is_none)
-        });
+        let missed = match (known, &head) {
+            (Some(known), head) if head.as_ref().is_none_or(older) => match found.get(&known.version) {
+                Some(bad) => bad.is_none(),
+                // In a store that was rolled back as a whole, the hint was as well.
+                None => head.is_some() && self.hint()?.is_some_and(|hint| hint >= known.version),
+            },
+            _ => false,
+        };
         let mut next = head.as_ref().map_or(0, |h| h.version) + 1;
         while found.contains_key(&next) {
             next += 1;
@@ -138,8 +143,8 @@ impl Heads {
         }
         let mut broken = None;
         match (&head, known) {
-            // The head that was seen is there, and damaged: the one before it is the newest that there is.
-            (_, Some(known)) if damaged.is_some() => lost = lost.max(Some(known.version)),
+            // The head that was seen is damaged or gone: the one before it is the newest that there is.
+            (_, Some(known)) if missed => lost = lost.max(Some(known.version)),
             (Some(head), Some(known)) => broken = self.descent(head, known)?,
             (None, Some(known)) => {
                 return Err(conflict(format!(

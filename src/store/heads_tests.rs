@@ -162,6 +162,10 @@ fn rollback_is_seen() {
     let store = Arc::new(Memory::new());
     let links = commits(&store, 1, 9);
     (7..10).for_each(|v| store.delete(&layout().head(v)).unwrap());
+    // As the hint tells, the heads are gone from a store that is not older than what was seen.
+    let found = heads(store.clone()).newest(Some(links[8])).unwrap();
+    assert_eq!((found.head.map(|h| h.version), found.lost), (Some(6), Some(9)));
+    store.put(&layout().latest(), heads(store.clone()).hint_bytes(6)).unwrap();
     let e = newest(&store, Some(links[8])).unwrap_err();
     assert_eq!(e.kind(), Kind::Conflict);
     assert!(e.to_string().contains("version 6") && e.to_string().contains("version 9"), "{e}");

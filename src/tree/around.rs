@@ -5,14 +5,17 @@
 //! own, and beside the edited keys entries show the parts of the old node that nothing is known of. To read there is an
 //! error as before; what was edited reads right. Once the node can be read again the parts show what they held, and
 //! edits put it back into whole nodes.
+//!
+//! To take a range of keys out of a Map ([`clear`]), what is in it need not be known: nodes that cannot be read go, or
+//! show only what is before and behind the range.
 
-use super::Edit;
 use super::boundary::{MAX_KEY, MAX_LEVEL};
 use super::cursor::Cursor;
 use super::node::{Built, Child, Cutter, Shown};
-use crate::chunk::{ChunkSink, Opening, Sealer};
+use super::{Edit, Map};
+use crate::chunk::{ChunkSink, Chunks, Opening, Sealer};
 use crate::crypt::Seal;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use std::collections::BTreeMap;
 
 /// What becomes of entries that lead to nodes that cannot be read, by level.
@@ -104,6 +107,21 @@ impl Unread {
         Ok(())
     }
 
+    /// The edits of the entry's level that take away all keys from `from` on that are below `to`, if there is one.
+    fn hide(&self, from: &[u8], to: Option<&[u8]>) -> Vec<Edit> {
+        let mut out = Vec::new();
+        // The last of all is where greater keys would be.
+        if *from > *self.upto {
+            return out;
+        }
+        if let Some(before) = key_before(from).filter(|b| self.after.as_ref().is_none_or(|after| after < b)) {
+            out.push((before, Some(self.part(self.after.clone()))));
+        }
+        let last = to.and_then(key_before).filter(|last| *last < self.upto);
+        out.push((self.upto.clone(), last.map(|last| self.part(self.after.clone().max(Some(last))))));
+        out
+    }
+
     /// New leaves of these entries, each with as many nodes above it as the unread node's level asks for.
     fn beside(
         &self,
@@ -133,6 +151,59 @@ impl Unread {
         }
         Ok(out)
     }
+}
+
+/// The edits of leaves, and of levels above, that take all keys from `from` on that are below `to` (if there is one) out
+/// of a Map.
+pub(super) fn clear(
+    map: &Map,
+    chunks: &dyn Chunks,
+    from: &[u8],
+    to: Option<&[u8]>,
+) -> Result<(Vec<Edit>, Around)> {
+    let (mut gone, mut around) = (Vec::new(), Around::new());
+    let mut hide = |unread: Unread| match unread.hide(from, to) {
+        edits if edits.is_empty() => {}
+        edits => around.entry(unread.level).or_default().extend(edits),
+    };
+    let mut cursor = match (Cursor::at_root(chunks, map.root.as_ref()), &map.root) {
+        (Err(e), Some(root)) if e.kind() == Kind::Damage => {
+            hide(Unread::root(root.node.clone(), root.level)?);
+            return Ok((gone, around));
+        }
+        (cursor, _) => cursor?,
+    };
+    match cursor.seek(from, 0) {
+        Ok(()) => cursor.leave_ended(),
+        // It is met again below.
+        Err(e) if e.kind() == Kind::Damage => {}
+        Err(e) => return Err(e),
+    }
+    while let Some(top) = cursor.top() {
+        if top.node.level() == 0 {
+            let key = top.node.key(top.at);
+            if to.is_some_and(|to| to <= key) {
+                break;
+            }
+            gone.push((key.to_vec(), None));
+            cursor.step();
+            continue;
+        }
+        match cursor.descend() {
+            Err(e) if e.kind() == Kind::Damage => {
+                let Some(unread) = Unread::below(&cursor)? else { return Err(e) };
+                // One that lies behind the range must not look as if it had what is taken out before it.
+                let ends = to.is_some_and(|to| *to <= *unread.upto);
+                hide(unread);
+                if ends {
+                    break;
+                }
+                cursor.step();
+            }
+            descended => descended?,
+        }
+    }
+    Ok((gone, around))
 }
 
 /// The greatest key below this one, of all that there can be; none below the empty one.

@@ -39,6 +39,11 @@ impl<'a> Cursor<'a> {
         Cursor { chunks, path: Vec::new() }
     }
 
+    /// Where it reads nodes.
+    pub fn chunks(&self) -> &'a dyn Chunks {
+        self.chunks
+    }
+
     /// A cursor at the first entry of the root; nowhere if there is none.
     pub fn at_root(chunks: &'a dyn Chunks, root: Option<&Root>) -> Result<Cursor<'a>> {
         let mut cursor = Cursor::new(chunks);
@@ -152,7 +157,8 @@ impl<'a> Cursor<'a> {
         self.leave_ended();
     }
 
-    fn leave_ended(&mut self) {
+    /// Leaves nodes that end where it stands.
+    pub fn leave_ended(&mut self) {
         while let Some(ended) = self.path.pop_if(|top| top.at >= top.node.len()) {
             // Behind a gap comes what its parent stands at.
             if let Some(parent) = self.path.last_mut()

@@ -133,6 +133,19 @@ impl Map {
         update::update(self, sealer, chunks, sink, edits)
     }
 
+    /// The Map without the entries whose keys are `from` or above, and below `to`, if there is one; those that nobody can
+    /// read included. Else as [`Map::update`], but that edits stand in memory for entries that go.
+    pub fn without(
+        &self,
+        sealer: &dyn Sealer,
+        chunks: &dyn Chunks,
+        sink: &mut dyn ChunkSink,
+        from: &[u8],
+        to: Option<&[u8]>,
+    ) -> Result<Map> {
+        update::without(self, sealer, chunks, sink, from, to)
+    }
+
     /// What differs from this Map (old) to the other (new), in the order of keys. Subtrees that both have are
     /// not read.
     pub fn diff<'a>(&self, other: &Map, chunks: &'a dyn Chunks) -> Diff<'a> {

@@ -465,6 +465,46 @@ mod around {
         }
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 64 } else { 1000 }))]
+
+        /// A file whose Map was damaged could not be cut: nothing of the drive was stored any more.
+        #[test]
+        fn a_range_of_keys_goes_whoever_can_read_it(
+            hurt in vec(0usize..400, 0..5),
+            ranges in vec((0u16..620, 0u16..400, any::<bool>()), 1..4),
+            run in (0u16..500, 0u16..40),
+        ) {
+            let memory = Memory::new();
+            let mut model: Model = (0..300).map(|n| deep(2 * n)).collect();
+            let mut map = build(&memory, &model).unwrap();
+            let nodes: Vec<Address> = map.nodes(&memory).map(|n| n.unwrap().address).collect();
+            let hurt: HashSet<Address> = hurt.iter().map(|n| nodes[n % nodes.len()]).collect();
+            hurt.iter().for_each(|bad| memory.damage(*bad));
+            let asked: Vec<Vec<u8>> = (0..620).map(|n| deep(n).0).collect();
+            let mut sure: HashSet<Vec<u8>> =
+                asked.iter().filter(|key| told(&map, &memory, key).is_some()).cloned().collect();
+            for (from, len, ends) in ranges {
+                let (from, to) = (deep(from).0, ends.then(|| deep(from + len).0));
+                map = map.without(&memory, &memory, &mut memory.clone(), &from, to.as_deref()).unwrap();
+                let goes = |key: &Vec<u8>| *key >= from && to.as_ref().is_none_or(|to| key < to);
+                model.retain(|key, _| !goes(key));
+                sure.extend(asked.iter().filter(|key| goes(key)).cloned());
+                hold(&map, &memory, &model, &sure, &asked, "cleared");
+            }
+            let edits: Vec<Edit> = (run.0..run.0 + run.1).map(|n| (deep(n).0, Some(vec![7; 900]))).collect();
+            map = update(&map, &memory, &edits).unwrap();
+            apply(&mut model, &edits);
+            sure.extend(edits.iter().map(|(key, _)| key.clone()));
+            hold(&map, &memory, &model, &sure, &asked, "edited");
+            hurt.iter().for_each(|bad| memory.damage(*bad));
+            assert_eq!(entries(map.range(&memory, Bound::Unbounded)).unwrap(), pairs(model.iter()));
+            if hurt.is_empty() {
+                assert_eq!(map, build(&memory, &model).unwrap());
+            }
+        }
+    }
+
     #[test]
     fn an_edit_beside_a_damaged_node_writes_no_more_than_others() {
         let memory = Memory::new();

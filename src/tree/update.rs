@@ -45,8 +45,41 @@ pub(super) fn update(
         }
         (cursor, _) => cursor?,
     };
-    let mut edits: &[Edit] = if first == 0 { edits } else { &[] };
+    let edits = if first == 0 { edits } else { &[] };
+    levels(map, sealer, sink, &mut cursor, first, edits, around)
+}
+
+/// The Map without the keys from `from` on that are below `to`, if there is one.
+pub(super) fn without(
+    map: &Map,
+    sealer: &dyn Sealer,
+    chunks: &dyn Chunks,
+    sink: &mut dyn ChunkSink,
+    from: &[u8],
+    to: Option<&[u8]>,
+) -> Result<Map> {
+    let (gone, around) = around::clear(map, chunks, from, to)?;
+    let first = around.keys().next().copied().filter(|first| *first >= map.height());
+    let mut cursor = match first {
+        Some(_) => Cursor::new(chunks),
+        None => Cursor::at_root(chunks, map.root.as_ref())?,
+    };
+    levels(map, sealer, sink, &mut cursor, first.unwrap_or(0), &gone, around)
+}
+
+/// Makes these edits of the level `first` (0 is that of the entries), and what follows from them above, with those that
+/// go around nodes.
+fn levels(
+    map: &Map,
+    sealer: &dyn Sealer,
+    sink: &mut dyn ChunkSink,
+    cursor: &mut Cursor,
+    first: u8,
+    edits: &[Edit],
+    mut around: Around,
+) -> Result<Map> {
     let mut above: Vec<Edit>;
+    let mut edits: &[Edit] = edits;
     for level in first..=MAX_LEVEL {
         if let Some(beside) = around.remove(&level) {
             above = edits.iter().cloned().chain(beside).collect();
@@ -67,14 +100,14 @@ pub(super) fn update(
         };
         let existed = level < map.height();
         if existed {
-            pass.edit(&mut cursor, edits)?;
+            pass.edit(cursor, edits)?;
         } else {
             pass.build(edits)?;
         }
         // whether these are all nodes of the level, not only those around some edits
         let whole = !existed || pass.seen == map.len();
         if whole && let Some(child) = pass.only_child()? {
-            return lower_root(child, level, chunks);
+            return lower_root(child, level, cursor.chunks());
         }
         pass.flush()?;
         let Pass { removed, added, .. } = pass;
@@ -239,8 +272,10 @@ impl Pass<'_> {
     /// Where keys that stood before the node that could not be entered go, they must not look as if they may be in it.
     fn keep_out(&mut self, cursor: &Cursor, edits: &[Edit]) -> Result<()> {
         let Some(unread) = Unread::below(cursor)?.filter(|_| self.level == 0) else { return Ok(()) };
-        // Edits in there will see to it.
-        if edits.first().is_none_or(|(key, _)| *key > unread.upto) {
+        // Edits in there will see to it, or have.
+        let seen_to = edits.first().is_some_and(|(key, _)| *key <= unread.upto)
+            || self.around.get(&unread.level).is_some_and(|a| a.iter().any(|(key, _)| *key == unread.upto));
+        if !seen_to {
             self.around.entry(unread.level).or_default().push(unread.behind());
         }
         Ok(())

@@ -143,9 +143,15 @@ fn inside(path: &Path, stat: &Metadata, named: bool, targets: &mut Targets) -> s
     Ok(Inside { target, xattrs, content })
 }
 
-/// Opens a file to look at it without its access time being moved.
+/// Opens a file to look at it without its access time being moved, or a fifo without waiting for who writes.
 pub fn quietly(path: &Path) -> std::io::Result<File> {
-    Ok(openat(CWD, path, OFlags::RDONLY | OFlags::NOATIME | OFlags::CLOEXEC, Mode::empty())?.into())
+    Ok(openat(
+        CWD,
+        path,
+        OFlags::RDONLY | OFlags::NOATIME | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?
+    .into())
 }
 
 fn content(path: &Path) -> std::io::Result<([u8; 32], u64)> {

@@ -290,6 +290,28 @@ fn a_damaged_newest_head_leaves_the_version_before_readable_for_who_has_seen_it(
     let cat = run(d.nacrefs(&["cat", "f"]).arg("--store").arg(&d.store));
     assert!(cat.exit == 0 && cat.out == "2\n" && cat.err.contains("version 3 is damaged or gone"), "{cat:?}");
     Said::from(d.try_mount("commit=3600")).expect(5, &["version 3 is damaged or gone", "accept"]);
+    // One that is gone was taken for a rollback, and not even a look was to be had.
+    fs::remove_file(&head).unwrap();
+    let cat = run(d.nacrefs(&["cat", "f"]).arg("--store").arg(&d.store));
+    assert!(cat.exit == 0 && cat.out == "2\n" && cat.err.contains("version 3 is damaged or gone"), "{cat:?}");
+    Said::from(d.try_mount("commit=3600")).expect(5, &["version 3 is damaged or gone", "accept", "-o ro"]);
+    ok(Ok(d.try_mount("ro")));
+    assert_eq!(d.sh("cat f"), "2\n");
+    d.umount_local();
+    // As a rollback has it, the hint tells of the same version.
+    let hint = head.parent().unwrap().parent().unwrap().join("latest");
+    let three = fs::read(&hint).unwrap();
+    fs::remove_file(&hint).unwrap();
+    Said::from(d.try_mount("commit=3600")).expect(6, &["rolled back", "nacrefs accept"]);
+    fs::write(&hint, three).unwrap();
+    assert_eq!(accept(&d, &["--yes"]).exit, 0);
+    d.mount();
+    d.sh("echo 4 > f");
+    d.sync();
+    d.umount();
+    d.mount();
+    d.move_to_a_new_machine();
+    assert_eq!(d.sh("cat f"), "4\n");
 }
 
 /// A rollback under a mount used to be told as a missing index run, if at all.

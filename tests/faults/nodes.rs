@@ -1,7 +1,7 @@
 //! Damage that commits meet: nodes of directories, of the history and of the index of packs, and chunks whose content is
 //! written once more. What was acknowledged is stored, and all else goes on.
 
-use crate::common::TestDrive;
+use crate::common::{TestDrive, ok};
 use crate::lab::*;
 use std::fs;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
@@ -229,4 +229,93 @@ fn an_unread_index_of_packs_is_not_said_to_list_nothing() {
     }
     assert!(met > 0, "no damage to the index of packs was met");
     fs::write(&pack, good).unwrap();
+}
+
+/// What a killed machine had made durable was out of reach altogether: the drive did not mount, read-only neither, and
+/// there was nothing to accept.
+#[test]
+fn a_journal_about_a_file_whose_directory_was_damaged_since_shows_the_rest_and_can_be_given_up() {
+    let mut d = TestDrive::with("commit=3600");
+    let count = 1500;
+    d.sh(&format!("mkdir dir; for n in $(seq {count}); do : > \"dir/file $n\"; done"));
+    d.sync();
+    d.umount();
+    let bent = Bent::keep(&d.store, &largest(&d));
+    d.mount();
+    // In each leaf there are some.
+    let written: Vec<_> = (1..=count).step_by(10).map(|n| d.mnt.join(format!("dir/file {n}"))).collect();
+    written.iter().for_each(|file| fs::write(file, "durable").unwrap());
+    d.sh("echo more > other; mkdir new; mv 'dir/file 2' new/moved; echo deep > new/deep; sync other");
+    d.kill();
+    bent.flip(bent.len() / 2, 0);
+    let unread = |file: &&PathBuf| match fs::read_to_string(file) {
+        Ok(text) if text == "durable" => false,
+        Ok(text) => panic!("{text:?}"),
+        Err(e) => e.raw_os_error() == Some(libc::EIO),
+    };
+
+    Said::from(d.try_mount("commit=3600")).expect(5, &["journal record", "nacrefs accept", "-o ro"]);
+    ok(Ok(d.try_mount("ro")));
+    assert_eq!(d.sh("cat other new/deep"), "more\ndeep\n");
+    let lost = written.iter().filter(unread).count();
+    assert!(lost > 0 && lost < written.len() / 2, "{lost}");
+    assert!(status(&d)["last_error"].as_str().is_some_and(|e| e.contains("nacrefs accept")));
+    d.umount_local();
+    // What is damaged comes back.
+    bent.cut(bent.len());
+    d.mount();
+    assert_eq!(written.iter().filter(unread).count(), 0);
+    assert_eq!(d.sh("cat other new/deep"), "more\ndeep\n");
+    d.kill();
+    // Or not.
+    bent.flip(bent.len() / 2, 0);
+    let said = run(d.nacrefs(&["accept", "--yes"]).arg(&d.store));
+    assert!(said.exit == 0 && said.out.contains("before-accept"), "{said:?}");
+    d.mount();
+    assert_eq!(d.sh("ls; echo again > other"), "dir\n");
+    d.sync();
+    d.umount();
+    let aside = said.out.split_whitespace().find(|w| w.contains("before-accept-")).unwrap();
+    d.state = aside.trim_end_matches([',', ':', ';']).into();
+    ok(Ok(d.try_mount("ro")));
+    assert_eq!(d.sh("cat other new/deep"), "more\ndeep\n");
+    d.umount_local();
+}
+
+/// Such a file, cut or with a hole made in it, kept every commit of the drive back.
+#[test]
+fn a_file_whose_map_is_damaged_is_cut_and_punched_and_all_is_stored() {
+    let mut d = TestDrive::with("commit=3600");
+    d.sh("for n in $(seq 0 299); do echo $n | dd of=f bs=1M seek=$n conv=notrunc status=none; done; cp f g; cp f h");
+    d.sync();
+    d.umount();
+    let bent = Bent::keep(&d.store, &largest(&d));
+    let mut met = 0;
+    let kept = d.dir().join("kept");
+    copy(&d.store, &kept);
+    for at in (0..bent.len()).step_by(bent.len().div_ceil(if full() { 100 } else { 24 })) {
+        [&d.store, &d.state].iter().for_each(|dir| fs::remove_dir_all(dir).unwrap());
+        copy(&kept, &d.store);
+        bent.flip(at, 0);
+        d.mount();
+        d.sh("truncate -s 100M f; truncate -s 1 g; fallocate -p -o 10M -l 250M h; echo precious > precious");
+        let on = on_mount(&d, &["sync"]);
+        assert_eq!(on.exit, 0, "byte {at}: {on:?}");
+        d.move_to_a_new_machine();
+        let size = |name: &str| fs::metadata(d.mnt.join(name)).unwrap().len();
+        assert_eq!((size("f"), size("g"), size("h")), (100 << 20, 1, (299 << 20) + 4));
+        assert_eq!(d.sh("cat precious"), "precious\n");
+        // What went is known to have gone.
+        let zeros = |name: &str, at: u64| {
+            let mut bytes = [1; 4];
+            let file = fs::File::options().read(true).custom_flags(libc::O_DIRECT).open(d.mnt.join(name));
+            file.and_then(|file| file.read_at(&mut bytes, at)).map(|_| bytes == [0; 4])
+        };
+        assert!((10..260).all(|n| zeros("h", n << 20).is_ok_and(|zero| zero)));
+        met += usize::from((0..100).any(|n| zeros("f", n << 20).is_err()));
+        d.sh("truncate -s 300M f");
+        assert!((100..300).all(|n| zeros("f", n << 20).is_ok_and(|zero| zero)));
+        d.umount();
+    }
+    assert!(met > 0, "no damage was met");
 }
