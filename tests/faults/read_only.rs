@@ -93,7 +93,7 @@ fn all_there(d: &TestDrive) {
     assert_eq!(d.sh("cat stored"), "changed\n");
 }
 
-fn findings(d: &TestDrive) -> impl Fn(&str) -> (String, String) {
+fn findings(d: &TestDrive) -> impl Fn(&str) -> (String, String) + use<> {
     let said = on_mount(d, &["doctor", "--json"]);
     let told: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     let found: Vec<_> = told["parts"][1]["findings"].as_array().unwrap().clone();
