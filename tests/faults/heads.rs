@@ -67,6 +67,8 @@ fn a_rolled_back_store_is_refused_and_says_who_when_and_which() {
     copy(&new, &d.store);
     let heads = heads_of(&d);
     fs::remove_file(d.store.join(heads.last().unwrap())).unwrap();
+    let hint = d.store.join(heads.last().unwrap()).parent().unwrap().with_file_name("latest");
+    fs::remove_file(hint).unwrap();
     Said::from(d.try_mount("ro")).expect(6, &["rolled back"]);
     for head in &heads[..heads.len() - 1] {
         fs::remove_file(d.store.join(head)).unwrap();
