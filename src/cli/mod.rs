@@ -32,6 +32,7 @@ mod probe;
 mod prompt;
 mod pulse;
 mod remount;
+mod runtime;
 pub mod secrets;
 mod signals;
 mod status;
