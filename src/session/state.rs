@@ -142,6 +142,10 @@ impl StateDir {
     /// A key that does not open: nothing else here can be read without it.
     fn locked(&self, e: Error) -> Error {
         let path = self.path.display();
+        // Another drive's: what it holds is not ours to be moved.
+        if e.kind() == Kind::Failed {
+            return e.context(format!("cannot use {path}"));
+        }
         e.context(format!(
             "cannot open {path}/key: bring it back from a backup; or, to go on without what was not stored from here, move \
              {path} away"

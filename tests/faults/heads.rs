@@ -237,6 +237,22 @@ fn copied_state(d: &TestDrive) -> Other {
     other
 }
 
+/// To follow the advice was to move away what the first drive had not stored.
+#[test]
+fn a_state_directory_of_another_drive_is_not_to_be_moved_away() {
+    let mut d = TestDrive::with("commit=3600");
+    d.sh("echo unstored > f; sync f");
+    d.umount_local();
+    let mut other = TestDrive::unmounted("commit=3600");
+    let own = std::mem::replace(&mut other.state, d.state.clone());
+    let said = Said::from(other.mount_command().output().unwrap());
+    let said = said.expect(1, &["belongs to drive", "give this one another (--state-dir"]);
+    assert!(!said.err.contains("move") && !said.err.contains("backup"), "{said:?}");
+    other.state = own;
+    d.mount();
+    assert_eq!(d.sh("cat f"), "unstored\n");
+}
+
 #[test]
 fn a_copied_state_directory_gets_an_identity_of_its_own_and_numbers_of_its_own() {
     let mut d = versions(1);

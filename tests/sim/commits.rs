@@ -378,7 +378,7 @@ fn what_is_left_to_store_falls_while_a_commit_is_under_way() {
     assert_eq!(drive.unstored_bytes(), all, "nothing is stored by a commit that failed");
     let steps = std::mem::take(&mut *seen.lock());
     assert!(steps.is_sorted_by(|a, b| a >= b) && steps.iter().all(|left| *left <= all), "{steps:?}");
-    let between = steps.iter().filter(|left| (all / 8..all - all / 8).contains(left)).count();
+    let between = steps.iter().filter(|left| (all / 16..all - all / 16).contains(left)).count();
     assert!(between >= 2, "{steps:?} of {all}");
     fails.store(false, std::sync::atomic::Ordering::SeqCst);
     drive.commit().unwrap();
