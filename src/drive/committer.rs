@@ -163,7 +163,8 @@ impl Drive {
             return 0;
         }
         let share = self.closing_bytes.load(Ordering::Relaxed);
-        self.journal.usage().bytes.saturating_sub(self.resident.taken().min(share))
+        // Never none before all is.
+        self.journal.usage().bytes.saturating_sub(self.resident.taken().min(share)).max(1)
     }
 
     /// Takes note of trouble other than a commit's, for `status`.
@@ -252,8 +253,6 @@ impl Drive {
     pub fn commit(&self) -> Result<Option<Version>> {
         let begun = Instant::now();
         let outcome = self.try_commit();
-        // What was taken by one that failed is to be taken again.
-        self.resident.none_taken();
         self.note_commit(&outcome, begun.elapsed());
         outcome
     }
@@ -266,6 +265,7 @@ impl Drive {
             Ok(Published::Won(opened)) => *opened,
             // What is made stays as it is: to make it anew with each try would fill the store.
             Ok(Published::Lost) => {
+                self.resident.none_taken();
                 c.closed = Some(closed);
                 return Err(Error::new(
                     Kind::Conflict,
@@ -274,6 +274,8 @@ impl Drive {
                 ));
             }
             Err(e) => {
+                // What it has taken is to be taken again.
+                self.resident.none_taken();
                 c.closed = Some(closed);
                 return Err(e);
             }
@@ -337,9 +339,9 @@ impl Drive {
         self.let_go(closed);
         self.closing.store(0, Ordering::Relaxed);
         self.resident.sweep();
-        self.resident.none_taken();
         // The version is there even if the journal's files are not given up now: the next commit does it.
         let trimmed = self.journal.trim(stored);
+        self.resident.none_taken();
         self.pressure.made_room();
         trimmed.map(|()| version)
     }
