@@ -190,6 +190,30 @@ fn recovery_codes_and_key_files_are_made_and_open_the_drive() {
     assert!(opens(bare(&d, &CAT).args(recovery)));
 }
 
+/// A file that opens nothing was left, to be taken for a key.
+#[test]
+fn a_key_file_is_not_left_where_its_slot_could_not_be_added() {
+    let d = drive();
+    let long = "x".repeat(300);
+    for line in [["key", "add"], ["key", "change"]] {
+        let keyed = |store: &str| {
+            let mut c = d.nacrefs(&line);
+            c.args([store, "--new-key-file", "new/key"]).current_dir(d.dir());
+            c
+        };
+        refused(keyed("store").args(["--label", &long]), 2, &["255 bytes"]);
+        // A store that cannot be written to.
+        d.sh_in(d.dir(), "mkdir shut; mount --bind store shut; mount -o remount,bind,ro shut");
+        let said = keyed("shut").output();
+        d.sh_in(d.dir(), "umount shut; rmdir shut");
+        let said = said.unwrap();
+        assert_eq!(said.status.code(), Some(1), "{said:?}");
+        assert!(String::from_utf8_lossy(&said.stderr).contains("Read-only file system"), "{said:?}");
+        assert!(!d.dir().join("new/key").exists());
+    }
+    assert!(opens(d.nacrefs(&CAT).current_dir(d.dir())));
+}
+
 #[test]
 fn keys_of_a_mounted_drive_change_while_it_goes_on() {
     let mut d = drive();

@@ -78,8 +78,10 @@ pub struct MountRequest {
     /// The directory to mount on: absolute, existing, not a mount; but a dead mount of a drive may stand there, which
     /// is cleared at the last moment ([`Ground`](super::Ground)).
     pub dir: PathBuf,
-    /// Exists (0700); the drive takes its lock, or fails with `Kind::Conflict`.
+    /// Exists (0700), unless it is read-only; the drive takes its lock, or fails with `Kind::Conflict`.
     pub state_dir: PathBuf,
+    /// The same; another (0700) where nothing can be written to that one: then the drive is locked here, too.
+    pub run_dir: PathBuf,
     /// What `getxattr(…, "nacre.control")` must answer on every directory of the mount.
     pub control: PathBuf,
     /// The dead mount of the daemon that was killed before this one. Where it is gone, nothing may be mounted; what is

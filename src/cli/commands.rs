@@ -10,6 +10,7 @@ use super::logging;
 use super::mounts::{self, Mount, shown};
 use super::output::Screen;
 use super::paths::{file_url, resolve, store_url, url_path};
+use super::runtime;
 use super::secrets::{self, Given};
 use super::status::Told;
 use super::values::DrivePath;
@@ -147,7 +148,7 @@ pub fn target(app: &App, target: &TargetArgs) -> Result<Closed> {
     let mut told = Told::default();
     mounts::daemon(&mount)?.ask(&Request::Status {}, &mut told)?;
     let status = told.status("the drive's daemon")?;
-    let state = StateArgs { state_dir: control.parent().map(Path::to_path_buf) };
+    let state = StateArgs { state_dir: runtime::state_dir(&control) };
     closed(app, Some(Path::new(&status.store)), secrets, &state)
 }
 

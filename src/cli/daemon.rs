@@ -28,6 +28,7 @@ pub struct Started {
     /// To be printed.
     pub lines: Vec<String>,
     pub state_dir: OsString,
+    pub log_dir: OsString,
 }
 
 /// Which of the two processes this is.
@@ -189,25 +190,29 @@ pub fn keep_files_private() {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
-/// Makes the state directory, durably and for the caller only. One that is there must be so.
-pub fn make_state_dir(dir: &Path) -> Result<()> {
-    let failed = || format!("cannot make the state directory {}", dir.display());
-    make_dir(dir).context(failed)?;
-    let found = fs::metadata(dir).context(failed)?;
-    check_owner(dir, found.uid(), rustix::process::geteuid().as_raw())?;
+/// Makes a directory, `what`, durably and for the caller only. One that is there must be so.
+pub fn make_private_dir(dir: &Path, what: &str) -> Result<()> {
+    make_dir(dir).context(|| format!("cannot make the {what} {}", dir.display()))?;
+    check_private(dir, what)
+}
+
+/// An error where a directory is not the caller's own, or is open to others.
+pub fn check_private(dir: &Path, what: &str) -> Result<()> {
+    let found = fs::metadata(dir).context(|| format!("cannot look at the {what} {}", dir.display()))?;
+    check_owner(dir, what, found.uid(), rustix::process::geteuid().as_raw())?;
     if found.mode() & 0o077 != 0 {
         return Err(Error::failed(format!("{} is open to others: chmod 700 it", dir.display())));
     }
     Ok(())
 }
 
-/// Whoever owns a state directory can put other files there, a socket too: it must be the caller's own.
-fn check_owner(dir: &Path, owner: u32, me: u32) -> Result<()> {
+/// Whoever owns such a directory can put other files there, a socket too: it must be the caller's own.
+fn check_owner(dir: &Path, what: &str, owner: u32, me: u32) -> Result<()> {
     if owner == me {
         return Ok(());
     }
     Err(Error::failed(format!(
-        "the state directory {} belongs to user {owner}, not to you (user {me}): use --state-dir, or become user {owner}",
+        "the {what} {} belongs to user {owner}, not to you (user {me}): use --state-dir, or become user {owner}",
         dir.display()
     )))
 }
@@ -222,13 +227,13 @@ mod tests {
     fn a_state_directory_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("a/b");
-        make_state_dir(&state).unwrap();
-        make_state_dir(&state).unwrap();
+        make_private_dir(&state, "state directory").unwrap();
+        make_private_dir(&state, "state directory").unwrap();
         assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
         fs::set_permissions(&state, fs::Permissions::from_mode(0o750)).unwrap();
-        assert!(make_state_dir(&state).unwrap_err().to_string().contains("chmod 700"));
+        assert!(make_private_dir(&state, "state directory").unwrap_err().to_string().contains("chmod 700"));
         fs::write(dir.path().join("file"), "").unwrap();
-        assert!(make_state_dir(&dir.path().join("file")).is_err());
+        assert!(make_private_dir(&dir.path().join("file"), "state directory").is_err());
     }
 
     /// Root would keep its journal, and its control socket, in a directory whose owner can swap them.
@@ -236,9 +241,9 @@ mod tests {
     fn a_state_directory_of_another_user_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
-        make_state_dir(&state).unwrap();
+        make_private_dir(&state, "state directory").unwrap();
         std::os::unix::fs::chown(&state, Some(1000), None).unwrap();
-        let e = make_state_dir(&state).unwrap_err().to_string();
+        let e = make_private_dir(&state, "state directory").unwrap_err().to_string();
         assert!(e.contains("belongs to user 1000") && e.contains("--state-dir"), "{e}");
     }
 
@@ -259,7 +264,7 @@ mod tests {
             (Waiting { pipe: reader }, Report { pipe: Some(writer) })
         };
         let (waiting, mut report) = pipe();
-        let started = || Started { lines: vec!["a".into()], state_dir: "/s".into() };
+        let started = || Started { lines: vec!["a".into()], state_dir: "/s".into(), log_dir: "/l".into() };
         report.ready(started()).unwrap();
         assert_eq!(waiting.wait().unwrap(), started());
         let (waiting, mut report) = pipe();

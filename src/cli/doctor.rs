@@ -16,12 +16,13 @@ mod stored;
 
 use super::App;
 use super::args;
-use super::control::{SOCKET, Status};
+use super::control::Status;
 use super::fstab;
 use super::mounts::{self, Mount, shown};
 use super::output::Screen;
 use super::paths::{file_url, resolve, store_url, url_path};
 use super::probe;
+use super::runtime;
 use super::status::{may_see, of_mount};
 use super::utab;
 use super::values::escape_message;
@@ -295,7 +296,7 @@ fn state_dir(
     if let Some(mount) = patient.mount.as_ref().filter(|_| patient.told().is_some())
         && let Ok(socket) = mounts::control_socket(mount)
     {
-        return socket.parent().map(Path::to_owned);
+        return runtime::state_dir(&socket);
     }
     let point = patient.mount.as_ref().map(|mount| mount.point.as_path());
     if let Some(dir) = point.and_then(utab::state_dir) {
@@ -313,7 +314,7 @@ fn state_dir(
         return Some(dir.into());
     }
     let dir = app.places().ok()?.state_dir(drive?);
-    (point.is_none() || dir.join(SOCKET).exists()).then_some(dir)
+    (point.is_none() || runtime::control(&dir).exists()).then_some(dir)
 }
 
 /// The key file that would open the drive, if one is named or is the default drive's.

@@ -66,11 +66,16 @@ fn settings_of(options: &MountOptions) -> Settings {
 
 /// Locks a state directory. Who mounts at once after a daemon was killed may find it held still: the kernel takes the
 /// mount from a dying process first, and the lock later. A daemon that answers is not waited for.
-fn lock_state(dir: &Path, control: &Path) -> Result<StateDir> {
+fn lock_state(request: &MountRequest) -> Result<StateDir> {
+    let MountRequest { state_dir, run_dir, control, .. } = request;
+    let lock = || match state_dir == run_dir {
+        true => StateDir::open(state_dir),
+        false => StateDir::open_read_only(state_dir, run_dir),
+    };
     let until = Instant::now() + DYING;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        match StateDir::open(dir) {
+        match lock() {
             Err(e) if e.kind() == Kind::Conflict && !left.is_zero() && !answers(control, left) => {
                 std::thread::sleep(Duration::from_millis(50).min(left));
             }
@@ -115,7 +120,7 @@ impl Backend for Drives {
         // Before there are threads.
         settle_allocator();
         // Before the secrets are opened, so that a drive in use is known at once.
-        let state = lock_state(&request.state_dir, &request.control)?;
+        let state = lock_state(&request)?;
         let site = unlock(&request.store, &request.secret)?;
         if let Some(slot) = weak_slot(&site) {
             tracing::warn!("key slot {slot} was {WEAK}");

@@ -17,6 +17,7 @@ use crate::store::layout;
 use crate::sys::{Clock, SystemClock, SystemRandom};
 use crate::types::hex;
 use serde::Serialize;
+use std::fs;
 
 /// What removing a slot does not do.
 const STILL_KNOWN: &str = "Whoever opened the drive with the old one, or has a copy of its key slot and knows it, has \
@@ -107,10 +108,10 @@ fn line(slot: &Slot, listed: &Listed) -> String {
 
 /// Adds a key slot.
 pub fn add(app: &App, args: &KeyAdd) -> Result<()> {
+    Slot::check_label(&args.label)?;
     let site = app.backend.unlock(&target(app, &args.target)?)?;
     let another = another(app, &args.new)?;
-    let slot = wrap(&site, &another.given, &args.label)?;
-    slots::add(&*site.objects, &slot)?;
+    let slot = put(&site, &another, &args.label)?;
     let mut screen = Screen::new(false);
     tell_added(&mut screen, &slot, &another)?;
     screen.finish()
@@ -120,9 +121,10 @@ pub fn add(app: &App, args: &KeyAdd) -> Result<()> {
 pub fn change(app: &App, args: &KeyChange) -> Result<()> {
     let site = app.backend.unlock(&target(app, &args.target)?)?;
     let old = site.slot.as_ref().ok_or_else(|| Error::failed("the drive was not opened with a key slot"))?;
+    let label = args.label.as_deref().unwrap_or(old.label());
+    Slot::check_label(label)?;
     let another = another(app, &args.new)?;
-    let slot = wrap(&site, &another.given, args.label.as_deref().unwrap_or(old.label()))?;
-    slots::add(&*site.objects, &slot)?;
+    let slot = put(&site, &another, label)?;
     let mut screen = Screen::new(false);
     tell_added(&mut screen, &slot, &another)?;
     let name = layout::slot(&old.id().0);
@@ -174,6 +176,31 @@ fn wrap(site: &Site, given: &Given, label: &str) -> Result<Slot> {
     let _spinner = Spinner::start("making the key slot");
     let (now, params) = (SystemClock.now(), KdfParams::default());
     Slot::create(&site.secrets, &secret_of(given)?, params, label, now, &SystemRandom)
+}
+
+/// Adds a slot. Where that fails, a key file that was made for it goes again, unless it may open the drive.
+fn put(site: &Site, another: &Another, label: &str) -> Result<Slot> {
+    let mut name = None;
+    let added = wrap(site, &another.given, label).and_then(|slot| {
+        name = Some(layout::slot(&slot.id().0));
+        slots::add(&*site.objects, &slot).map(|()| slot)
+    });
+    let (Err(e), Some(file)) = (&added, &another.made) else { return added };
+    let absent = |name: &String| site.objects.size(name).is_err_and(|e| e.kind() == Kind::NotFound);
+    // A store that was out of reach may have it yet.
+    match name.as_ref().is_none_or(|name| e.kind() != Kind::Away && absent(name)) {
+        true => {
+            fs::remove_file(file)
+                .context(|| format!("cannot remove {}, which opens nothing", shown(file)))?;
+            added
+        }
+        false => added.context(|| {
+            format!(
+                "{} was made, and may open the drive: 'nacrefs key list' tells whether it does",
+                shown(file)
+            )
+        }),
+    }
 }
 
 fn tell_added(screen: &mut Screen, slot: &Slot, another: &Another) -> Result<()> {

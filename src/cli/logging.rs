@@ -112,9 +112,9 @@ pub fn set_level(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// From here on standard error is the log in the state directory.
-pub fn log_to(state_dir: &Path) -> Result<()> {
-    let mut file = LogFile { path: state_dir.join(LOG), old: state_dir.join(OLD), size: 0 };
+/// From here on standard error is the log in a directory.
+pub fn log_to(dir: &Path) -> Result<()> {
+    let mut file = LogFile { path: dir.join(LOG), old: dir.join(OLD), size: 0 };
     if fs::metadata(&file.path).is_ok_and(|m| m.len() > LIMIT) {
         file.rotate()?;
     } else {

@@ -289,6 +289,11 @@ fn places(page: &mut Page, command: &Command, is_root: bool) {
             "/var/lib/nacrefs/DRIVE",
             "The state directory: the journal, which holds what is not in the store yet, and what can be made anew.",
         ),
+        (
+            "$XDG_RUNTIME_DIR/nacrefs",
+            "/run/nacrefs",
+            "Log and control socket of read-only mounts whose state directory is on a read-only file system.",
+        ),
     ] {
         page.term(&format!("{}, for root {}", italic(user), italic(root)), what);
     }

@@ -33,6 +33,7 @@ mod prompt;
 mod propagation;
 mod pulse;
 mod remount;
+mod runtime;
 pub mod secrets;
 mod signals;
 mod status;

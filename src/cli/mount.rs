@@ -15,6 +15,7 @@ use super::output::with_names;
 use super::paths::{file_url, resolve, url_path};
 use super::pulse::Pulse;
 use super::remount;
+use super::runtime;
 use super::secrets::{self, Again, Found, Given, SecretFile};
 use super::signals::Signals;
 use super::supervise::{self, Before, supervise};
@@ -238,7 +239,7 @@ fn plan(app: &App, args: &args::Mount, mut options: MountOptions) -> Result<Plan
 fn serve(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     daemon::keep_files_private();
     if let Some(before) = &plan.before {
-        logging::log_to(&before.state_dir)?;
+        logging::log_to(&before.log_dir)?;
         logging::start("info", &plan.options.log)?;
     }
     let before = plan.before.clone();
@@ -256,6 +257,11 @@ fn mounted(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
         Secret::NewKey(file) => Some(file.clone()),
         _ => None,
     };
+    // Before anything is made that needs it.
+    if plan.make && !plan.options.ro {
+        let state = plan.state_dir.clone().map_or_else(|| app.places().map(|p| p.state), Ok)?;
+        runtime::check_writable(&state)?;
+    }
     let secret = plan.secret.give(plan.before.is_some())?;
     let mut pulse = None;
     if report.is_foreground() {
@@ -277,9 +283,9 @@ fn mounted(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
         (None, None) => app.places()?.state_dir(app.backend.drive_id(&plan.store)?),
     };
     apart(&plan.dir, "the state directory", &state_dir)?;
-    daemon::make_state_dir(&state_dir)?;
+    let run_dir = runtime::make(&state_dir, plan.options.ro)?;
     if !report.is_foreground() && plan.before.is_none() {
-        logging::log_to(&state_dir)?;
+        logging::log_to(&run_dir)?;
         logging::start("info", &plan.options.log)?;
     }
     if let Some(before) = &plan.before {
@@ -292,15 +298,18 @@ fn mounted(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
     let first = lines.clone();
     let unprotected = doctor::unprotected(plan.key_file.as_deref(), &state_dir);
     lines.extend(unprotected.clone());
+    lines.extend(runtime::note(&state_dir, &run_dir));
     // Before the drive is mounted: a place that is taken must not leave half a mount.
     let listener = plan.options.metrics.as_ref().map(Listener::bind).transpose()?;
-    let control = state_dir.join(SOCKET);
+    let control = run_dir.join(SOCKET);
+    let log_dir = plan.before.as_ref().map_or(&run_dir, |before| &before.log_dir).clone().into_os_string();
     let request = MountRequest {
         store: plan.store,
         source: plan.source,
         secret,
         dir: plan.dir.clone(),
         state_dir: state_dir.clone(),
+        run_dir,
         control: control.clone(),
         unprotected,
         dead: plan.before.map(|before| before.dead),
@@ -323,7 +332,7 @@ fn mounted(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
         };
         lines.push(mounted_on(&plan.dir));
         let state_dir = state_dir.into_os_string();
-        report.ready(Started { lines: std::mem::take(&mut lines), state_dir })?;
+        report.ready(Started { lines: std::mem::take(&mut lines), state_dir, log_dir })?;
         pulse.iter().for_each(|p| p.ready(running.clone()));
         Ok((server, metrics))
     });

@@ -324,7 +324,7 @@ fn passes_along(name: &str, option: &str) -> bool {
 
 /// The options, for `nacrefs help mount`.
 pub const HELP: &str = "Mount options (-o, also in fstab):
-  ro                     read only
+  ro                     read only; so may be the file system of the state directory
   allow_other            let other users in, as modes allow
   uid=N, gid=N           show every file as owned by this user, this group
   commit=SECONDS         how often changes go to the store [5 on this machine, else 30]

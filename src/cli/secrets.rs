@@ -20,6 +20,7 @@ use std::ffi::{CStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -363,21 +364,30 @@ pub fn make_key(file: &Path, source: &dyn Random) -> Result<Box<Key>> {
     make_dir(dir).context(failed)?;
     let mut key = Box::new(Key([0; 32]));
     source.fill(&mut key.0)?;
-    let part = dir.join(format!(".nacrefs-key-{}", std::process::id()));
-    let made = write_key(&part, file, key_text(&key).as_bytes());
-    let removed = fs::remove_file(&part);
-    made.context(failed)?;
-    removed.context(failed)?;
+    write_key(dir, file, key_text(&key).as_bytes()).context(failed)?;
     sync_dir(dir).context(failed)?;
     Ok(key)
 }
 
-fn write_key(part: &Path, file: &Path, text: &[u8]) -> std::io::Result<()> {
-    let mut out = File::options().write(true).create_new(true).mode(0o600).open(part)?;
-    out.write_all(text)?;
-    out.sync_all()?;
-    // Unlike a rename, a link never replaces.
-    fs::hard_link(part, file)
+/// Writes a file that has no name before it is whole: who is killed meanwhile leaves nothing behind. Unlike a rename, a
+/// link never replaces.
+fn write_key(dir: &Path, file: &Path, text: &[u8]) -> std::io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
+    let whole = |mut out: File| out.write_all(text).and_then(|()| out.sync_all()).map(|()| out);
+    match open(dir, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
+        Ok(nameless) => {
+            let nameless = whole(nameless.into())?;
+            let by_number = format!("/proc/self/fd/{}", nameless.as_raw_fd());
+            Ok(linkat(CWD, by_number, CWD, file, AtFlags::SYMLINK_FOLLOW)?)
+        }
+        // Not every file system knows it.
+        Err(_) => {
+            let part = dir.join(format!(".nacrefs-key-{}", std::process::id()));
+            let made = File::options().write(true).create_new(true).mode(0o600).open(&part);
+            let linked = made.and_then(whole).and_then(|_| fs::hard_link(&part, file));
+            linked.and(fs::remove_file(&part))
+        }
+    }
 }
 
 #[cfg(test)]

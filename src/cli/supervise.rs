@@ -39,6 +39,7 @@ pub struct Before {
     /// What it has left: nobody has unmounted it.
     pub dead: Mount,
     pub state_dir: PathBuf,
+    pub log_dir: PathBuf,
 }
 
 /// Starts a daemon, and another when it is killed. Returns in each daemon, and in the supervisor when a daemon has
@@ -46,7 +47,7 @@ pub struct Before {
 /// again, or when the supervisor is told to end; a daemon that is there then goes on without it. `log`: how the reason for that is told, in the log of the daemon.
 pub fn supervise(mut report: Report, dir: &Path, log: &LogOptions) -> Result<Side> {
     let mut before: Option<Before> = None;
-    let mut state_dir = PathBuf::new();
+    let (mut state_dir, mut log_dir) = (PathBuf::new(), PathBuf::new());
     let mut tries = Tries::default();
     // From the first daemon's start on: before that signals are as much for the command that waits.
     let mut signals: Option<Signals> = None;
@@ -66,23 +67,25 @@ pub fn supervise(mut report: Report, dir: &Path, log: &LogOptions) -> Result<Sid
         let end = match &heard {
             Heard::Ready(started) => {
                 state_dir = started.state_dir.clone().into();
+                log_dir = started.log_dir.clone().into();
                 let kept = signals.take().map_or_else(Signals::keep, Ok)?;
                 let Some(end) = signals.insert(kept).end_of(daemon)? else {
-                    return leave_unguarded(&state_dir, log, dir);
+                    return leave_unguarded(&log_dir, log, dir);
                 };
                 end
             }
             _ => wait(daemon)?,
         };
-        let over = |why: &str| give_up(&state_dir, log, dir, why);
+        let over = |why: &str| give_up(&log_dir, log, dir, why);
         match heard {
             Heard::Deaf(e) => return Err(e),
             Heard::Refused => return Ok(Side::Over),
             Heard::Ready(_) if !was_killed(&end) => return Ok(Side::Over),
             Heard::Ready(_) => {
                 let why = format!("the daemon before this one was killed ({})", told(&end));
-                let Some(dead) = left_dead(dir)? else { return give_up(&state_dir, log, dir, UNMOUNTED) };
-                before = Some(Before { why, failed: None, dead, state_dir: state_dir.clone() });
+                let Some(dead) = left_dead(dir)? else { return give_up(&log_dir, log, dir, UNMOUNTED) };
+                let (state_dir, log_dir) = (state_dir.clone(), log_dir.clone());
+                before = Some(Before { why, failed: None, dead, state_dir, log_dir });
             }
             Heard::Failed(e) if !may_pass(&e) => return over(&e.chain()),
             Heard::Failed(e) => {
@@ -97,12 +100,12 @@ pub fn supervise(mut report: Report, dir: &Path, log: &LogOptions) -> Result<Sid
         }
         let pause = tries.pause(begun.elapsed());
         if signals.as_ref().is_some_and(|signals| signals.sleep(pause)) {
-            return give_up(&state_dir, log, dir, "its supervisor was told to end");
+            return give_up(&log_dir, log, dir, "its supervisor was told to end");
         }
         if let Some(before) = &before
             && left_dead(dir)?.is_none_or(|found| found.device != before.dead.device)
         {
-            return give_up(&state_dir, log, dir, UNMOUNTED);
+            return give_up(&log_dir, log, dir, UNMOUNTED);
         }
     }
 }
@@ -115,16 +118,16 @@ fn left_dead(dir: &Path) -> Result<Option<Mount>> {
 const UNMOUNTED: &str = "it was unmounted, or something else is mounted there";
 
 /// Ends the supervisor, and says why in the log: nobody listens to it any more.
-fn give_up(state_dir: &Path, log: &LogOptions, dir: &Path, why: &str) -> Result<Side> {
-    logging::log_to(state_dir)?;
+fn give_up(log_dir: &Path, log: &LogOptions, dir: &Path, why: &str) -> Result<Side> {
+    logging::log_to(log_dir)?;
     logging::start("info", log)?;
     tracing::warn!("the daemon was killed, and {} is not mounted again: {why}", shown(dir));
     Ok(Side::Over)
 }
 
 /// Ends the supervisor of a daemon that goes on, and says so in its log.
-fn leave_unguarded(state_dir: &Path, log: &LogOptions, dir: &Path) -> Result<Side> {
-    logging::log_to(state_dir)?;
+fn leave_unguarded(log_dir: &Path, log: &LogOptions, dir: &Path) -> Result<Side> {
+    logging::log_to(log_dir)?;
     logging::start("info", log)?;
     tracing::warn!(
         "the supervisor was told to end: {} stays mounted, and is not mounted again if its daemon is killed",

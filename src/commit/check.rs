@@ -59,7 +59,7 @@ pub struct Report {
     pub directories: u64,
     /// Chunks that were looked up or read; one that several files share may count several times.
     pub chunks: u64,
-    /// Their stored bytes.
+    /// Their stored bytes, where all of them were read.
     pub bytes: u64,
 }
 

@@ -50,7 +50,10 @@ fn check_header(r: &mut Reader, record: Record, drive: DriveId, realm: RealmId) 
     }
     let found = DriveId(r.array()?);
     if found != drive {
-        return Err(Error::failed(format!("this state directory belongs to drive {found}, not to {drive}")));
+        return Err(Error::failed(format!(
+            "this state directory belongs to drive {found}, not to {drive}: give this one another (--state-dir, or the \
+             option state_dir=)"
+        )));
     }
     if RealmId(r.array()?) != realm {
         return Err(r.bad("belongs to another realm"));

@@ -81,6 +81,14 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Fails with `Kind::Usage` for a label that no slot can have.
+    pub fn check_label(label: &str) -> Result<()> {
+        match label.len() > MAX_LABEL {
+            true => Err(Error::new(Kind::Usage, format!("a label may have {MAX_LABEL} bytes at most"))),
+            false => Ok(()),
+        }
+    }
+
     /// Seals the drive's secrets under `secret`. `params` matter to passphrases only.
     ///
     /// Fails with `Kind::Usage` for an empty passphrase, a label over [`MAX_LABEL`] bytes, or parameters
@@ -93,9 +101,7 @@ impl Slot {
         now: Time,
         source: &dyn Random,
     ) -> Result<Slot> {
-        if label.len() > MAX_LABEL {
-            return Err(Error::new(Kind::Usage, format!("a label may have {MAX_LABEL} bytes at most")));
-        }
+        Slot::check_label(label)?;
         let lock = match secret {
             Secret::Passphrase(text) if text.is_empty() => {
                 return Err(Error::new(Kind::Usage, "the passphrase is empty"));

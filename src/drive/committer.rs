@@ -156,6 +156,17 @@ impl Drive {
         progress
     }
 
+    /// Bytes of the journal that are not in the store: those that the commit under way has taken count as stored. An
+    /// estimate, exact when none is under way.
+    pub fn unstored_bytes(&self) -> u64 {
+        if self.is_stored() {
+            return 0;
+        }
+        let share = self.closing_bytes.load(Ordering::Relaxed);
+        // Never none before all is.
+        self.journal.usage().bytes.saturating_sub(self.resident.taken().min(share)).max(1)
+    }
+
     /// Takes note of trouble other than a commit's, for `status`.
     pub fn note_error(&self, e: &Error) {
         let mut facts = self.facts.lock();
@@ -254,6 +265,7 @@ impl Drive {
             Ok(Published::Won(opened)) => *opened,
             // What is made stays as it is: to make it anew with each try would fill the store.
             Ok(Published::Lost) => {
+                self.resident.none_taken();
                 c.closed = Some(closed);
                 return Err(Error::new(
                     Kind::Conflict,
@@ -262,6 +274,8 @@ impl Drive {
                 ));
             }
             Err(e) => {
+                // What it has taken is to be taken again.
+                self.resident.none_taken();
                 c.closed = Some(closed);
                 return Err(e);
             }
@@ -327,6 +341,7 @@ impl Drive {
         self.resident.sweep();
         // The version is there even if the journal's files are not given up now: the next commit does it.
         let trimmed = self.journal.trim(stored);
+        self.resident.none_taken();
         self.pressure.made_room();
         trimmed.map(|()| version)
     }
@@ -356,6 +371,7 @@ impl Drive {
             return None;
         }
         self.closing.store(inodes.len(), Ordering::Relaxed);
+        self.closing_bytes.store(self.journal.usage().bytes, Ordering::Relaxed);
         let generation = gens.now;
         gens.closed = Some(generation);
         gens.now += 1;
@@ -400,6 +416,7 @@ impl Drive {
     /// Makes the version of a closed generation: its chunks, index and commit are in the store then, and nobody sees
     /// them.
     fn prepare(&self, c: &Committing, closed: &mut Closed) -> Result<(Prepared, Vec<InodeRecord>)> {
+        self.resident.none_taken();
         let fetch = FromStore(self.store.clone());
         let directories = Keeping { keys: &self.keys, cache: &self.cache };
         let tools =

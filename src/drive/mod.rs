@@ -90,6 +90,8 @@ pub struct Drive {
     store: Arc<ChunkStore>,
     /// How many inodes the generation has that is being committed.
     closing: AtomicUsize,
+    /// And the bytes of the journal when it was closed.
+    closing_bytes: AtomicU64,
     /// The bytes of extended attributes that loaded inodes hold.
     xattr_bytes: Arc<AtomicUsize>,
     /// Whose turn it is when the kernel is to forget inodes.

@@ -238,6 +238,7 @@ impl Drive {
             newest: RwLock::new(base),
             store: parts.store,
             closing: AtomicUsize::new(0),
+            closing_bytes: AtomicU64::new(0),
             xattr_bytes,
             next_shard: AtomicUsize::new(0),
             pressure: Pressure::default(),

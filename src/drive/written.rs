@@ -9,7 +9,7 @@ use crate::types::Lsn;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 /// The data of one write record.
@@ -17,13 +17,21 @@ pub struct Written {
     memory: Mutex<Option<Bytes>, BYTES>,
     /// Where the bytes lie in the journal: the record, and the range within it.
     record: Option<(Arc<Journal>, Lsn, Range<usize>)>,
-    /// How many writes there are, this one among them.
-    alive: Arc<AtomicUsize>,
+    tally: Arc<Tally>,
+}
+
+/// What all writes count together.
+#[derive(Default)]
+struct Tally {
+    /// How many there are, in memory or not.
+    alive: AtomicUsize,
+    /// Bytes that the commit under way has taken.
+    taken: AtomicU64,
 }
 
 impl Drop for Written {
     fn drop(&mut self) {
-        self.alive.fetch_sub(1, Relaxed);
+        self.tally.alive.fetch_sub(1, Relaxed);
     }
 }
 
@@ -31,8 +39,8 @@ impl Written {
     /// Bytes that no journal holds.
     #[cfg(test)]
     pub fn in_memory(bytes: Bytes) -> Arc<Written> {
-        let alive = Arc::new(AtomicUsize::new(1));
-        Arc::new(Written { memory: Mutex::new(Some(bytes)), record: None, alive })
+        let tally = Arc::new(Tally { alive: AtomicUsize::new(1), ..Tally::default() });
+        Arc::new(Written { memory: Mutex::new(Some(bytes)), record: None, tally })
     }
 
     /// All the bytes. Where they were let go and `wait` is false: `Kind::Miss`.
@@ -48,11 +56,15 @@ impl Written {
     }
 }
 
+/// As a commit takes it.
 impl Datum for Written {
     fn read(&self, range: Range<u64>) -> Result<Bytes> {
         let all = self.bytes(true)?;
         match (range.start as usize, range.end as usize) {
-            (from, to) if from <= to && to <= all.len() => Ok(all.slice(from..to)),
+            (from, to) if from <= to && to <= all.len() => {
+                self.tally.taken.fetch_add((to - from) as u64, Relaxed);
+                Ok(all.slice(from..to))
+            }
             _ => Err(Error::damage("a write in the journal is shorter than it was")),
         }
     }
@@ -63,8 +75,7 @@ impl Datum for Written {
 pub struct Resident {
     budget: usize,
     held: Mutex<Held, FACTS>,
-    /// How many writes there are, in memory or not.
-    alive: Arc<AtomicUsize>,
+    tally: Arc<Tally>,
 }
 
 #[derive(Default)]
@@ -76,21 +87,31 @@ struct Held {
 
 impl Resident {
     pub fn new(budget: usize) -> Resident {
-        Resident { budget, held: Mutex::default(), alive: Arc::default() }
+        Resident { budget, held: Mutex::default(), tally: Arc::default() }
     }
 
     /// How many writes there are, in memory or not: each takes some 300 bytes besides its own.
     pub fn writes(&self) -> usize {
-        self.alive.load(Relaxed)
+        self.tally.alive.load(Relaxed)
+    }
+
+    /// Bytes of writes that the commit under way has taken; some of them perhaps twice.
+    pub fn taken(&self) -> u64 {
+        self.tally.taken.load(Relaxed)
+    }
+
+    /// No commit is under way, or one begins.
+    pub fn none_taken(&self) {
+        self.tally.taken.store(0, Relaxed);
     }
 
     /// Takes a write, whose bytes lie in this range of a record; lets go of the oldest ones that are over the
     /// budget and in the journal's files.
     pub fn take(&self, journal: &Arc<Journal>, lsn: Lsn, range: Range<usize>, bytes: Bytes) -> Arc<Written> {
         let len = bytes.len();
-        self.alive.fetch_add(1, Relaxed);
+        self.tally.alive.fetch_add(1, Relaxed);
         let record = Some((journal.clone(), lsn, range));
-        let w = Arc::new(Written { memory: Mutex::new(Some(bytes)), record, alive: self.alive.clone() });
+        let w = Arc::new(Written { memory: Mutex::new(Some(bytes)), record, tally: self.tally.clone() });
         let mut held = self.held.lock();
         // A write that was overwritten keeps its memory for as long as it stands here.
         if held.writes.len() > 2 * self.writes() + 1024 {

@@ -71,6 +71,18 @@ impl StateDir {
         self.finish_switch()
     }
 
+    /// An error where a switch was decided and is not finished: half of the state is the old one.
+    pub(super) fn refuse_unfinished(&self) -> Result<()> {
+        match self.path.join(DECIDED).exists() {
+            false => Ok(()),
+            true => Err(Error::failed(format!(
+                "an accept that was interrupted must be finished in {}, on a read-only file system: make that writable, or \
+                 mount with another --state-dir, which shows what is in the store",
+                self.path.display()
+            ))),
+        }
+    }
+
     /// Does what is left of a switch that was decided. Returns where the journal went.
     pub(super) fn finish_switch(&self) -> Result<Option<PathBuf>> {
         let decided = self.path.join(DECIDED);

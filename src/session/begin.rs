@@ -43,8 +43,12 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     let keys: LocalKeys = state.keys(&site.secrets, &SystemRandom)?;
     let memory = state.memory(&keys)?;
     let known = memory.map(|m| HeadLink { version: m.version, hash: m.head });
+    let writable = !state.is_read_only();
     let local = LocalPlace { dir: state.path().join("index"), key: keys.index_key().clone() };
-    site.versions.scratch_in(local.dir.clone());
+    let local = writable.then_some(local);
+    if let Some(local) = &local {
+        site.versions.scratch_in(local.dir.clone());
+    }
     let mut newest = site.newest_after(known, state.path())?;
     if let Some(lost) = site.lost(&newest) {
         if !settings.read_only {
@@ -66,6 +70,7 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     {
         match divide(&site, &state, &keys, known, &device, settings.read_only)? {
             Divided::Renamed(new) => device = new,
+            Divided::Unread => {}
             Divided::Alone(base) => newest = Newest::after(*base, newest.next),
         }
     } else if let (Some(memory), Some(opened)) = (memory, &newest.opened)
@@ -92,6 +97,9 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     }
     let last = std::mem::replace(&mut device.incarnation, Incarnation(random(&SystemRandom)?));
     let remember = || -> Result<()> {
+        if !writable {
+            return Ok(());
+        }
         // Before the new incarnation: a version of the last one that is newer than the memory is then known as ours.
         if known.is_none_or(|known| head.version > known.version) {
             let base = memory.map_or((head.version, head.hash), |m| m.base);
@@ -110,6 +118,7 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
 
     let disk_cache = match (&store_dir, cache) {
         (Some(_), _) | (None, 0) => None,
+        (None, _) if !writable => None,
         (None, limit) => Some(DiskCache::open(&state.path().join("cache"), &keys, limit)?),
     };
     let journal_disk = Arc::new(state.journal()?);
@@ -127,7 +136,7 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
         incarnation: device.incarnation,
         journal_disk,
         journal_key,
-        index: Some(local),
+        index: local,
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),
         remember: Box::new(move |version, head| remember(version, head)),
@@ -313,6 +322,8 @@ enum Divided {
     Renamed(DeviceRecord),
     /// It shows what it last knew, and changes nothing.
     Alone(Box<Opened>),
+    /// It shows the newest version, which has all that is in its journal; it is read-only, and stays as it is.
+    Unread,
 }
 
 /// Parts a copied state directory from its twin. Its journal's numbers are the twin's as well, so what is in it and
@@ -337,6 +348,9 @@ fn divide(
             return Ok(Divided::Alone(Box::new(base)));
         }
         return Err(copied(state, changes).context(way_on(&path.to_string())));
+    }
+    if state.is_read_only() {
+        return Ok(Divided::Unread);
     }
     tracing::warn!("{path} was copied, and its twin has written to the drive: going on here as a new device");
     state.clear_journal()?;

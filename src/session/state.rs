@@ -18,7 +18,8 @@ use std::sync::Arc;
 /// A state directory, locked by this process.
 pub struct StateDir {
     pub(super) path: PathBuf,
-    _lock: File,
+    read_only: bool,
+    _locks: Vec<File>,
     /// Where the journal was moved, if an accept was interrupted and is finished now.
     pub resumed: Option<PathBuf>,
 }
@@ -28,40 +29,50 @@ impl StateDir {
     /// interrupted. Another process that holds it is a `Conflict`.
     pub fn open(path: &Path) -> Result<StateDir> {
         HostDisk::open(path)?;
-        let at = || format!("cannot lock the state directory {}", path.display());
-        let lock =
-            File::options().create(true).truncate(false).write(true).open(path.join("lock")).context(at)?;
-        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
-                let mut state = StateDir { path: path.into(), _lock: lock, resumed: None };
-                state.resumed = state.finish_switch()?;
-                Ok(state)
+        let locks = vec![lock_in(path, path)?];
+        let mut state = StateDir { path: path.into(), read_only: false, _locks: locks, resumed: None };
+        state.resumed = state.finish_switch()?;
+        Ok(state)
+    }
+
+    /// Takes a directory on a read-only file system, of which nothing is changed; it may be missing, and is empty then.
+    /// It is locked as far as that can be done there, and in `run_dir`, which belongs to it alone and can be written to.
+    pub fn open_read_only(path: &Path, run_dir: &Path) -> Result<StateDir> {
+        let mut locks = vec![lock_in(run_dir, path)?];
+        match File::open(path.join("lock")) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            lock => {
+                let lock = lock.context(|| format!("cannot open the lock of {}", path.display()))?;
+                match hold(&lock, path) {
+                    // NFS locks for writing only what is open for writing.
+                    Err(e) if e.kind() != Kind::Conflict => tracing::warn!("{}", e.chain()),
+                    held => held?,
+                }
+                locks.push(lock);
             }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let who =
-                    StateDir::holder(path).map_or("another process".into(), |pid| format!("process {pid}"));
-                let said = format!(
-                    "the drive is in use: {who} holds its state directory {} (is it mounted already?)",
-                    path.display()
-                );
-                Err(Error::new(Kind::Conflict, said))
-            }
-            Err(e) => Err(Error::from(std::io::Error::from(e)).context(at())),
         }
+        let state = StateDir { path: path.into(), read_only: true, _locks: locks, resumed: None };
+        state.refuse_unfinished()?;
+        Ok(state)
     }
 
     /// The process that holds a state directory, where one does that can be seen.
     pub fn holder(path: &Path) -> Option<i32> {
-        let lock = fs::metadata(path.join("lock")).ok()?;
-        holder_of(&fs::read_to_string("/proc/locks").ok()?, lock.dev(), lock.ino())
+        holder_of_file(&fs::metadata(path.join("lock")).ok()?)
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Whether nothing can be written here.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     pub fn journal(&self) -> Result<HostDisk> {
-        HostDisk::open(self.path.join("journal"))
+        let dir = self.path.join("journal");
+        if self.read_only { HostDisk::read_only(dir) } else { HostDisk::open(dir) }
     }
 
     /// Removes the journal's files, of which nothing is needed any more.
@@ -113,7 +124,7 @@ impl StateDir {
         write().context(|| format!("cannot write {}", path.display()))
     }
 
-    /// The keys of this directory; new ones, where it is a new one.
+    /// The keys of this directory; new ones, where it is a new one. Those of a read-only one are of this process alone.
     pub fn keys(&self, secrets: &DriveSecrets, random: &dyn Random) -> Result<LocalKeys> {
         if let Some(bytes) = self.read("key")? {
             return LocalKeys::unwrap(secrets, &bytes).map_err(|e| self.locked(e));
@@ -122,7 +133,9 @@ impl StateDir {
             return Err(self.locked(Error::damage("it is missing")));
         }
         let keys = LocalKeys::generate(secrets, random)?;
-        self.write("key", &keys.wrap(secrets)?)?;
+        if !self.read_only {
+            self.write("key", &keys.wrap(secrets)?)?;
+        }
         Ok(keys)
     }
 
@@ -135,6 +148,10 @@ impl StateDir {
     /// A key that does not open: nothing else here can be read without it.
     fn locked(&self, e: Error) -> Error {
         let path = self.path.display();
+        // Another drive's: what it holds is not ours to be moved.
+        if e.kind() == Kind::Failed {
+            return e.context(format!("cannot use {path}"));
+        }
         e.context(format!(
             "cannot open {path}/key: bring it back from a backup; or, to go on without what was not stored from here, move \
              {path} away"
@@ -206,12 +223,41 @@ impl StateDir {
     }
 }
 
+/// Takes the lock in `dir`, of the state directory `path`.
+fn lock_in(dir: &Path, path: &Path) -> Result<File> {
+    let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock"));
+    let lock = lock.context(|| format!("cannot lock the state directory {}", path.display()))?;
+    hold(&lock, path).map(|()| lock)
+}
+
+/// Locks an open file, of the state directory `path`. `Conflict` where another process holds it.
+fn hold(lock: &File, path: &Path) -> Result<()> {
+    let path = path.display();
+    match rustix::fs::flock(lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let holder = lock.metadata().ok().and_then(|file| holder_of_file(&file));
+            let who = holder.map_or("another process".to_owned(), |pid| format!("process {pid}"));
+            let said = format!(
+                "the drive is in use: {who} holds its state directory {path} (is it mounted already?)"
+            );
+            Err(Error::new(Kind::Conflict, said))
+        }
+        done => {
+            done.map_err(std::io::Error::from).context(|| format!("cannot lock the state directory {path}"))
+        }
+    }
+}
+
 /// Writes a new file, readable by its owner alone, and waits until it is durable; its name is not yet.
 pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_data()
+}
+
+fn holder_of_file(file: &fs::Metadata) -> Option<i32> {
+    holder_of(&fs::read_to_string("/proc/locks").ok()?, file.dev(), file.ino())
 }
 
 /// Who holds the flock of a file: a line of `/proc/locks` such as `1: FLOCK ADVISORY WRITE 1234 fe:00:131 0 EOF`.
@@ -230,6 +276,7 @@ fn holder_of(locks: &str, device: u64, inode: u64) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::dirs::witness::is_durable;
 
     #[test]
     fn the_holder_of_a_lock_is_found() {
@@ -240,7 +287,6 @@ mod tests {
         assert_eq!(holder_of(locks, device, 13), None);
         assert_eq!(holder_of("", device, 131), None);
     }
-    use crate::sys::dirs::witness::is_durable;
 
     /// The journal used to be synced, and not that there is one: after a power cut at the first mount all of it was gone.
     #[test]
@@ -251,6 +297,35 @@ mod tests {
         assert!(is_durable(path.parent().unwrap()) && is_durable(&path));
         state.journal().unwrap();
         assert!(is_durable(&path.join("journal")));
+    }
+
+    /// The directory is writable here, so that a write would be seen.
+    #[test]
+    fn a_read_only_state_directory_is_locked_and_read_and_nothing_in_it_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, run) = (dir.path().join("state"), dir.path().join("run"));
+        fs::create_dir(&run).unwrap();
+        let secrets = DriveSecrets::generate(&SystemRandom).unwrap();
+        let missing = StateDir::open_read_only(&path, &run).unwrap();
+        assert_eq!(StateDir::open_read_only(&path, &run).err().map(|e| e.kind()), Some(Kind::Conflict));
+        missing.keys(&secrets, &SystemRandom).unwrap();
+        assert!(missing.journal().unwrap().list().unwrap().is_empty() && !path.exists());
+        drop(missing);
+
+        let written = StateDir::open(&path).unwrap();
+        let keys = written.keys(&secrets, &SystemRandom).unwrap();
+        written.put_memory(&keys, &Memory { version: 7, head: [1; 32], base: (6, [2; 32]) }).unwrap();
+        assert_eq!(StateDir::open_read_only(&path, &run).err().map(|e| e.kind()), Some(Kind::Conflict));
+        drop(written);
+        let seen = StateDir::open_read_only(&path, &run).unwrap();
+        assert_eq!(StateDir::open(&path).err().map(|e| e.kind()), Some(Kind::Conflict));
+        let keys = seen.keys(&secrets, &SystemRandom).unwrap();
+        assert_eq!(seen.memory(&keys).unwrap().map(|m| m.version), Some(7));
+        assert!(seen.journal().unwrap().list().unwrap().is_empty() && !path.join("journal").exists());
+        drop(seen);
+        fs::create_dir(path.join("accepting")).unwrap();
+        let e = StateDir::open_read_only(&path, &run).err().unwrap().to_string();
+        assert!(e.contains("accept") && path.join("accepting").exists(), "{e}");
     }
 
     #[test]

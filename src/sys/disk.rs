@@ -46,8 +46,9 @@ pub trait DiskFile: Send + Sync {
 /// A directory of the host.
 pub struct HostDisk {
     dir: PathBuf,
-    /// Kept open, so that no other directory gets its inode number.
-    opened: File,
+    /// Kept open, so that no other directory gets its inode number. None where it is missing and must not be made.
+    opened: Option<File>,
+    read_only: bool,
 }
 
 impl HostDisk {
@@ -56,7 +57,17 @@ impl HostDisk {
         let dir = dir.into();
         make_dir(&dir).context(|| format!("cannot make the directory {}", dir.display()))?;
         let opened = File::open(&dir).context(|| format!("cannot open the directory {}", dir.display()))?;
-        Ok(HostDisk { dir, opened })
+        Ok(HostDisk { dir, opened: Some(opened), read_only: false })
+    }
+
+    /// A directory of which nothing is changed, for its file system is read-only. One that is missing is empty.
+    pub fn read_only(dir: impl Into<PathBuf>) -> Result<HostDisk> {
+        let dir = dir.into();
+        let opened = match File::open(&dir) {
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            opened => Some(opened.context(|| format!("cannot open the directory {}", dir.display()))?),
+        };
+        Ok(HostDisk { dir, opened, read_only: true })
     }
 
     /// Beside the directory, so that it outlives that.
@@ -75,8 +86,8 @@ impl Disk for HostDisk {
         let path = self.dir.join(name);
         let file = File::options()
             .read(true)
-            .write(true)
-            .create(true)
+            .write(!self.read_only)
+            .create(!self.read_only)
             .truncate(false)
             .mode(0o600)
             .open(&path)
@@ -85,6 +96,9 @@ impl Disk for HostDisk {
     }
 
     fn list(&self) -> Result<Vec<String>> {
+        if self.opened.is_none() {
+            return Ok(Vec::new());
+        }
         let entries = fs::read_dir(&self.dir).context(|| format!("cannot list {}", self.dir.display()))?;
         let mut names = Vec::new();
         for entry in entries {
@@ -113,7 +127,8 @@ impl Disk for HostDisk {
 
     fn is_in_place(&self) -> Result<bool> {
         let failed = || format!("cannot stat {}", self.dir.display());
-        let opened = self.opened.metadata().context(failed)?;
+        let Some(opened) = &self.opened else { return Ok(false) };
+        let opened = opened.metadata().context(failed)?;
         match fs::metadata(&self.dir) {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
             found => found.map(|f| (f.dev(), f.ino()) == (opened.dev(), opened.ino())).context(failed),

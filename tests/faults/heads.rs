@@ -67,6 +67,8 @@ fn a_rolled_back_store_is_refused_and_says_who_when_and_which() {
     copy(&new, &d.store);
     let heads = heads_of(&d);
     fs::remove_file(d.store.join(heads.last().unwrap())).unwrap();
+    let hint = d.store.join(heads.last().unwrap()).parent().unwrap().with_file_name("latest");
+    fs::remove_file(hint).unwrap();
     Said::from(d.try_mount("ro")).expect(6, &["rolled back"]);
     for head in &heads[..heads.len() - 1] {
         fs::remove_file(d.store.join(head)).unwrap();
@@ -233,6 +235,22 @@ fn copied_state(d: &TestDrive) -> Other {
     fs::create_dir(&other.mnt).unwrap();
     copy(&d.state, &other.state);
     other
+}
+
+/// To follow the advice was to move away what the first drive had not stored.
+#[test]
+fn a_state_directory_of_another_drive_is_not_to_be_moved_away() {
+    let mut d = TestDrive::with("commit=3600");
+    d.sh("echo unstored > f; sync f");
+    d.umount_local();
+    let mut other = TestDrive::unmounted("commit=3600");
+    let own = std::mem::replace(&mut other.state, d.state.clone());
+    let said = Said::from(other.mount_command().output().unwrap());
+    let said = said.expect(1, &["belongs to drive", "give this one another (--state-dir"]);
+    assert!(!said.err.contains("move") && !said.err.contains("backup"), "{said:?}");
+    other.state = own;
+    d.mount();
+    assert_eq!(d.sh("cat f"), "unstored\n");
 }
 
 #[test]

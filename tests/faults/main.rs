@@ -17,3 +17,4 @@ mod lab;
 mod losses;
 mod nodes;
 mod pressure;
+mod read_only;

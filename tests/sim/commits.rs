@@ -5,6 +5,7 @@ use crate::kernel::{Kernel, differ, look};
 use crate::model::{How, Model};
 use crate::world::{World, tight};
 use crate::{assert_stored, times};
+use nacrefs::drive::types::Wait;
 use nacrefs::error::Kind;
 use nacrefs::store::faulty::{Fault, Op};
 use std::cell::Cell;
@@ -341,4 +342,45 @@ fn names_exchanged_while_they_are_committed() {
         k.rename("b/f", "b/w", How { whiteout: true, ..How::default() });
         k.forget_all();
     });
+}
+
+/// `status`, and whoever unmounts, saw 0 of 300 MiB until all of them were stored.
+#[test]
+fn what_is_left_to_store_falls_while_a_commit_is_under_way() {
+    let world = World::new(11, tight());
+    let drive = world.open().unwrap();
+    let mut kernel = Kernel::fresh(drive.clone(), world.clock.clone(), 11);
+    kernel.put("f", 1, 1);
+    let ino = kernel.ino(kernel.id("f"));
+    // More than two packs.
+    for n in 0..34u64 << 3 {
+        let key = blake3::hash(&n.to_le_bytes());
+        let mut noise = vec![0; 128 << 10];
+        blake3::Hasher::new_keyed(key.as_bytes()).finalize_xof().fill(&mut noise);
+        drive.write(Wait::yes(), ino, n << 17, &noise, false, false).unwrap();
+    }
+    let all = drive.unstored_bytes();
+    assert!(all > 34 << 20, "{all}");
+    let seen = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let (look, see) = (drive.clone(), seen.clone());
+    let fails = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let failing = fails.clone();
+    world.set_plan(move |call| {
+        if matches!(call.op, Op::Put) {
+            see.lock().push(look.unstored_bytes());
+        }
+        match call.op == Op::Create && failing.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Fault::FailBefore(Kind::Away),
+            false => Fault::Pass,
+        }
+    });
+    drive.commit().unwrap_err();
+    assert_eq!(drive.unstored_bytes(), all, "nothing is stored by a commit that failed");
+    let steps = std::mem::take(&mut *seen.lock());
+    assert!(steps.is_sorted_by(|a, b| a >= b) && steps.iter().all(|left| *left <= all), "{steps:?}");
+    let between = steps.iter().filter(|left| (all / 16..all - all / 16).contains(left)).count();
+    assert!(between >= 2, "{steps:?} of {all}");
+    fails.store(false, std::sync::atomic::Ordering::SeqCst);
+    drive.commit().unwrap();
+    assert_eq!(drive.unstored_bytes(), 0);
 }

@@ -1,8 +1,8 @@
 //! The control protocol: how commands talk to the daemon of a mount (docs/CONTROL.md).
 //!
-//! A Unix stream socket (0600, in the state directory, 0700). A client sends one [`Request`], as one line of
-//! JSON; the server answers with lines of JSON, one [`Answer`] each, of which the last is `done` or `error`.
-//! An answer `{"data":{"len":N}}` is followed by N bytes as they are. The server checks who calls
+//! A Unix stream socket (0600, in the state directory or the one in its place, 0700). A client sends one [`Request`],
+//! as one line of JSON; the server answers with lines of JSON, one [`Answer`] each, of which the last is `done` or
+//! `error`. An answer `{"data":{"len":N}}` is followed by N bytes as they are. The server checks who calls
 //! (SO_PEERCRED): the mount's owner or root.
 
 mod client;
@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The name of the socket in a state directory.
+/// The name of the socket, in a state directory or the one in its place.
 pub const SOCKET: &str = "control";
 
 /// The longest line of the protocol, in bytes.

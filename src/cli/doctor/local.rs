@@ -2,10 +2,11 @@
 
 use super::machine::is_encrypted;
 use super::{Finding, Patient};
-use crate::cli::control::{Client, Request, SOCKET, connect};
+use crate::cli::control::{Client, Request, connect};
 use crate::cli::holders;
 use crate::cli::mounts::{self, Mount, shown};
 use crate::cli::probe::PATIENCE;
+use crate::cli::runtime;
 use crate::cli::status::Told;
 use crate::cli::values::human_size;
 use crate::session::StateDir;
@@ -45,14 +46,26 @@ pub fn checks(patient: &Patient, state_dir: Option<&Path>) -> Vec<Finding> {
     };
     let me = rustix::process::geteuid().as_raw();
     let mut findings = vec![private(dir, &meta, me)];
+    let read_only = runtime::is_read_only(dir);
     if let Ok(found) = rustix::fs::statfs(dir) {
         findings.push(file_system(dir, found.f_type as u64));
         let status = patient.told();
         let growth = status.map_or(0, |s| s.journal_limit.saturating_sub(s.journal_bytes));
         let (free, total) = (found.f_bavail * found.f_bsize as u64, found.f_blocks * found.f_bsize as u64);
-        findings.push(room("state disk", dir, free, total, growth));
+        findings.push(match read_only {
+            true => Finding::warn(
+                "state disk",
+                format!(
+                    "{} is on a read-only file system: a mount can only be read-only (-o ro)",
+                    shown(dir)
+                ),
+                "make it writable, or mount with another state directory (state_dir=)",
+            ),
+            false => room("state disk", dir, free, total, growth),
+        });
     }
-    let (holder, control) = (StateDir::holder(dir), dir.join(SOCKET));
+    let told = patient.mount.as_ref().and_then(|mount| mounts::control_socket(mount).ok());
+    let (holder, control) = (StateDir::holder(dir), told.unwrap_or_else(|| runtime::control(dir)));
     let serves = match (holder, &patient.mount) {
         (_, Some(_)) => Serves::Mounted,
         (None, None) => Serves::Nobody,

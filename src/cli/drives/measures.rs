@@ -130,7 +130,7 @@ fn journal(drive: &Inner, page: &mut Page) {
         .seconds(&[], counts.syncs.total());
     page.family("nacrefs_journal_failures", Counter, "", "Writes and syncs of the journal that failed.")
         .value(&[], counts.failures.get());
-    let dirty = if drive.drive.is_stored() { 0 } else { usage.bytes };
+    let dirty = drive.drive.unstored_bytes();
     page.family("nacrefs_dirty_bytes", Gauge, "bytes", "What is not yet in the store.").value(&[], dirty);
 }
 

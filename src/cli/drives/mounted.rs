@@ -270,16 +270,11 @@ impl Inner {
     /// Commits everything, telling how far that is.
     fn commit_all(&self, out: &mut dyn Reply) -> Result<u64> {
         let drive = &self.drive;
-        let total = drive.journal().usage().bytes;
-        let mut heard = Ok(());
+        let total = drive.unstored_bytes();
+        let (mut done, mut heard) = (0, Ok(()));
         let tell = || {
-            let left = drive.journal().usage().bytes.min(total);
-            let told = Progress {
-                what: "committing".into(),
-                done: total - left,
-                total: Some(total),
-                counted: false,
-            };
+            done = total.saturating_sub(drive.unstored_bytes()).max(done);
+            let told = Progress { what: "committing".into(), done, total: Some(total), counted: false };
             if heard.is_ok() {
                 heard = out.progress(&told);
             }
@@ -314,7 +309,7 @@ impl Inner {
             mount: Some(escape(self.dir.as_os_str().as_bytes())),
             version: progress.version,
             last_commit: Some(Moment(progress.last_commit)),
-            dirty_bytes: if self.drive.is_stored() { 0 } else { usage.bytes },
+            dirty_bytes: self.drive.unstored_bytes(),
             journal_bytes: usage.bytes,
             cache_bytes: figures.cache_bytes as u64,
             online: !progress.away && silent.is_none(),
