@@ -55,7 +55,7 @@ impl Drop for RunDir {
 }
 
 /// Everything in a directory: names, modes, times and bytes.
-fn all_of(dir: &Path) -> Vec<(PathBuf, u32, i64, i64, i64, i64, Vec<u8>)> {
+fn all_of(dir: &Path) -> Vec<(PathBuf, u32, [i64; 4], Vec<u8>)> {
     let mut all = Vec::new();
     let mut todo = vec![dir.to_owned()];
     while let Some(path) = todo.pop() {
@@ -64,7 +64,7 @@ fn all_of(dir: &Path) -> Vec<(PathBuf, u32, i64, i64, i64, i64, Vec<u8>)> {
             todo.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
         }
         let bytes = if m.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
-        all.push((path, m.mode(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec(), bytes));
+        all.push((path, m.mode(), [m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()], bytes));
     }
     all.sort();
     all

@@ -16,7 +16,7 @@ kill9; "$N" mount $T/store $T/m --key-file key >/dev/null 2>&1; [ "$(cat m/f)" =
 umount $T/m; ! mounted m; mount m 2>/dev/null; kill9; umount m; ! mounted m; mount m 2>/dev/null; kill9; umount -l m; ! mounted m
 mount m 2>/dev/null; kill9; umount -f m; ! mounted m; mount m 2>/dev/null; kill9; "$N" umount m; ! mounted m
 # Also where somebody still sits in it, and `mount -a` finds it mounted.
-mount m 2>/dev/null; (cd m; exec sleep 60) & kill9; umount m; ! mounted m; mount m 2>/dev/null; [ "$(cat m/f)" = 1 ]; kill %1; umount m
+mount m 2>/dev/null; (cd m; exec sleep 60) & until [ "$(readlink /proc/$!/cwd)" = "$T/m" ]; do sleep .05; done; kill9; umount m; ! mounted m; mount m 2>/dev/null; [ "$(cat m/f)" = 1 ]; kill %1; umount m
 # Only where it is dead.
 mount m 2>/dev/null; "$N" umount --dead m; mounted m; kill9; "$N" umount --dead m; ! mounted m; "$N" umount --dead m
 # Nothing is left of any of them for umount(8) to find.
