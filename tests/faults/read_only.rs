@@ -137,10 +137,10 @@ fn a_state_directory_that_cannot_be_written_to_is_shown_by_a_read_only_mount_and
     let (other, line) = (d.dir().join("other"), ["mount", "-o", "ro"]);
     fs::create_dir(&other).unwrap();
     let second = run(d.nacrefs(&line).arg(&d.store).arg(&other));
-    second.expect(6, &["another process holds its state directory"]);
+    second.expect(6, &["holds its state directory"]);
     drop(frozen);
     let writer = run(d.nacrefs(&["mount"]).arg(&d.store).arg(&other));
-    writer.expect(6, &["another process holds its state directory"]);
+    writer.expect(6, &["holds its state directory"]);
     let log = d.state.join("log");
     let begun: Vec<_> = before.iter().filter(|f| f.0 != log && f.0 != d.state).cloned().collect();
     let mut now = all_of(&d.state);
@@ -213,7 +213,7 @@ fn a_state_directory_that_is_missing_and_cannot_be_made_is_told_and_the_store_is
     assert!(status(&d)["read_only"].is_string());
     let (other, line) = (d.dir().join("other"), ["mount", "-o", "ro"]);
     fs::create_dir(&other).unwrap();
-    run(d.nacrefs(&line).arg(&d.store).arg(&other)).expect(6, &["another process holds"]);
+    run(d.nacrefs(&line).arg(&d.store).arg(&other)).expect(6, &["holds its state directory"]);
     d.umount();
     assert!(run_dir.log().contains("unmounted"));
     drop(frozen);
