@@ -60,7 +60,8 @@ impl Backend for FakeBackend {
         let options =
             format!("fd={},rootmode=40000,user_id=0,group_id=0,default_permissions", device.as_raw_fd());
         let options = CString::new(options).unwrap();
-        rustix::mount::mount(request.source.as_str(), &request.dir, FS_TYPE, MountFlags::empty(), &*options).unwrap();
+        rustix::mount::mount(request.source.as_str(), &request.dir, FS_TYPE, MountFlags::empty(), &*options)
+            .unwrap();
         let fs = Empty { control: request.control.as_os_str().as_bytes().to_vec() };
         let session = fuser::Session::from_fd(fs, device, fuser::SessionACL::All, fuser::Config::default())?;
         let serving = Mutex::new(Some(std::thread::spawn(move || session.run())));
