@@ -61,6 +61,30 @@ fn inode_numbers_that_two_machines_gave_are_not_mixed() {
     assert_eq!(fs::read(second.mnt.join("from the second")).unwrap(), b"2");
 }
 
+/// Its new inodes have lower numbers than the directories that they are in: a check of the order of locks ended the daemon.
+#[test]
+fn a_machine_makes_files_in_directories_that_a_later_one_has_made() {
+    let mut first = TestDrive::with("commit=3600");
+    first.sh("mkdir old; echo 1 > one");
+    first.sync();
+    first.umount();
+    let mut second = first.other_machine();
+    second.sh("mkdir -p later/sub; echo 2 > later/two");
+    second.sync();
+    second.umount();
+    first.mount();
+    let made = "echo 3 > later/three; mkdir later/sub/dir; mv one later/sub/dir; mv later/two old; ln old/two later/sub/link";
+    first.sh(made);
+    first.sh("ln -s x later/soft; mkfifo later/sub/fifo; sync later/three");
+    first.kill();
+    first.mount();
+    let seen = first.sh("find . | sort; cat later/three later/sub/link later/sub/dir/one");
+    assert!(seen.ends_with("3\n2\n1\n"), "{seen}");
+    first.sync();
+    first.move_to_a_new_machine();
+    assert_eq!(first.sh("find . | sort; cat later/three later/sub/link later/sub/dir/one"), seen);
+}
+
 /// Both are devices of the drive, and the first has what follows in a version.
 fn two_devices() -> (TestDrive, TestDrive) {
     let mut first = TestDrive::with("commit=3600");

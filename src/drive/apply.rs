@@ -231,12 +231,9 @@ impl Drive {
         meta.names.push(Name { parent: at.dir, name: at.name.into() });
         meta.weigh(&self.xattr_bytes);
         let kind = meta.attr.kind;
-        let inode = Inode::create(ino, meta, target, at.dir);
         let now = held.gens().now;
-        {
-            let mut node = inode.node.write();
-            (node.generation, node.dirty) = (now, true);
-        }
+        // Not locked: nobody knows it, and its number may be below its directory's, which another machine has made.
+        let inode = Inode::create(ino, meta, target, at.dir, now);
         let place = Place { parent: at.dir, hash: self.name_hash(at.name) };
         self.dirty.lock().push(inode.clone());
         self.table.insert(inode, place, 0, || true);

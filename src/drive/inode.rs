@@ -146,15 +146,15 @@ impl Inode {
         )
     }
 
-    /// A new inode, empty.
-    pub fn create(ino: Ino, meta: Meta, target: &[u8], parent: Ino) -> Arc<Inode> {
+    /// A new inode, empty, as a change of this generation.
+    pub fn create(ino: Ino, meta: Meta, target: &[u8], parent: Ino, generation: Generation) -> Arc<Inode> {
         let body = match meta.attr.kind {
             FileKind::File => Body::File(FileBody::default()),
             FileKind::Directory => Body::Dir(DirBody { parent, ..DirBody::default() }),
             FileKind::Symlink => Body::Symlink(target.into()),
             _ => Body::Special,
         };
-        Inode::new(ino, Node { meta, body, generation: 0, dirty: false, frozen: None, was_shell: false })
+        Inode::new(ino, Node { meta, body, generation, dirty: true, frozen: None, was_shell: false })
     }
 }
 
