@@ -369,25 +369,29 @@ pub fn make_key(file: &Path, source: &dyn Random) -> Result<Box<Key>> {
     Ok(key)
 }
 
-/// Writes a file that has no name before it is whole: who is killed meanwhile leaves nothing behind. Unlike a rename, a
-/// link never replaces.
+/// Writes a file that is whole when it gets its name. Unlike a rename, a link never replaces.
 fn write_key(dir: &Path, file: &Path, text: &[u8]) -> std::io::Result<()> {
-    use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
-    let whole = |mut out: File| out.write_all(text).and_then(|()| out.sync_all()).map(|()| out);
-    match open(dir, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
-        Ok(nameless) => {
-            let nameless = whole(nameless.into())?;
-            let by_number = format!("/proc/self/fd/{}", nameless.as_raw_fd());
-            Ok(linkat(CWD, by_number, CWD, file, AtFlags::SYMLINK_FOLLOW)?)
-        }
-        // Not every file system knows it.
-        Err(_) => {
+    match write_nameless(dir, file, text) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
             let part = dir.join(format!(".nacrefs-key-{}", std::process::id()));
-            let made = File::options().write(true).create_new(true).mode(0o600).open(&part);
-            let linked = made.and_then(whole).and_then(|_| fs::hard_link(&part, file));
+            let mut out = File::options().write(true).create_new(true).mode(0o600).open(&part)?;
+            let whole = out.write_all(text).and_then(|()| out.sync_all());
+            let linked = whole.and_then(|()| fs::hard_link(&part, file));
             linked.and(fs::remove_file(&part))
         }
+        done => done,
     }
+}
+
+/// Who is killed meanwhile leaves nothing behind. Not every file system knows such files, and not everywhere is /proc.
+fn write_nameless(dir: &Path, file: &Path, text: &[u8]) -> std::io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let mut out = File::from(open(dir, flags, Mode::RUSR | Mode::WUSR)?);
+    out.write_all(text)?;
+    out.sync_all()?;
+    let by_number = format!("/proc/self/fd/{}", out.as_raw_fd());
+    Ok(linkat(CWD, by_number, CWD, file, AtFlags::SYMLINK_FOLLOW)?)
 }
 
 #[cfg(test)]
