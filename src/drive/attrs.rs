@@ -45,7 +45,9 @@ impl Drive {
         let mut perm = how.perm.map(|p| p & 0o7777);
         // A request that sets nothing is chown(-1, -1), or the kernel's wish that rights go (KILLPRIV_V2).
         let nothing = how.perm.is_none() && how.size.is_none() && how.atime.is_none() && how.mtime.is_none();
-        let chown = how.uid.is_some() || how.gid.is_some() || nothing;
+        // Of a file that only its owner can have open for writing, it is not the latter, and takes nobody's rights away.
+        let foreign = nothing && caller.uid != 0 && caller.uid != old.uid && old.perm & 0o022 == 0;
+        let chown = how.uid.is_some() || how.gid.is_some() || nothing && !foreign;
         if how.kill_suid || chown && !node.is_dir() {
             let now = perm.unwrap_or(old.perm);
             let mut without = without_suid(now);

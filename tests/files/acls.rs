@@ -101,6 +101,25 @@ fn modes_owners_and_sticky_directories_are_obeyed() {
     as_user(1001, 1001, &[], || fs::remove_file(tmp.join("a")).unwrap());
 }
 
+/// Any user could take the rights of root's programs away: the request is the same as that before a write.
+#[test]
+fn who_may_not_write_a_file_takes_no_rights_from_it() {
+    let d = open_to_all("");
+    let file = d.mnt.join("program");
+    fs::write(&file, "0123456789").unwrap();
+    for mode in [0o4755, 0o6755, 0o2050] {
+        chmod(&file, mode);
+        let nothing = || drop(std::os::unix::fs::chown(&file, None, None));
+        as_user(1001, 1001, &[], || nothing());
+        assert_eq!(perm(&file), mode, "of another user");
+    }
+    // Its owner does, as everywhere.
+    std::os::unix::fs::chown(&file, Some(1001), Some(1001)).unwrap();
+    chmod(&file, 0o4755);
+    as_user(1001, 1001, &[], || std::os::unix::fs::chown(&file, None, None).unwrap());
+    assert_eq!(perm(&file), 0o755);
+}
+
 #[test]
 fn suid_and_sgid_go_when_they_must() {
     let mut d = open_to_all("");
