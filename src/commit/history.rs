@@ -199,6 +199,12 @@ pub fn versions_of<'a>(history: &Map, ino: Ino, chunks: &'a dyn Chunks) -> Event
     Events { range: Some(history.range(chunks, Bound::Included(&key(ino, Version::MAX)))), ino }
 }
 
+/// The newest event of an inode up to a version.
+pub(super) fn before(history: &Map, ino: Ino, version: Version, chunks: &dyn Chunks) -> Result<Option<Event>> {
+    let range = Some(history.range(chunks, Bound::Included(&key(ino, version))));
+    Ok(Events { range, ino }.next().transpose()?.map(|(_, event)| event))
+}
+
 /// What is known of an inode that lives: its newest event, unless that removed it.
 pub(super) fn living(history: &Map, ino: Ino, chunks: &dyn Chunks) -> Result<Option<Event>> {
     let newest = versions_of(history, ino, chunks).next().transpose()?;

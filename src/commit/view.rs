@@ -2,16 +2,19 @@
 
 use super::change::DirKey;
 use super::entry::{Entry, check_name};
-use super::inode::{Content, InodeRecord, Name};
+use super::inode::{Content, InodeRecord, Name, ROOT};
 use super::object::Commit;
 use super::{history, shells};
 use crate::chunk::Chunks;
 use crate::crypt::RealmKeys;
 use crate::error::{Error, Result};
 use crate::tree::{Map, Range};
-use crate::types::Ino;
+use crate::types::{Ino, Version};
 use std::ops::Bound;
 use std::sync::Arc;
+
+/// More names than any path has.
+const DEEPEST: usize = 1 << 16;
 
 /// A version of the drive. Nothing is held but the commit: every question reads the nodes that it needs.
 #[derive(Clone)]
@@ -113,6 +116,21 @@ impl View {
     /// What the versions up to this one did to an inode, newest first.
     pub fn versions_of(&self, ino: Ino) -> history::Events<'_> {
         history::versions_of(&self.commit.history, ino, &*self.chunks)
+    }
+
+    /// Where an inode was that a version did something to: its path from the root, without a leading slash. As far as
+    /// it is known: retention may have taken what an older version did to a directory above.
+    pub fn path_of(&self, event: &history::Event, version: Version) -> Result<Vec<u8>> {
+        let mut names = vec![event.name.clone()];
+        let mut dir = event.parent;
+        // A store that lies could make a circle; no path that can be given has more names.
+        while dir != ROOT && names.len() < DEEPEST {
+            let Some(above) = history::before(&self.commit.history, dir, version, &*self.chunks)? else { break };
+            names.push(above.name);
+            dir = above.parent;
+        }
+        names.reverse();
+        Ok(names.join(&b'/'))
     }
 
     /// Reads a file from a position on; returns how many bytes there were, less than asked only at its end.

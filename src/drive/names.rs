@@ -8,7 +8,9 @@ use super::{Drive, Held};
 use crate::commit::change::DirKey;
 use crate::commit::inode::{FileKind, ROOT};
 use crate::error::{Error, Kind, Result};
+use crate::tree::Map;
 use crate::types::Ino;
+use bytes::Bytes;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -140,6 +142,7 @@ impl Drive {
         self.check_writable()?;
         let dir = self.load(parent, wait)?;
         let room = self.admit_freeing(wait)?;
+        let mut seen = None;
         loop {
             let (epoch, found) = self.child(&dir, name, wait)?;
             let Some(child) = found else { return errno(libc::ENOENT) };
@@ -151,12 +154,12 @@ impl Drive {
             match (node.is_dir(), want_dir) {
                 (true, false) => return errno(libc::EISDIR),
                 (false, true) => return errno(libc::ENOTDIR),
-                (true, true) => match self.has_names(node) {
+                (true, true) => match self.has_names(node, seen.as_ref()) {
                     Ok(false) => {}
                     Ok(true) => return errno(libc::ENOTEMPTY),
                     Err(e) if e.kind() == Kind::Miss && wait != Wait::No => {
                         drop(held);
-                        self.look_into(&child, wait)?;
+                        seen = Some(self.look_into(&child, wait)?);
                         continue;
                     }
                     Err(e) => return Err(e),
@@ -187,6 +190,7 @@ impl Drive {
         let room = self.admit_freeing(wait)?;
         // What lies above the two directories, kept in memory once it was fetched.
         let mut pinned = Vec::new();
+        let mut seen = None;
         loop {
             let (from_epoch, found) = self.child(&from_dir, name, wait)?;
             let Some(child) = found else { return errno(libc::ENOENT) };
@@ -229,12 +233,12 @@ impl Drive {
                     match (child_is_dir, node.is_dir()) {
                         (true, false) => return errno(libc::ENOTDIR),
                         (false, true) => return errno(libc::EISDIR),
-                        (true, true) => match self.has_names(node) {
+                        (true, true) => match self.has_names(node, seen.as_ref()) {
                             Ok(false) => {}
                             Ok(true) => return errno(libc::ENOTEMPTY),
                             Err(e) if e.kind() == Kind::Miss && wait != Wait::No => {
                                 drop((held, renames));
-                                self.look_into(o, wait)?;
+                                seen = Some(self.look_into(o, wait)?);
                                 continue;
                             }
                             Err(e) => return Err(e),
@@ -261,8 +265,8 @@ impl Drive {
     }
 
     /// Whether a directory has names. Its size alone does not tell: around a node that could not be read it is an
-    /// estimate, though never too small.
-    fn has_names(&self, node: &Node) -> Result<bool> {
+    /// estimate, though never too small. Does not wait: what is not in memory has to be in `seen`.
+    fn has_names(&self, node: &Node, seen: Option<&Seen>) -> Result<bool> {
         let Body::Dir(d) = &node.body else { return Ok(false) };
         if node.meta.attr.size == 0 {
             return Ok(false);
@@ -272,19 +276,26 @@ impl Drive {
         if d.top.names.keys().chain(frozen).any(|key| changed(key).is_some_and(Option::is_some)) {
             return Ok(true);
         }
+        let is_there = |key: &[u8]| DirKey::from_bytes(key).is_none_or(|key| changed(&key).is_none());
+        let more = d.base.len() > LOOK as u64;
+        if let Some(seen) = seen.filter(|seen| seen.base == d.base) {
+            return Ok(seen.keys.iter().any(|key| is_there(key)) || more);
+        }
         for item in d.base.range(&*self.quick, Bound::Unbounded).take(LOOK) {
-            let (key, _) = item?;
-            if DirKey::from_bytes(&key).is_none_or(|key| changed(&key).is_none()) {
+            if is_there(&item?.0) {
                 return Ok(true);
             }
         }
-        Ok(d.base.len() > LOOK as u64)
+        Ok(more)
     }
 
-    /// Reads the names of a directory, to have them at hand.
-    fn look_into(&self, dir: &Inode, wait: Wait) -> Result<()> {
+    /// Reads the names of a directory, without any lock. They are kept by the caller: a cache that is small, or much
+    /// used, may have let them go by the time the directory is locked.
+    fn look_into(&self, dir: &Inode, wait: Wait) -> Result<Seen> {
         let base = self.base_of(dir)?;
-        base.range(self.chunks(wait), Bound::Unbounded).take(LOOK).try_for_each(|item| item.map(drop))
+        let names = base.range(self.chunks(wait), Bound::Unbounded).take(LOOK);
+        let keys = names.map(|item| Ok(item?.0)).collect::<Result<_>>()?;
+        Ok(Seen { base, keys })
     }
 
     /// Refuses a rename that would put a directory below itself, or in the place of one that it is below. The
@@ -323,6 +334,12 @@ impl Drive {
         }
         Ok(all)
     }
+}
+
+/// The first names of a directory of a version.
+struct Seen {
+    base: Map,
+    keys: Vec<Bytes>,
 }
 
 /// How many names of a directory are looked at to see whether there is any left.

@@ -50,6 +50,7 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
         site.versions.scratch_in(local.dir.clone());
     }
     let mut newest = site.newest_after(known, state.path())?;
+    let short = newest.is_short();
     if let Some(lost) = site.lost(&newest) {
         if !settings.read_only {
             return Err(lost);
@@ -101,7 +102,8 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
             return Ok(());
         }
         // Before the new incarnation: a version of the last one that is newer than the memory is then known as ours.
-        if known.is_none_or(|known| head.version > known.version) {
+        // One that is only shown because a newer one is lost is not what this machine has seen last.
+        if !short && known.is_none_or(|known| head.version > known.version) {
             let base = memory.map_or((head.version, head.hash), |m| m.base);
             state.put_memory(&keys, &Memory { version: head.version, head: head.hash, base })?;
         }

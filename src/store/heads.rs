@@ -105,13 +105,15 @@ impl Heads {
     }
 
     /// The newest head. `known`: the newest that this machine has seen; a store whose newest does not
-    /// descend from it shows a rollback or a fork, which is a `Conflict`; where that one is damaged, or gone although the
-    /// hint names it, it is `lost`. A machine with a memory probes
-    /// forward from it, or from the hint; one without lists all heads, for a hint may be stale or a lie.
+    /// descend from it shows a rollback or a fork, which is a `Conflict`. One that is damaged, or that the hint names and
+    /// is gone, is `lost`. A machine with a memory probes forward from it, or from the hint; one without lists all heads,
+    /// for a hint may be stale.
     pub fn newest(&self, known: Option<HeadLink>) -> Result<Newest> {
         let known = known.filter(|k| k.version != 0);
         let mut found = BTreeMap::new();
-        if !self.probe_from(known, &mut found)? || found.values().all(Option::is_none) {
+        // Before any head: what it names was there by then.
+        let hint = self.hint()?.filter(|hint| *hint != Version::MAX);
+        if !self.probe_from(known, hint, &mut found)? || found.values().all(Option::is_none) {
             self.list_heads(&mut found)?;
         }
         let head = found.values().rev().flatten().next().cloned();
@@ -120,7 +122,7 @@ impl Heads {
             (Some(known), head) if head.as_ref().is_none_or(older) => match found.get(&known.version) {
                 Some(bad) => bad.is_none(),
                 // In a store that was rolled back as a whole, the hint was as well.
-                None => head.is_some() && self.hint()?.is_some_and(|hint| hint >= known.version),
+                None => head.is_some() && hint.is_some_and(|hint| hint >= known.version),
             },
             _ => false,
         };
@@ -132,15 +134,8 @@ impl Heads {
             return Err(Error::failed("this drive has had all the versions that it can have"));
         }
         let above = head.as_ref().map_or(0, |h| h.version) + 1;
-        let mut lost = None;
-        if (next > above || known.is_none())
-            && let Some(hint) = self.hint()?.filter(|hint| *hint >= above && *hint != Version::MAX)
-        {
-            // Nobody but a writer that had won the number names it in the hint, unless somebody wants us to stop. Who
-            // remembers the newest head does without the hint where nothing else tells of another.
-            let damaged = found.range(above..).map(|(v, _)| *v).filter(|v| *v <= hint).last();
-            lost = damaged.or(known.is_none().then_some(hint));
-        }
+        // Nobody but a writer that had won the number names it in the hint, unless somebody wants us to stop.
+        let mut lost = hint.filter(|hint| *hint >= above);
         let mut broken = None;
         match (&head, known) {
             // The head that was seen is damaged or gone: the one before it is the newest that there is.
@@ -269,11 +264,15 @@ impl Heads {
     }
 
     /// Reads from the hint or the known head on, while there is something; says whether it came to the end.
-    fn probe_from(&self, known: Option<HeadLink>, found: &mut BTreeMap<Version, Found>) -> Result<bool> {
+    fn probe_from(
+        &self,
+        known: Option<HeadLink>,
+        hint: Option<Version>,
+        found: &mut BTreeMap<Version, Found>,
+    ) -> Result<bool> {
         let Some(known) = known else {
             return Ok(false);
         };
-        let hint = self.hint()?.filter(|h| *h != Version::MAX);
         let mut start = hint.unwrap_or(0).max(known.version);
         if !self.look(start, found)? {
             start = known.version;

@@ -163,8 +163,10 @@ fn rollback_is_seen() {
     let links = commits(&store, 1, 9);
     (7..10).for_each(|v| store.delete(&layout().head(v)).unwrap());
     // As the hint tells, the heads are gone from a store that is not older than what was seen.
-    let found = heads(store.clone()).newest(Some(links[8])).unwrap();
-    assert_eq!((found.head.map(|h| h.version), found.lost), (Some(6), Some(9)));
+    for known in [None, Some(links[4]), Some(links[5]), Some(links[6]), Some(links[8])] {
+        let found = heads(store.clone()).newest(known).unwrap();
+        assert_eq!((found.head.map(|h| h.version), found.lost), (Some(6), Some(9)), "{known:?}");
+    }
     store.put(&layout().latest(), heads(store.clone()).hint_bytes(6)).unwrap();
     let e = newest(&store, Some(links[8])).unwrap_err();
     assert_eq!(e.kind(), Kind::Conflict);

@@ -9,8 +9,7 @@ use crate::drive::{FromStore, Keys};
 use crate::error::{Error, Kind, Result};
 use crate::session::Site;
 use crate::store::ChunkStore;
-use crate::types::{Ino, Version};
-use std::collections::HashMap;
+use crate::types::Ino;
 use std::sync::Arc;
 
 /// Opened chunks that a command may hold, in bytes.
@@ -83,25 +82,20 @@ impl<'a> Past<'a> {
     }
 
     fn log_inode(&self, view: &View, ino: Ino, out: &mut dyn Reply) -> Result<()> {
-        let mut devices: HashMap<Version, String> = HashMap::new();
         for event in view.versions_of(ino) {
             let (version, event) = event?;
-            let device = match devices.get(&version) {
-                Some(device) => device.clone(),
-                None => match self.site.versions.open(version) {
-                    Ok(opened) => devices.entry(version).or_insert(opened.commit.device.to_string()).clone(),
-                    // Retention took the version; what is known of it stands in later ones.
-                    Err(e) if e.kind() == Kind::NotFound => String::new(),
-                    Err(e) => return Err(e),
-                },
+            let (device, time) = match self.site.versions.open(version) {
+                Ok(opened) => (opened.commit.device.to_string(), opened.commit.time),
+                // Retention took the version; what is known of it stands in later ones.
+                Err(e) if e.kind() == Kind::NotFound => (String::new(), event.time),
+                Err(e) => return Err(e),
             };
-            let name = os(&event.name);
             out.entry(&LogEntry {
                 version,
-                time: Moment(event.time),
+                time: Moment(time),
                 device,
                 change: event.what.as_str().to_owned(),
-                path: DrivePath::new(name)?,
+                path: DrivePath::new(os(&view.path_of(&event, version)?))?,
                 size: Some(event.size),
             })?;
         }
