@@ -73,20 +73,33 @@ fn named(process: &Path) -> Option<String> {
 /// container that was started after the drive was mounted has a copy of the mount. (The number of its device may be
 /// another drive's by now, if it is nowhere any more.)
 pub fn elsewhere(mount: &Mount) -> Option<String> {
+    named(&in_another_namespace(|_, m| m.device == mount.device && m.source == mount.source)?)
+}
+
+/// Whether the daemon of a drive is in another mount namespace, and still has it mounted at `point`: this namespace only
+/// has a copy of the mount, and what is noted of it in `/run` is the other's.
+pub fn serves_elsewhere(mount: &Mount, point: &Path) -> bool {
+    let is_its = |process: &Path, m: &Mount| {
+        m.device == mount.device && m.source == mount.source && m.point == point && is_drives(process)
+    };
+    in_another_namespace(is_its).is_some()
+}
+
+/// A process in another mount namespace, with a mount there.
+fn in_another_namespace(is_wanted: impl Fn(&Path, &Mount) -> bool) -> Option<PathBuf> {
     let here = fs::read_link("/proc/self/ns/mnt").ok()?;
-    let mut looked_at = vec![here];
-    for process in fs::read_dir("/proc").ok()?.flatten().map(|p| p.path()) {
-        let Ok(namespace) = fs::read_link(process.join("ns/mnt")) else { continue };
-        if looked_at.contains(&namespace) {
-            continue;
-        }
-        looked_at.push(namespace);
+    let others = fs::read_dir("/proc").ok()?.flatten().map(|p| p.path());
+    let mut others =
+        others.filter(|p| fs::read_link(p.join("ns/mnt")).is_ok_and(|namespace| namespace != here));
+    others.find(|process| {
         let mounts = mounts::parse(&fs::read(process.join("mountinfo")).unwrap_or_default());
-        if mounts.iter().any(|m| m.device == mount.device && m.source == mount.source) {
-            return named(&process);
-        }
-    }
-    None
+        mounts.iter().any(|m| is_wanted(process, m))
+    })
+}
+
+/// Whether a process is a daemon of a drive, or a supervisor.
+fn is_drives(process: &Path) -> bool {
+    fs::read_to_string(process.join("comm")).is_ok_and(|name| name.contains("nacr"))
 }
 
 /// Whether nobody is in the mount namespace of a process but daemons of drives, and their supervisors: what they have
@@ -98,8 +111,6 @@ pub fn is_alone(pid: i32) -> bool {
     if namespace(Path::new("/proc/self")).is_ok_and(|here| here == own) {
         return false;
     }
-    let is_drives =
-        |process: &Path| fs::read_to_string(process.join("comm")).is_ok_and(|n| n.contains("nacr"));
     let is_process =
         |path: &Path| path.file_name().is_some_and(|n| n.as_bytes().iter().all(u8::is_ascii_digit));
     entries.flatten().map(|entry| entry.path()).filter(|path| is_process(path)).all(|process| {

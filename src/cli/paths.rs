@@ -125,11 +125,19 @@ pub fn url_path(url: &str) -> Option<PathBuf> {
     Some(PathBuf::from(OsString::from_vec(path)))
 }
 
-/// The absolute form of a path, of which the last parts need not exist: what exists has its links followed.
+/// The absolute form of a path, of which the last parts need not exist: what exists has its links followed, also
+/// those that lead to what does not exist (a disk that is away).
 pub fn resolve(path: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(path).context(|| format!("cannot find {}", path.display()))?;
+    resolve_links(path, &absolute, MAX_LINKS)
+}
+
+/// As many as the kernel follows (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+fn resolve_links(path: &Path, absolute: &Path, links: usize) -> Result<PathBuf> {
     let mut missing: Vec<&OsStr> = Vec::new();
-    let mut existing = absolute.as_path();
+    let mut existing = absolute;
     loop {
         match existing.canonicalize() {
             Ok(found) => return Ok(missing.iter().rev().fold(found, |p, name| p.join(name))),
@@ -138,6 +146,11 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
             Err(e) => return Err(e).context(|| format!("cannot find {}", path.display())),
         }
         match (existing.file_name(), existing.parent()) {
+            (Some(_), Some(parent)) if links > 0 && existing.is_symlink() => {
+                let target = existing.read_link().context(|| format!("cannot find {}", path.display()))?;
+                let through = missing.iter().rev().fold(parent.join(target), |p, name| p.join(name));
+                return resolve_links(path, &through, links - 1);
+            }
             (Some(name), Some(parent)) => {
                 missing.push(name);
                 existing = parent;
@@ -210,6 +223,23 @@ mod tests {
         assert_eq!(resolve_parent(&real.join("gone/x")).unwrap(), real.join("gone/x"));
         assert_eq!(resolve(Path::new("/")).unwrap(), Path::new("/"));
         assert!(resolve(&real.join("gone/../x")).is_err());
+    }
+
+    /// A drive whose disk is away was taken for another one.
+    #[test]
+    fn links_are_followed_to_what_does_not_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        let link = |target: &str, name: &str| std::os::unix::fs::symlink(target, real.join(name)).unwrap();
+        link("/media/gone/drives", "drives");
+        link("drives/mine", "mine");
+        link("round", "round");
+        std::fs::create_dir(real.join("deep")).unwrap();
+        link("../drives", "deep/up");
+        assert_eq!(resolve(&real.join("drives")).unwrap(), Path::new("/media/gone/drives"));
+        assert_eq!(resolve(&real.join("mine/x/y")).unwrap(), Path::new("/media/gone/drives/mine/x/y"));
+        assert_eq!(resolve(&real.join("deep/up/x")).unwrap(), Path::new("/media/gone/drives/x"));
+        assert!(resolve(&real.join("round/x")).is_err());
     }
 
     proptest! {

@@ -8,6 +8,7 @@ mod contents;
 mod directories;
 mod ledger;
 
+use self::ledger::Entered;
 use super::change::{Ancestors, Change, Committed};
 use super::entry::Entry;
 use super::inode::{Content, FileKind, InodeRecord, ROOT, StoredInode};
@@ -95,7 +96,11 @@ pub fn build(
 
     let shells = base.map_or_else(Map::default, |b| b.shells.clone());
     let shells = ledger::shells(&shells, &changes, &made, tools, sink)?;
-    let (history, counts) = ledger::history(base, &changes, &made, making, tools, sink)?;
+    let Entered { history, counts, estimated } = ledger::history(base, &changes, &made, making, tools, sink)?;
+    let mut parameters = base.map_or(&making.parameters, |b| &b.parameters).clone();
+    if estimated {
+        parameters.estimate_counts();
+    }
 
     let mut commit = Commit {
         version: making.version,
@@ -103,7 +108,7 @@ pub fn build(
         time: making.time,
         device: making.device,
         incarnation: making.incarnation,
-        parameters: base.map_or(&making.parameters, |b| &b.parameters).clone(),
+        parameters,
         devices: base.map_or_else(Vec::new, |b| b.devices.clone()),
         counts,
         root,

@@ -12,7 +12,7 @@ use super::object::Commit;
 use super::packs;
 use super::versions::{Opened, Versions};
 use crate::chunk::{ChunkRef, Chunks};
-use crate::content::{Blob, open_chunk};
+use crate::content::{Blob, is_given_up, open_chunk};
 use crate::crypt::RealmKeys;
 use crate::error::{Error, Kind, Result};
 use crate::store::pack::{is_whole, read_footer};
@@ -356,6 +356,11 @@ impl Checker<'_> {
         let known = places.iter().find(|p| self.packs.get(&p.pack).is_some_and(Option::is_some));
         let place = known.or(places.first()).copied();
         let wrong = match place {
+            None if is_given_up(&chunk.address) => Some(
+                "a part of the file that could not be read was given up, for something in it was changed: write the file \
+                 anew, or remove it"
+                    .to_owned(),
+            ),
             None => Some("it is in no index run".to_owned()),
             Some(place) => {
                 self.report.bytes += if self.options.read_data { place.len.into() } else { 0 };

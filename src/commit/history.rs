@@ -200,7 +200,12 @@ pub fn versions_of<'a>(history: &Map, ino: Ino, chunks: &'a dyn Chunks) -> Event
 }
 
 /// The newest event of an inode up to a version.
-pub(super) fn before(history: &Map, ino: Ino, version: Version, chunks: &dyn Chunks) -> Result<Option<Event>> {
+pub(super) fn before(
+    history: &Map,
+    ino: Ino,
+    version: Version,
+    chunks: &dyn Chunks,
+) -> Result<Option<Event>> {
     let range = Some(history.range(chunks, Bound::Included(&key(ino, version))));
     Ok(Events { range, ino }.next().transpose()?.map(|(_, event)| event))
 }

@@ -5,7 +5,10 @@ use crate::error::{Error, Result};
 use crate::wire::{Reader, Writer};
 use std::collections::BTreeMap;
 
-/// Features that this build can leave alone, can read, and can write. None are defined yet.
+/// A compatible feature: the counts are estimates, for a version was made while some of the history could not be read.
+const ESTIMATED_COUNTS: u64 = 1;
+
+/// Features that this build can read, and can write. None are defined yet.
 const KNOWN_READ_COMPATIBLE: u64 = 0;
 const KNOWN_INCOMPATIBLE: u64 = 0;
 
@@ -36,6 +39,16 @@ impl Parameters {
 
     pub fn set(&mut self, parameter: Parameter, value: u64) {
         self.values.insert(parameter as u64, value);
+    }
+
+    /// Whether the counts of the drive are estimates.
+    pub fn has_estimated_counts(&self) -> bool {
+        self.compatible & ESTIMATED_COUNTS != 0
+    }
+
+    /// From here on, the counts of the drive are estimates.
+    pub fn estimate_counts(&mut self) {
+        self.compatible |= ESTIMATED_COUNTS;
     }
 
     /// Refuses a drive that only a newer version may write to.

@@ -125,7 +125,9 @@ impl View {
         let mut dir = event.parent;
         // A store that lies could make a circle; no path that can be given has more names.
         while dir != ROOT && names.len() < DEEPEST {
-            let Some(above) = history::before(&self.commit.history, dir, version, &*self.chunks)? else { break };
+            let Some(above) = history::before(&self.commit.history, dir, version, &*self.chunks)? else {
+                break;
+            };
             names.push(above.name);
             dir = above.parent;
         }

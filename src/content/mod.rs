@@ -29,7 +29,7 @@ pub use blob::{Blob, Seek};
 pub use cache::{ContentCache, NoWait};
 pub use disk_cache::{Cached, DiskCache};
 pub use opener::{Fetch, OpenSealed, Opener, open_chunk};
-pub use segment::Segment;
+pub use segment::{Segment, is_given_up};
 
 use crate::chunk::{Chunks, Sealer};
 use crate::error::{Error, Result};

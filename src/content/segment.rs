@@ -26,6 +26,11 @@ impl<S> Default for Segment<S> {
     }
 }
 
+/// Whether this stands for what [`Segment::lost`] gave up, and is no chunk.
+pub fn is_given_up(address: &Address) -> bool {
+    *address == Address::of(b"")
+}
+
 impl Segment {
     /// A segment of which nothing can be told: all of it lies in a chunk that cannot be, that of no bytes.
     pub(super) fn lost() -> Segment {

@@ -80,15 +80,18 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
         over = Some(memory.base.0);
         // Where nothing is to be changed, there is no need to bring the two together.
         if settings.read_only {
-            let base = site.versions.open(memory.base.0)?;
-            if unstored(&site, &state, &keys, &base, &device)? > 0 {
-                tracing::warn!(
-                    "this is version {} with what the journal holds: not the newest",
-                    base.version()
-                );
-                newest = Newest::after(base, newest.next);
+            match remembered(&site, memory.base.0)? {
+                Some(base) if unstored(&site, &state, &keys, Some(&base), &device)? > 0 => {
+                    tracing::warn!(
+                        "this is version {} with what the journal holds: not the newest",
+                        base.version()
+                    );
+                    (newest, over) = (Newest::after(base, newest.next), None);
+                }
+                Some(_) => over = None,
+                // As a mount that writes does it.
+                None => {}
             }
-            over = None;
         }
     }
     let opened = newest.opened.as_ref().ok_or_else(unfinished)?;
@@ -181,9 +184,12 @@ pub(super) fn refusal(
     let (Some(opened), Some(device)) = (&newest.opened, state.device(keys)?) else { return Ok(None) };
     let known = HeadLink { version: memory.version, hash: memory.head };
     if was_copied(site, opened, known, &device)? {
-        let base = site.versions.open(known.version)?;
-        let changes = unstored(site, state, keys, &base, &device)?;
-        return Ok((changes > 0).then(|| copied(state, changes)));
+        let base = remembered(site, known.version)?;
+        let changes = unstored(site, state, keys, base.as_ref(), &device)?;
+        return Ok((changes > 0).then(|| match base {
+            Some(_) => copied(state, changes),
+            None => baseless(state, known.version),
+        }));
     }
     let floor = opened.commit.device(&device.device).map_or(0, |mark| mark.lsn);
     if let Some(damage) = state.journal_damage(keys, site.keys.realm(), floor)? {
@@ -270,6 +276,16 @@ fn copied(state: &StateDir, changes: u64) -> Error {
     Error::new(Kind::Conflict, what)
 }
 
+/// A journal of a copied state directory that stands on a version that is not there any more.
+fn baseless(state: &StateDir, version: Version) -> Error {
+    let path = state.path().display();
+    Error::damage(format!(
+        "the state directory {path} was copied, and its twin has written to the drive; version {version}, on which the \
+         journal here stands, is gone or damaged, so nothing tells what of the journal is stored: bring that version back \
+         from a backup of the store, or go on without the journal, which is kept aside, with 'nacrefs accept STORE'"
+    ))
+}
+
 /// Whether other machines have made versions after this one, or may have: not every version can be read for ever.
 fn others_wrote(site: &Site, newest: &Opened, since: Version, device: &DeviceRecord) -> bool {
     let mut between = site.versions.iter(newest);
@@ -280,15 +296,27 @@ fn others_wrote(site: &Site, newest: &Opened, since: Version, device: &DeviceRec
     !end.is_some_and(|v| v.is_ok_and(|v| v.version() <= since))
 }
 
-/// How many changes are in the journal that a version does not have; at least one where it is damaged.
+/// A version that this machine has seen. None where the store has lost it since.
+fn remembered(site: &Site, version: Version) -> Result<Option<Opened>> {
+    match site.versions.open(version) {
+        Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damage) => {
+            tracing::warn!("version {version}, which this machine has seen, cannot be read: {}", e.chain());
+            Ok(None)
+        }
+        opened => opened.map(Some),
+    }
+}
+
+/// How many changes are in the journal that a version does not have, or at all where the version is not known; at
+/// least one where it is damaged.
 fn unstored(
     site: &Site,
     state: &StateDir,
     keys: &LocalKeys,
-    base: &Opened,
+    base: Option<&Opened>,
     device: &DeviceRecord,
 ) -> Result<u64> {
-    let floor = base.commit.device(&device.device).map_or(0, |mark| mark.lsn);
+    let floor = base.and_then(|base| base.commit.device(&device.device)).map_or(0, |mark| mark.lsn);
     let options = journal::Options { floor, before_damage: true, ..journal::Options::default() };
     let disk = Arc::new(state.journal()?);
     let (_, replay) =
@@ -314,6 +342,10 @@ fn was_copied(site: &Site, newest: &Opened, known: HeadLink, device: &DeviceReco
         if version.commit.device == device.device && version.commit.incarnation != device.incarnation {
             return Ok(true);
         }
+        // The one that was seen need not be there any more.
+        if version.commit.parents.first().is_none_or(|parent| parent.version <= known.version) {
+            break;
+        }
     }
     Ok(false)
 }
@@ -338,10 +370,11 @@ fn divide(
     device: &DeviceRecord,
     read_only: bool,
 ) -> Result<Divided> {
-    let base = site.versions.open(known.version)?;
-    let changes = unstored(site, state, keys, &base, device)?;
+    let base = remembered(site, known.version)?;
+    let changes = unstored(site, state, keys, base.as_ref(), device)?;
     let path = state.path().display();
     if changes > 0 {
+        let base = base.ok_or_else(|| baseless(state, known.version))?;
         if read_only {
             tracing::warn!(
                 "{path} was copied: this shows version {}, and what its journal holds",

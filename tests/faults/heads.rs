@@ -237,6 +237,44 @@ fn copied_state(d: &TestDrive) -> Other {
     other
 }
 
+/// Whatever was seen last, newer versions that descend from it tell more; only a journal may stand on it.
+#[test]
+fn a_version_that_a_machine_saw_last_may_be_gone_when_there_are_newer_ones() {
+    for damage in [None, Some("no head")] {
+        let mut d = versions(1);
+        d.umount();
+        let head = object(&d, &heads_of(&d).pop().unwrap());
+        d.mount();
+        fs::write(d.mnt.join("precious"), "in the journal").unwrap();
+        d.umount_local();
+        let copied = copied_state(&d);
+        let second = Other { state: d.dir().join("second"), mnt: d.dir().join("second-mnt") };
+        fs::create_dir(&second.mnt).unwrap();
+        assert_eq!(second.mount(&d).exit, 0);
+        fs::write(second.mnt.join("of the second"), "x").unwrap();
+        assert_eq!(second.ask(&["umount"]).exit, 0);
+        match damage {
+            None => fs::remove_file(&head).unwrap(),
+            Some(garbage) => fs::write(&head, garbage).unwrap(),
+        }
+        // The machine itself: to read, and to write.
+        for options in ["ro", "commit=3600"] {
+            ok(Ok(d.try_mount(options)));
+            assert_eq!(fs::read_to_string(d.mnt.join("of the second")).unwrap(), "x", "{options}");
+            assert_eq!(fs::read_to_string(d.mnt.join("precious")).unwrap(), "in the journal", "{options}");
+            d.umount();
+        }
+        // The copy, which cannot tell what of its journal its twin has stored.
+        copied.mount(&d).expect(5, &["copied", "version 2", "gone or damaged", "backup", "accept"]);
+        let mut accept = d.nacrefs(&["accept", "--yes"]);
+        let said = run(accept.arg("--state-dir").arg(&copied.state).arg(&d.store));
+        assert!(said.exit == 0 && said.out.contains("before-accept"), "{said:?}");
+        assert_eq!(copied.mount(&d).exit, 0);
+        assert_eq!(fs::read_to_string(copied.mnt.join("precious")).unwrap(), "in the journal");
+        assert_eq!(copied.ask(&["umount"]).exit, 0);
+    }
+}
+
 /// To follow the advice was to move away what the first drive had not stored.
 #[test]
 fn a_state_directory_of_another_drive_is_not_to_be_moved_away() {

@@ -239,6 +239,32 @@ fn a_version_whose_root_directory_is_lost_is_missed_and_can_be_given_up() {
 
 /// With the newest commit lost, and the head before it damaged or gone, nothing could be opened: not even versions that
 /// are whole.
+/// What a file was before cannot be told while the history's old nodes are away; `check` then called the drive damaged for
+/// ever, because its counts did not agree.
+#[test]
+fn counts_that_were_estimated_around_damage_are_no_damage() {
+    let mut d = TestDrive::with("commit=3600");
+    d.sh("mkdir d; for n in $(seq 1500); do : > d/a$n; done");
+    d.sync();
+    let old: Vec<_> = objects(&d.store).into_iter().filter(|n| n.contains("/packs/")).collect();
+    d.sh("for n in $(seq 1500); do : > d/b$n; done");
+    d.umount();
+    let kept = lose(&d, &old);
+    d.mount();
+    d.sh("for n in 5 700 1400; do printf 0123456789 >> d/a$n; done");
+    d.sync();
+    d.umount();
+    let log = fs::read_to_string(d.state.join("log")).unwrap();
+    assert!(log.contains("the history of an inode cannot be read"), "nothing was estimated: {log}");
+    bring_back(&kept);
+    fs::remove_dir_all(&d.state).unwrap();
+    d.mount();
+    d.sh("[ $(find . -size +0 -type f | wc -l) = 3 ]; touch d/new");
+    d.umount();
+    let said = check(&d);
+    assert_eq!(said.exit, 0, "{said:?}");
+}
+
 #[test]
 fn older_versions_are_read_where_the_way_to_them_is_lost() {
     let mut d = TestDrive::with("commit=3600");

@@ -111,6 +111,23 @@ k; mount --bind m b; umount $T/m; grep "TARGET=$T/b " /run/mount/utab; umount -i
 "#);
 }
 
+/// Who unmounted a copy of the mount, in a mount namespace of its own, took away the note by which umount(8) finds our
+/// helper: the drive's own `umount` returned 0 with nothing stored then.
+#[test]
+fn a_copy_that_is_unmounted_in_another_namespace_leaves_umount_as_it_was() {
+    run(r#"
+k() { mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; }
+for how in umount "$N umount" "$N umount -l"; do
+    k; echo "$how" > m/f; mv store away; before=$(cat /run/mount/utab)
+    unshare --mount --propagation private $how $T/m 2>/dev/null || true
+    mounted m; [ "$(cat /run/mount/utab)" = "$before" ] || fail "$how: utab"
+    fails 4 umount $T/m; says 'still mounted: the store is out of reach'; mounted m
+    mv away store; umount $T/m; [ ! -e state/control ]; rm -r state; k; [ "$(cat m/f)" = "$how" ]; umount $T/m
+    ! grep nacrefs /run/mount/utab || fail "$how: utab at the end"
+done
+"#);
+}
+
 /// A frozen file system holds a thread of the daemon in the kernel, where nothing can end it.
 #[test]
 fn umount_local_says_at_once_what_it_waits_for() {

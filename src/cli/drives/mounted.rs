@@ -342,7 +342,7 @@ impl Inner {
             (false, true) => {
                 return Err(Error::new(
                     Kind::Usage,
-                    "the drive was opened read-only, without its journal: unmount it, and mount it without `ro`",
+                    "the drive was opened to be read only, so its journal takes nothing: unmount it, and mount it without `ro`",
                 ));
             }
         }

@@ -44,6 +44,14 @@ pub(super) fn shells(
     base.update(tools.keys, tools.chunks, sink, &edits)
 }
 
+/// What a version did.
+pub(super) struct Entered {
+    pub history: Map,
+    pub counts: Counts,
+    /// What the version before had could not be told of some inode: the counts are estimates from here on.
+    pub estimated: bool,
+}
+
 /// Enters what the version did to each inode that changed, and counts.
 pub(super) fn history(
     base: Option<&Commit>,
@@ -52,7 +60,8 @@ pub(super) fn history(
     making: &Making,
     tools: Tools,
     sink: &mut dyn ChunkSink,
-) -> Result<(Map, Counts)> {
+) -> Result<Entered> {
+    let mut estimated = false;
     let mut counts = base.map_or_else(Counts::default, |b| b.counts);
     // What this device numbered since needs no look-up.
     let mark = base.and_then(|b| b.device(&making.device)).copied();
@@ -69,6 +78,7 @@ pub(super) fn history(
         };
         // What cannot be told is taken for as large as it is now.
         let unknown = before.is_none();
+        estimated |= unknown;
         let before = before.flatten();
         let event = match (inode, &before) {
             (Some(inode), None) if unknown => {
@@ -98,7 +108,7 @@ pub(super) fn history(
         edits.push((history::key(change.ino, making.version), Some(event.to_bytes())));
     }
     edits.sort_unstable();
-    Ok((base.update(tools.keys, tools.chunks, sink, &edits)?, counts))
+    Ok(Entered { history: base.update(tools.keys, tools.chunks, sink, &edits)?, counts, estimated })
 }
 
 /// What was asked of the version before; None where it cannot be read: a version is not kept back for that.
