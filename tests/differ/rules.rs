@@ -66,6 +66,15 @@ pub fn left_out(Step(who, call): &Step, ext4: &Look) -> bool {
     }
     let open = |slot: u8| ext4.get(&format!("{}:{slot}", USERS[*who].name));
     match call {
+        // "chown(-1, -1) of another user's file that is suid or sgid": the request is the one before a write.
+        Call::Chown { uid: -1, gid: -1, .. } => {
+            let others = |f: &Facts| f.uid != user.uid && f.mode & S_IFMT != S_IFDIR && f.mode & 0o6000 != 0;
+            *who != ROOT && ext4.values().any(others)
+        }
+        // "times of a fifo that is written to": the kernel does not tell.
+        Call::Write { slot, .. } | Call::Writev { slot, .. } | Call::Sendfile { to: slot, .. } => {
+            open(*slot).is_some_and(|f| f.mode & S_IFMT == S_IFIFO)
+        }
         // "fallocate and copy_file_range on a suid file": clear suid and sgid for everybody, root too.
         Call::Fallocate { slot: to, .. } | Call::CopyRange { to, .. } => {
             *who == ROOT && open(*to).is_some_and(|f| f.mode & 0o6000 != 0)
