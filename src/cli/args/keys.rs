@@ -60,6 +60,8 @@ pub struct NewSecretArgs {
     #[arg(long, value_name = "F", conflicts_with_all = ["new_key_file", "new_recovery"])]
     pub new_passphrase_file: Option<PathBuf>,
     /// Take a key file; one that does not exist is made
+    ///
+    /// If this is killed half-way, the file may be there and open nothing yet: ask again with the same file.
     #[arg(long, value_name = "F", conflicts_with = "new_recovery")]
     pub new_key_file: Option<PathBuf>,
     /// Make a recovery code, and print it
