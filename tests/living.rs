@@ -480,6 +480,12 @@ fn the_doctor_finds_what_is_wrong_with_key_and_store() {
     let (exit, found) = doctor(d.nacrefs(&["doctor"]).arg(&plain));
     assert_eq!(exit, 1);
     finds(&found, "store", "fail", "nacrefs init");
+    // Another drive, with this one's state directory.
+    let mut other = TestDrive::unmounted("commit=3600");
+    other.state = d.state.clone();
+    let (exit, found) = doctor(other.nacrefs(&["doctor"]).arg(&other.store));
+    assert_eq!(exit, 1);
+    finds(&found, "state", "fail", "--state-dir");
     // A drive of a later version.
     let at = d.store.join("nacre.json");
     let text = fs::read_to_string(&at).unwrap();

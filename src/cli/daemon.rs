@@ -106,6 +106,12 @@ pub fn be_silent() -> Result<()> {
     replace(&null()?, libc::STDERR_FILENO)
 }
 
+/// Lets go of what somebody may read to its end: standard output and error.
+pub fn be_mute() -> Result<()> {
+    replace(&null()?, libc::STDOUT_FILENO)?;
+    be_silent()
+}
+
 fn null() -> Result<File> {
     File::options().read(true).write(true).open("/dev/null").context(|| "cannot open /dev/null")
 }

@@ -277,6 +277,10 @@ fn look(app: &App, args: &args::Doctor, patient: &Patient, tell: &mut dyn FnMut(
         Some(Err(finding)) => tell(finding),
         Some(Ok((drive, finding))) => {
             tell(stored::is_mounted(patient.told(), drive).unwrap_or(finding));
+            dir.as_deref()
+                .and_then(|dir| local::of_another_drive(dir, drive))
+                .into_iter()
+                .for_each(&mut *tell);
             stored::checks(app, args, patient, key.as_deref(), dir.as_deref(), tell);
         }
     }

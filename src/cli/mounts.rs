@@ -1,7 +1,7 @@
 //! The mounts of this machine, and which of them are ours.
 
 use super::control::Client;
-use super::paths::{file_url, resolve, resolve_parent, store_url, url_path};
+use super::paths::{file_url, resolve, resolve_anyway, resolve_parent, store_url, url_path};
 use super::probe::{self, Answer};
 use super::propagation;
 use super::status::may_see;
@@ -278,7 +278,7 @@ impl Mount {
         let point = shown(&self.point);
         let what = format!(
             "the drive at {point} works, but its control socket {} is gone: somebody has removed it, or moved the state \
-             directory away; ",
+             directory away, or it was mounted where that path leads elsewhere (a chroot, a container); ",
             shown(socket)
         );
         let helps = match self.daemon_pid() {
@@ -296,10 +296,7 @@ impl Mount {
     /// Whether it is a mount of the store with this URL. The source is what was given then, so links are followed in
     /// both.
     pub fn is_of(&self, store: &str) -> bool {
-        let real = |url: String| match url_path(&url).map(|path| resolve(&path)) {
-            Some(Ok(path)) => file_url(&path),
-            _ => url,
-        };
+        let real = |url: String| url_path(&url).map_or(url, |path| file_url(&resolve_anyway(&path)));
         self.source == store || real(self.store()) == real(store.to_owned())
     }
 

@@ -126,40 +126,59 @@ pub fn url_path(url: &str) -> Option<PathBuf> {
 }
 
 /// The absolute form of a path, of which the last parts need not exist: what exists has its links followed, also
-/// those that lead to what does not exist (a disk that is away).
+/// those that lead to what does not exist (a disk that is away). `x/..` is nothing where x does not exist.
 pub fn resolve(path: &Path) -> Result<PathBuf> {
-    let absolute = std::path::absolute(path).context(|| format!("cannot find {}", path.display()))?;
-    resolve_links(path, &absolute, MAX_LINKS)
+    let named = || format!("cannot find {}", path.display());
+    let absolute = std::path::absolute(path).context(named)?;
+    resolve_links(&absolute, MAX_LINKS, &|existing, e| match e.raw_os_error() {
+        Some(libc::ENOENT) => Ok(()),
+        Some(libc::ENOTCONN) => Err(super::mounts::dead(existing)),
+        _ => Err(e).context(named),
+    })
+}
+
+/// Like [`resolve`], and what cannot be looked at for other reasons is taken as it is: to compare.
+pub fn resolve_anyway(path: &Path) -> PathBuf {
+    let resolved = std::path::absolute(path).map(|path| resolve_links(&path, MAX_LINKS, &|_, _| Ok(())));
+    resolved.ok().and_then(Result::ok).unwrap_or_else(|| path.to_owned())
 }
 
 /// As many as the kernel follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-fn resolve_links(path: &Path, absolute: &Path, links: usize) -> Result<PathBuf> {
+/// `is_missing` says whether to do without what cannot be looked at.
+fn resolve_links(
+    path: &Path,
+    links: usize,
+    is_missing: &dyn Fn(&Path, std::io::Error) -> Result<()>,
+) -> Result<PathBuf> {
     let mut missing: Vec<&OsStr> = Vec::new();
-    let mut existing = absolute;
+    let and_missing =
+        |found: PathBuf, missing: &[&OsStr]| missing.iter().rev().fold(found, |p, name| p.join(name));
+    let mut existing = path;
     loop {
         match existing.canonicalize() {
-            Ok(found) => return Ok(missing.iter().rev().fold(found, |p, name| p.join(name))),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => return Err(super::mounts::dead(existing)),
-            Err(e) => return Err(e).context(|| format!("cannot find {}", path.display())),
+            Ok(found) => return Ok(and_missing(found, &missing)),
+            Err(e) => is_missing(existing, e)?,
         }
-        match (existing.file_name(), existing.parent()) {
-            (Some(_), Some(parent)) if links > 0 && existing.is_symlink() => {
-                let target = existing.read_link().context(|| format!("cannot find {}", path.display()))?;
-                let through = missing.iter().rev().fold(parent.join(target), |p, name| p.join(name));
-                return resolve_links(path, &through, links - 1);
+        let Some(parent) = existing.parent() else { return Ok(path.to_owned()) };
+        let target = existing.read_link().ok().filter(|_| links > 0);
+        match (target, existing.file_name()) {
+            (Some(target), Some(_)) => {
+                return resolve_links(&and_missing(parent.join(target), &missing), links - 1, is_missing);
             }
-            (Some(name), Some(parent)) => {
+            (_, Some(name)) => {
                 missing.push(name);
                 existing = parent;
             }
-            _ => {
-                return Err(Error::new(
-                    Kind::Usage,
-                    format!("{}: `..` after what does not exist", path.display()),
-                ));
+            // It ends in `..`.
+            (_, None) => {
+                let before = resolve_links(parent, links, is_missing)?;
+                let without = and_missing(before.parent().unwrap_or(&before).to_owned(), &missing);
+                return match links {
+                    0 => Ok(without),
+                    _ => resolve_links(&without, links - 1, is_missing),
+                };
             }
         }
     }
@@ -222,7 +241,7 @@ mod tests {
         assert_eq!(resolve_parent(&real.join("link")).unwrap(), real.join("link"));
         assert_eq!(resolve_parent(&real.join("gone/x")).unwrap(), real.join("gone/x"));
         assert_eq!(resolve(Path::new("/")).unwrap(), Path::new("/"));
-        assert!(resolve(&real.join("gone/../x")).is_err());
+        assert_eq!(resolve(&real.join("gone/../x")).unwrap(), real.join("x"));
     }
 
     /// A drive whose disk is away was taken for another one.
@@ -240,6 +259,11 @@ mod tests {
         assert_eq!(resolve(&real.join("mine/x/y")).unwrap(), Path::new("/media/gone/drives/mine/x/y"));
         assert_eq!(resolve(&real.join("deep/up/x")).unwrap(), Path::new("/media/gone/drives/x"));
         assert!(resolve(&real.join("round/x")).is_err());
+        assert_eq!(resolve_anyway(&real.join("round/x")), real.join("round/x"));
+        link("/media/gone/sub/../drives", "up");
+        assert_eq!(resolve(&real.join("up/x")).unwrap(), Path::new("/media/gone/drives/x"));
+        link("gone/../drives/./there", "about");
+        assert_eq!(resolve(&real.join("about/../x")).unwrap(), Path::new("/media/gone/drives/x"));
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 //! Whoever asks such a mount for anything may wait for ever, and cannot be killed once the daemon has taken the
 //! request. So a child process asks, and is left behind where it does not come back in time.
 
-use super::daemon::{Forked, fork_with_pipe};
+use super::daemon::{Forked, be_mute, fork_with_pipe};
 use crate::error::{Context, Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
@@ -40,6 +40,7 @@ pub fn getxattr(path: &Path, name: &str, owner: Option<(u32, u32)>) -> Result<An
     let owner = owner.filter(|(user, _)| *user != 0 && rustix::process::geteuid().is_root());
     let (mut reader, writer) = std::io::pipe().context(failed)?;
     let mut value = [0u8; libc::PATH_MAX as usize];
+    let answer = writer.as_raw_fd().unsigned_abs();
     // SAFETY: the child calls nothing but system calls, on memory that was made before, and never returns from here:
     // other threads of the parent may hold any lock.
     let child = match unsafe { libc::fork() } {
@@ -47,6 +48,9 @@ pub fn getxattr(path: &Path, name: &str, owner: Option<(u32, u32)>) -> Result<An
         // SAFETY: the calls are of the system, with pointers to C strings and a buffer that outlive them; the header
         // goes into the buffer's first 4 bytes, the value behind them.
         0 => unsafe {
+            // Who is left behind is to hold nothing: no pipe that somebody reads to its end, no lock.
+            libc::syscall(libc::SYS_close_range, 0, answer.saturating_sub(1), 0);
+            libc::syscall(libc::SYS_close_range, answer + 1, libc::c_uint::MAX, 0);
             if let Some((user, group)) = owner {
                 // The raw calls: glibc's would tell threads that are not there.
                 libc::syscall(libc::SYS_setresgid, group, group, group);
@@ -56,7 +60,7 @@ pub fn getxattr(path: &Path, name: &str, owner: Option<(u32, u32)>) -> Result<An
             let n = libc::getxattr(c_path.as_ptr(), c_name.as_ptr(), value.as_mut_ptr().add(4).cast(), room);
             let outcome = if n < 0 { -*libc::__errno_location() } else { n as i32 };
             value.as_mut_ptr().cast::<[u8; 4]>().write(outcome.to_ne_bytes());
-            libc::write(writer.as_raw_fd(), value.as_ptr().cast(), 4 + n.max(0) as usize);
+            libc::write(answer as i32, value.as_ptr().cast(), 4 + n.max(0) as usize);
             libc::_exit(0)
         },
         pid => pid,
@@ -95,6 +99,9 @@ pub fn look<T: Serialize + DeserializeOwned>(
                 // Whoever does not listen any more has given up.
                 let _ = writeln!(pipe, "{line}");
             };
+            // One that is left behind would hold open what somebody reads to its end. A machine without /dev/null is
+            // looked at all the same.
+            let _ = be_mute();
             let whole = catch_unwind(AssertUnwindSafe(|| look(&mut tell))).is_ok();
             // SAFETY: ends this process at once: what the parent has not written yet is the parent's to write.
             unsafe { libc::_exit(if whole { 0 } else { 1 }) }

@@ -63,6 +63,10 @@ pub fn of_mount(mount: &Mount) -> Result<Status> {
     mounts::daemon(mount)?.within(PATIENCE)?.ask(&Request::Status {}, &mut told)?;
     let mut status = told.status(&shown(&mount.point))?;
     // What mount(8) has changed since, the daemon need not know.
+    let told = mounts::list()?.into_iter().filter(|m| m.device == mount.device);
+    if !told.into_iter().any(|m| Some(shown(&m.point)) == status.mount) {
+        status.mount = Some(shown(&mount.point));
+    }
     if mount.read_only && status.read_only.is_none() {
         status.read_only = Some("mounted again with -o remount,ro".into());
     }

@@ -50,10 +50,11 @@ pub fn run(args: &args::Umount) -> Result<()> {
     utab::inherit(&mount.point, stayed.iter().map(|twin| twin.point.as_path()));
     // A daemon that was killed, or that goes on out of sight, does not do this.
     for Mount { point, .. } in gone.iter().chain([&mount]) {
-        if !mounts::at_exactly(point)?.is_some_and(|m| m.is_ours())
-            && !holders::serves_elsewhere(&mount, point)
-        {
-            utab::forget(point);
+        match mounts::at_exactly(point)?.is_some_and(|m| m.is_ours()) {
+            true => {}
+            // Only a copy of the mount is gone.
+            false if holders::serves_elsewhere(&mount, point) => utab::spare(point),
+            false => utab::forget(point),
         }
     }
     Ok(())

@@ -98,6 +98,25 @@ pub fn forget(point: &Path) {
     }
 }
 
+/// Doubles the entry of a place. umount(8) takes one of them along when it has unmounted there, also in another mount
+/// namespace, where only a copy of the mount has gone; the file is the same for all.
+pub fn spare(point: &Path) {
+    if rustix::process::geteuid().is_root() {
+        spare_in(Path::new(DIR), point);
+    }
+}
+
+fn spare_in(dir: &Path, point: &Path) {
+    let Some(state) = state_dir_in(dir, point) else { return };
+    let mut entry = Entry::new(dir, point, &state);
+    entry.line = entry.line.repeat(2);
+    if let Err(e) = entry.update(true) {
+        tracing::warn!("plain `umount` may not wait for the store: cannot write {}/utab: {e}", dir.display());
+    }
+    // Not dropped: the daemon does that at its end.
+    std::mem::forget(entry);
+}
+
 /// For the places where a drive is mounted as well, by the kernel (propagation), or stays so (bind mounts) when it is
 /// unmounted from `point`: nobody was told of them, and `umount` of such a one is to wait as well.
 pub fn inherit<'a>(point: &Path, places: impl Iterator<Item = &'a Path>) {
@@ -196,6 +215,11 @@ mod tests {
         inherit_in(tmp.path(), Path::new("/a"), ["/a", "/bind"].map(Path::new).into_iter());
         inherit_in(tmp.path(), Path::new("/no"), [Path::new("/nobind")].into_iter());
         assert_eq!((found("/bind"), found("/nobind")), (Some("/var/a".into()), None));
+        // As in another mount namespace; umount(8) then takes the last one.
+        spare_in(tmp.path(), Path::new("/b"));
+        spare_in(tmp.path(), Path::new("/b"));
+        let utab = fs::read_to_string(tmp.path().join("utab")).unwrap();
+        assert_eq!(utab.lines().filter(|line| line.contains("TARGET=/b ")).count(), 2);
         // As `umount` of the first place does.
         drop(Entry::new(tmp.path(), Path::new("/a"), Path::new("")));
         assert_eq!((found("/a"), found("/bind")), (None, Some("/var/a".into())));

@@ -61,6 +61,14 @@ fn check_header(r: &mut Reader, record: Record, drive: DriveId, realm: RealmId) 
     Ok(())
 }
 
+/// The drive that a record says it is of, which nothing vouches for: to tell a person.
+pub fn drive_of(record: &[u8]) -> Option<DriveId> {
+    let mut r = Reader::new(record, "record");
+    let is_ours = r.array().ok()? == *MAGIC;
+    let _format_suite_record = (r.u16().ok()?, r.u8().ok()?, r.u8().ok()?);
+    is_ours.then_some(DriveId(r.array().ok()?))
+}
+
 /// The keys of a state directory.
 pub struct LocalKeys {
     drive: DriveId,

@@ -1,14 +1,14 @@
 //! The state directory: what a machine keeps of a drive. `key`, `device` and `memory` are small sealed files,
 //! `journal/` holds what is not yet committed, `cache/` and `index/` can be deleted at any time.
 
-use crate::crypt::local::{DeviceRecord, LocalKeys, Memory};
+use crate::crypt::local::{DeviceRecord, LocalKeys, Memory, drive_of};
 use crate::crypt::{DriveSecrets, SigningKey};
 use crate::error::{Context, Error, Kind, Result};
 use crate::journal::{Journal, Options};
 use crate::store::HeadLink;
 use crate::sys::dirs::sync_dir;
 use crate::sys::{Disk, HostDisk, Random, SystemRandom, random};
-use crate::types::{DeviceId, Incarnation, Lsn, RealmId, Time};
+use crate::types::{DeviceId, DriveId, Incarnation, Lsn, RealmId, Time};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -59,6 +59,11 @@ impl StateDir {
     /// The process that holds a state directory, where one does that can be seen.
     pub fn holder(path: &Path) -> Option<i32> {
         holder_of_file(&fs::metadata(path.join("lock")).ok()?)
+    }
+
+    /// The drive that a state directory says it is of; nothing vouches for it.
+    pub fn drive_of(path: &Path) -> Option<DriveId> {
+        drive_of(&fs::read(path.join("key")).ok()?)
     }
 
     pub fn path(&self) -> &Path {

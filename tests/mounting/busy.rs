@@ -57,7 +57,7 @@ mount --bind m/sub b; [ "$(cat b/f)" = 1 ]; umount $T/b; ! mounted b; mounted m;
 mount --bind m/sub b; umount m; ! mounted m; echo 2 > b/f; "$N" status b >/dev/null; umount b
 [ ! -e state/control ]; rm -r state; k; [ "$(cat m/sub/f)" = 2 ]
 # Moved: found, unmounted and stored all the same, and ended by a signal as well.
-mount --move m n; ! mounted m; echo 3 > n/sub/f; umount n; rm -r state; k; [ "$(cat m/sub/f)" = 3 ]
+mount --move m n; ! mounted m; "$N" status --json n | grep -qF "\"mount\":\"$T/n\"" || fail "$("$N" status n)"; echo 3 > n/sub/f; umount n; rm -r state; k; [ "$(cat m/sub/f)" = 3 ]
 mount --move m n; mount --bind n/sub b; echo 4 > n/sub/f; pkill -TERM -f "$T/store $T/m "; gone test -e state/control; ! mounted n; ! mounted b
 k; [ "$(cat m/sub/f)" = 4 ]
 # Something mounted inside keeps it busy, and -R takes both.

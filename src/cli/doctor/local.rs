@@ -10,6 +10,7 @@ use crate::cli::runtime;
 use crate::cli::status::Told;
 use crate::cli::values::human_size;
 use crate::session::StateDir;
+use crate::types::DriveId;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -79,6 +80,13 @@ pub fn checks(patient: &Patient, state_dir: Option<&Path>) -> Vec<Finding> {
         findings.push(apart(store.dev() == meta.dev()));
     }
     findings
+}
+
+/// A state directory of another drive, with which this one cannot be mounted.
+pub fn of_another_drive(dir: &Path, drive: DriveId) -> Option<Finding> {
+    let other = StateDir::drive_of(dir).filter(|other| *other != drive)?;
+    let what = format!("{} belongs to drive {other}, not to {drive}", shown(dir));
+    Some(Finding::fail("state", what, "give this drive another (--state-dir, or the option state_dir=)"))
 }
 
 fn private(dir: &Path, meta: &Metadata, me: u32) -> Finding {
