@@ -31,7 +31,8 @@ target!(4, |data| {
             let Ok(text) = str::from_utf8(rest) else { return };
             if let Ok(When::Until(time)) = When::read(text) {
                 let shown = Moment(time).to_string();
-                if !shown.starts_with('@') {
+                // A whole second is shown as one, and read as one: up to its end.
+                if !shown.starts_with('@') && time.nsec != 0 {
                     assert_eq!(When::read(&shown).ok(), Some(When::Until(time)), "{shown}");
                 }
             }

@@ -266,8 +266,9 @@ impl Checker<'_> {
     fn hint(&mut self, versions: &Versions, newest: &Opened, listed: &[Version]) -> Result<()> {
         match versions.heads().hint()? {
             Some(hint) if hint > newest.version() && !listed.contains(&hint) => {
-                let what = format!("it tells of version {hint}, and the newest is {}", newest.version());
-                self.find("latest", what, None);
+                let what =
+                    format!("it is gone, though `latest` tells of it; the newest is {}", newest.version());
+                self.find(format!("head {hint}"), what, None);
             }
             Some(_) => {}
             None => match versions.objects().size(&versions.layout().latest()) {

@@ -179,8 +179,8 @@ fn names_beside_a_damaged_leaf_are_stored_and_the_leaf_may_come_back() {
             fs::symlink_metadata(file(&d, *n)).is_err_and(|e| e.raw_os_error() == Some(libc::EIO))
         });
         let unread = unread.count();
-        met += usize::from(unread > 0);
-        assert!(unread < count, "one leaf is damaged");
+        // A leaf; or the node above them all.
+        met += usize::from((1..count).contains(&unread));
         for n in (0..count).filter(|n| removed[*n]) {
             let gone = fs::symlink_metadata(file(&d, n)).unwrap_err().raw_os_error();
             assert_eq!(gone, Some(libc::ENOENT), "file {n}");
@@ -205,7 +205,7 @@ fn names_beside_a_damaged_leaf_are_stored_and_the_leaf_may_come_back() {
         assert_eq!(on_mount(&d, &["sync"]).exit, 0);
         d.umount();
         let found = check(&d);
-        assert!(found.exit == 0 || found.out.contains("has Counts"), "{found:?}");
+        assert_eq!(found.exit, 0, "{found:?}");
     }
     assert!(met > 0, "no leaf was met");
     drop(bent);
