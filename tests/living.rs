@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
-use common::{NACREFS, TestDrive, noise, ok};
+use common::{NACREFS, TestDrive, noise, ok, wait_until};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,15 +14,6 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
-
-#[track_caller]
-fn wait_until(what: &str, within: u64, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(within), "not within {within} s: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
 
 fn on_mount(d: &TestDrive, line: &[&str]) -> Output {
     Command::new(NACREFS).args(line).arg(&d.mnt).stdin(Stdio::null()).output().unwrap()
@@ -273,7 +264,7 @@ fn the_log_tells_as_much_as_is_asked_for_while_it_runs() {
     assert_eq!(out(&level(&[])), "debug\n");
     let before = log(&d).len();
     drop(status(&d));
-    wait_until("a request is told at debug", 5, || log(&d)[before..].contains("Status"));
+    wait_until("a request is told at debug", || log(&d)[before..].contains("Status"));
     ok(Ok(level(&["error"])));
     std::thread::sleep(Duration::from_millis(100));
     let before = log(&d).len();
@@ -318,7 +309,7 @@ fn a_store_that_stays_away_is_told_once_and_so_is_its_return() {
     fs::write(d.mnt.join("more"), "y").unwrap();
     assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "x");
     away.back();
-    wait_until("it goes on by itself", 40, || status(&d)["online"] == true);
+    wait_until("it goes on by itself", || status(&d)["online"] == true);
     assert_eq!(log(&d).matches("commits succeed again").count(), 1, "{}", log(&d));
 }
 
@@ -327,7 +318,7 @@ fn foreground(d: &TestDrive, options: &str) -> Child {
     let mut c = d.nacrefs(&["mount", "-f"]);
     c.arg(&d.store).arg(&d.mnt).arg("-o").arg(options).stdout(Stdio::null()).stderr(Stdio::piped());
     let child = c.spawn().unwrap();
-    wait_until("it is mounted", 20, || is_mounted(d) && d.state.join("control").exists());
+    wait_until("it is mounted", || is_mounted(d) && d.state.join("control").exists());
     child
 }
 
@@ -377,7 +368,7 @@ fn an_end_without_the_store_leaves_the_rest_in_the_journal_and_says_so() {
         match times {
             1 => assert!(exit == Some(4) && took < Duration::from_secs(12), "{exit:?} {took:?} {said}"),
             // The second does not wait.
-            _ => assert!(exit == Some(130) && took < Duration::from_secs(3), "{exit:?} {took:?} {said}"),
+            _ => assert!(exit == Some(130) && took < Duration::from_secs(8), "{exit:?} {took:?} {said}"),
         }
         away.back();
         assert_eq!(heads(&d.store), 1);
@@ -393,11 +384,11 @@ fn sighup_opens_the_log_anew_and_commits_and_sigusr1_tells_the_status() {
     let version = status(&d)["version"].as_u64().unwrap();
     fs::rename(d.state.join("log"), d.state.join("log.1")).unwrap();
     signal(d.pid(), libc::SIGHUP);
-    wait_until("it commits", 10, || status(&d)["version"].as_u64() == Some(version + 1));
+    wait_until("it commits", || status(&d)["version"].as_u64() == Some(version + 1));
     assert!(log(&d).contains("hung up"), "{}", log(&d));
     let moved = fs::metadata(d.state.join("log.1")).unwrap().len();
     signal(d.pid(), libc::SIGUSR1);
-    wait_until("the status is in the log", 10, || log(&d).contains("\"journal_bytes\""));
+    wait_until("the status is in the log", || log(&d).contains("\"journal_bytes\""));
     assert_eq!(fs::metadata(d.state.join("log.1")).unwrap().len(), moved);
     // Callers who hang up while they are answered.
     for _ in 0..20 {
@@ -501,7 +492,7 @@ fn the_doctor_finds_what_is_wrong_with_key_and_store() {
 fn the_doctor_finds_dead_mounts_and_held_state() {
     let mut d = TestDrive::with("commit=3600");
     signal(d.pid(), libc::SIGKILL);
-    wait_until("the daemon is gone", 10, || fs::metadata(&d.mnt).is_err());
+    wait_until("the daemon is gone", || fs::metadata(&d.mnt).is_err());
     let (exit, found) = doctor(d.nacrefs(&["doctor"]).arg(&d.mnt));
     assert_eq!(exit, 1);
     finds(&found, "mount", "fail", "lost its daemon");
@@ -544,7 +535,7 @@ fn the_doctor_of_a_store_finds_its_mount_and_tells_nobody_to_kill_a_drive_that_i
     finds(&found, "lock", "warn", "leave it alone");
     assert!(!all(&found).contains("kill"), "{found:?}");
     drop(open);
-    wait_until("the daemon has ended", 20, || !d.state.join("control").exists());
+    wait_until("the daemon has ended", || !d.state.join("control").exists());
     d.kill_is_done();
 }
 

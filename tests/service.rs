@@ -3,20 +3,12 @@
 
 mod common;
 
-use common::{TestDrive, ok};
+use common::{TestDrive, ok, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-
-fn within(time: Duration, what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + time;
-    while !holds() {
-        assert!(Instant::now() < until, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use std::time::Duration;
 
 /// The processes of a mount: the daemon has threads, its supervisor has one.
 fn processes(d: &TestDrive) -> (Option<Pid>, Option<Pid>) {
@@ -50,7 +42,7 @@ fn a_supervised_daemon_that_is_killed_is_mounted_again_with_what_was_fsynced() {
         let daemon = daemon.unwrap();
         assert!(supervisor.is_some());
         kill_process(daemon, Signal::KILL).unwrap();
-        within(Duration::from_secs(10), "mounted again", || {
+        wait_until("mounted again", || {
             fs::read_to_string(d.mnt.join(format!("f{round}"))).is_ok_and(|t| t == format!("{round}\n"))
         });
         assert_ne!(processes(&d).0, Some(daemon));
@@ -59,7 +51,7 @@ fn a_supervised_daemon_that_is_killed_is_mounted_again_with_what_was_fsynced() {
         fs::read_to_string(d.state.join("log")).unwrap().contains("mounting again: the daemon before this")
     );
     d.umount();
-    within(Duration::from_secs(5), "nobody is left", || processes(&d) == (None, None));
+    wait_until("nobody is left", || processes(&d) == (None, None));
     assert_eq!(fs::read_dir(&d.mnt).unwrap().count(), 0, "it is not mounted again");
 }
 
@@ -68,14 +60,14 @@ fn a_supervised_daemon_that_is_told_to_end_or_cannot_start_is_let_go() {
     let mut d = TestDrive::unmounted("");
     ok(Ok(d.try_mount("restart=on")));
     kill_process(processes(&d).0.unwrap(), Signal::TERM).unwrap();
-    within(Duration::from_secs(10), "nobody is left", || processes(&d) == (None, None));
+    wait_until("nobody is left", || processes(&d) == (None, None));
     assert_eq!(fs::read_dir(&d.mnt).unwrap().count(), 0);
     d.kill_is_done();
 
     fs::write(&d.key, "f".repeat(64) + "\n").unwrap();
     let refused = d.try_mount("restart=on");
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
-    within(Duration::from_secs(5), "nobody is left", || processes(&d) == (None, None));
+    wait_until("nobody is left", || processes(&d) == (None, None));
 }
 
 #[test]
@@ -90,19 +82,19 @@ fn a_supervisor_ignores_a_hangup_and_does_not_go_without_a_word() {
     let supervisor = processes(&d).1.unwrap();
     kill_process(supervisor, Signal::HUP).unwrap();
     kill_process(processes(&d).0.unwrap(), Signal::KILL).unwrap();
-    within(Duration::from_secs(10), "mounted again after a hangup", || is_mounted(&d));
-    within(Duration::from_secs(10), "guarded", || processes(&d).0.is_some() && guarded(&d) == (true, false));
+    wait_until("mounted again after a hangup", || is_mounted(&d));
+    wait_until("guarded", || processes(&d).0.is_some() && guarded(&d) == (true, false));
     assert_eq!(processes(&d).1, Some(supervisor));
 
     kill_process(supervisor, Signal::TERM).unwrap();
-    within(Duration::from_secs(5), "the supervisor has ended", || processes(&d).1.is_none());
+    wait_until("the supervisor has ended", || processes(&d).1.is_none());
     assert!(log(&d).contains("the supervisor was told to end"), "{}", log(&d));
     assert_eq!(guarded(&d), (false, true));
     let found = d.nacrefs(&["doctor"]).arg(&d.mnt).output().unwrap();
     let found = String::from_utf8(found.stdout).unwrap();
     assert!(found.contains("warn  restart") && found.contains("supervisor is gone"), "{found}");
     d.umount();
-    within(Duration::from_secs(5), "nobody is left", || processes(&d) == (None, None));
+    wait_until("nobody is left", || processes(&d) == (None, None));
 }
 
 fn is_mounted(d: &TestDrive) -> bool {
@@ -117,7 +109,7 @@ fn log(d: &TestDrive) -> String {
 fn kill_without_store(d: &TestDrive) {
     fs::rename(&d.store, d.dir().join("away")).unwrap();
     kill_process(processes(d).0.unwrap(), Signal::KILL).unwrap();
-    within(Duration::from_secs(10), "a failed try", || log(d).contains("cannot mount again"));
+    wait_until("a failed try", || log(d).contains("cannot mount again"));
     assert!(is_mounted(d), "the dead mount keeps everybody out");
 }
 
@@ -129,7 +121,7 @@ fn a_dead_drive_that_is_unmounted_stays_so() {
     kill_without_store(&d);
     d.umount();
     fs::rename(d.dir().join("away"), &d.store).unwrap();
-    within(Duration::from_secs(20), "nobody is left", || {
+    wait_until("nobody is left", || {
         assert!(!is_mounted(&d));
         processes(&d) == (None, None)
     });
@@ -142,14 +134,12 @@ fn a_drive_that_is_mounted_by_hand_while_the_supervisor_sleeps_is_left_alone() {
     ok(Ok(d.try_mount("restart=on")));
     kill_without_store(&d);
     // So long a sleep that there is time for the rest.
-    within(Duration::from_secs(10), "the third try", || {
-        processes(&d).0.is_none() && log(&d).lines().count() > 0
-    });
+    wait_until("the third try", || processes(&d).0.is_none() && log(&d).lines().count() > 0);
     fs::rename(d.dir().join("away"), &d.store).unwrap();
     // The supervisor may be faster.
     let by_hand = d.try_mount("");
     d.umount();
-    within(Duration::from_secs(20), "nobody is left", || {
+    wait_until("nobody is left", || {
         assert!(!is_mounted(&d), "{by_hand:?}");
         processes(&d) == (None, None)
     });
@@ -167,15 +157,13 @@ fn a_supervised_drive_comes_back_with_a_key_that_was_changed() {
     d.sh("echo 1 >f; sync f");
     let daemon = processes(&d).0.unwrap();
     kill_process(daemon, Signal::KILL).unwrap();
-    within(Duration::from_secs(10), "mounted again", || {
-        fs::read_to_string(d.mnt.join("f")).is_ok_and(|t| t == "1\n")
-    });
+    wait_until("mounted again", || fs::read_to_string(d.mnt.join("f")).is_ok_and(|t| t == "1\n"));
     // While it is not there, it is waited for; one that opens nothing ends it, and the log says so.
     fs::rename(&d.key, d.dir().join("aside")).unwrap();
     kill_process(processes(&d).0.unwrap(), Signal::KILL).unwrap();
-    within(Duration::from_secs(10), "a failed try", || log(&d).contains("the drive's secret is not at hand"));
+    wait_until("a failed try", || log(&d).contains("the drive's secret is not at hand"));
     common::private_file(&d.key, &("f".repeat(64) + "\n"));
-    within(Duration::from_secs(20), "nobody is left", || processes(&d) == (None, None));
+    wait_until("nobody is left", || processes(&d) == (None, None));
     assert!(log(&d).contains("is not mounted again: "), "{}", log(&d));
     fs::rename(d.dir().join("aside"), &d.key).unwrap();
     d.mount();
@@ -192,7 +180,7 @@ fn a_supervised_drive_that_was_remounted_read_only_comes_back_so_and_stores_what
     };
     remount(&d, "remount,ro,noexec");
     kill_process(processes(&d).0.unwrap(), Signal::KILL).unwrap();
-    within(Duration::from_secs(10), "mounted again", || fs::read_to_string(d.mnt.join("f")).is_ok());
+    wait_until("mounted again", || fs::read_to_string(d.mnt.join("f")).is_ok());
     let info = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let line = info.lines().find(|l| l.contains(d.mnt.to_str().unwrap())).unwrap();
     assert!(line.contains(" ro,") && line.contains("noexec"), "{line}");
@@ -227,7 +215,7 @@ fn a_default_drive_that_was_made_by_its_first_mount_is_mounted_again() {
     }
     let daemon = processes(&d).0.unwrap();
     kill_process(daemon, Signal::KILL).unwrap();
-    within(Duration::from_secs(10), "mounted again", || processes(&d).0.is_some_and(|pid| pid != daemon));
+    wait_until("mounted again", || processes(&d).0.is_some_and(|pid| pid != daemon));
     ok(command(&["umount"]).output());
 }
 
@@ -237,9 +225,7 @@ fn a_dead_mount_is_known_as_dead_while_the_kernel_still_has_its_attributes() {
     let mut d = TestDrive::new();
     fs::metadata(&d.mnt).unwrap();
     kill_process(Pid::from_raw(d.pid()).unwrap(), Signal::KILL).unwrap();
-    within(Duration::from_secs(5), "dead", || {
-        rustix::fs::statfs(&d.mnt).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
-    });
+    wait_until("dead", || rustix::fs::statfs(&d.mnt).is_err_and(|e| e == rustix::io::Errno::NOTCONN));
     assert!(fs::metadata(&d.mnt).is_ok(), "the kernel answers from its cache");
     d.mount();
     d.sh("echo alive >f");

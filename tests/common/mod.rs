@@ -17,6 +17,16 @@ pub fn full() -> bool {
     std::env::var_os("NACREFS_TEST_FULL").is_some_and(|v| !v.is_empty())
 }
 
+/// Waits until something holds, for far longer than it takes on the slowest machine.
+#[track_caller]
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(90), "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 pub struct TestDrive {
     dir: TempDir,
     pub mnt: PathBuf,
@@ -93,7 +103,7 @@ impl TestDrive {
 
     pub fn umount(&mut self) {
         // Another test's child may hold a descriptor of this mount for an instant, between fork and exec.
-        let until = Instant::now() + Duration::from_secs(3);
+        let until = Instant::now() + Duration::from_secs(60);
         let busy = |out: &std::io::Result<Output>| out.as_ref().is_ok_and(|o| o.status.code() == Some(6));
         loop {
             let out = Command::new(NACREFS).arg("umount").arg(&self.mnt).output();
@@ -180,7 +190,7 @@ impl TestDrive {
     }
 
     fn await_end(&mut self, pid: i32) {
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + Duration::from_secs(60);
         while Path::new(&format!("/proc/{pid}/stat")).exists() && !zombie(pid) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -129,7 +129,7 @@ fn a_full_disk_under_the_store_holds_writers_back_says_why_and_goes_on_when_ther
     assert_eq!(refused.expect("the journal has an end").raw_os_error(), Some(libc::ENOSPC));
     assert!(acked > 20, "the journal takes what the store cannot: {acked}");
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
-    wait_until("status says why", Duration::from_secs(10), || {
+    wait_until("status says why", || {
         status(&d)["last_error"].as_str().is_some_and(|e| e.contains("No space left"))
     });
     let text = log.text();
@@ -147,7 +147,7 @@ fn a_full_disk_under_the_store_holds_writers_back_says_why_and_goes_on_when_ther
     // What the failed tries left behind must not have eaten the room for good.
     disk.make_room();
     ok(Command::new("mount").args(["-o", "remount,size=40m"]).arg(&disk.0).output());
-    wait_until("it goes on by itself", Duration::from_secs(40), || status(&d)["last_error"].is_null());
+    wait_until("it goes on by itself", || status(&d)["last_error"].is_null());
     let said = on_mount(&d, &["sync"]);
     assert_eq!(said.exit, 0, "{said:?}");
     let packs: u64 = d.store_bytes_below(&disk.0);
@@ -202,7 +202,7 @@ fn a_store_that_goes_away_and_comes_back_loses_nothing() {
 
     // It comes back: commits go on by themselves.
     fs::rename(&away, &d.store).unwrap();
-    wait_until("it goes on by itself", Duration::from_secs(40), || status(&d)["online"] == true);
+    wait_until("it goes on by itself", || status(&d)["online"] == true);
     let said = on_mount(&d, &["sync"]);
     assert_eq!(said.exit, 0, "{said:?}");
 

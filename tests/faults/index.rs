@@ -5,7 +5,6 @@ use crate::lab::*;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 /// What the log says, once, when a part of the index cannot be read.
 const TOLD: &str = "looked up in the packs instead";
@@ -101,7 +100,7 @@ fn mended(d: &mut TestDrive, want: &Tree, runs: &[&String], fresh: bool, what: &
 
     let log = begin(d, fresh);
     assert!(tree(&d.mnt) == *want, "{what}: the tree is another");
-    wait_until("the damage is told", Duration::from_secs(20), || told(&log) > 0);
+    wait_until("the damage is told", || told(&log) > 0);
     assert!(tree(&d.mnt) == *want, "{what}: the tree is another, later");
     let found = check(d, false);
     assert!(found.exit == 5 && names(&found), "{what}: reading mends nothing: {found:?}");

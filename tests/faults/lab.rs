@@ -2,6 +2,7 @@
 
 pub use crate::common::full;
 pub use crate::common::noise;
+pub use crate::common::wait_until;
 use crate::common::{TestDrive, ok};
 use nacrefs::crypt::{DriveSecrets, Secret};
 use nacrefs::session::{Site, slots};
@@ -13,7 +14,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// What a command said: exit status, standard output, standard error.
 #[derive(Debug)]
@@ -264,16 +264,6 @@ impl LogTail {
     pub fn text(&self) -> String {
         let all = fs::read(&self.path).unwrap_or_default();
         String::from_utf8_lossy(&all[(self.from as usize).min(all.len())..]).into_owned()
-    }
-}
-
-/// Waits until something holds.
-#[track_caller]
-pub fn wait_until(what: &str, within: Duration, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < within, "{what}: not within {within:?}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -188,7 +188,7 @@ fn cat_tells_what_is_not_committed_while_the_store_is_away() {
     let begun = Instant::now();
     let said = run(Command::new(NACREFS).args(["cat", "--at", "1"]).arg(d.mnt.join("f")));
     assert_eq!(said.exit, 4, "{said:?}");
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < Duration::from_secs(20));
     fs::rename(&away, &d.store).unwrap();
     let out = Command::new(NACREFS).args(["cat", "--at", "2"]).arg(d.mnt.join("f")).output().unwrap();
     assert!(out.stdout == noise(1, 100_000), "nothing was committed for the asking");

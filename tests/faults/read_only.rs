@@ -7,7 +7,6 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 /// A directory that is mounted read-only over itself, as long as this lives.
 struct Frozen(PathBuf);
@@ -184,7 +183,7 @@ fn a_supervised_drive_on_a_read_only_state_directory_comes_back_and_logs_where_i
     let first = pid(&d).unwrap();
     // SAFETY: the daemon of this test's own drive.
     unsafe { libc::kill(i32::try_from(first).unwrap(), libc::SIGKILL) };
-    wait_until("it is mounted again", Duration::from_secs(20), || pid(&d).is_some_and(|pid| pid != first));
+    wait_until("it is mounted again", || pid(&d).is_some_and(|pid| pid != first));
     all_there(&d);
     assert!(run_dir.log().contains("mounting again"));
     d.umount();

@@ -271,7 +271,7 @@ impl Drop for Disk {
             !std::fs::read_to_string("/sys/block/".to_owned() + &self.device[5..] + "/loop/backing_file")
                 .is_ok_and(|file| Path::new(file.trim()) == self.layer.join("disk"))
         };
-        let until = std::time::Instant::now() + Duration::from_secs(10);
+        let until = std::time::Instant::now() + Duration::from_secs(60);
         while !gone() && std::time::Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
         }
