@@ -317,12 +317,7 @@ fn mounted(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
         options: plan.options,
     };
     let running = app.backend.mount(request).map_err(|e| made_all_the_same(e, &first))?;
-    let _found_by_umount = utab::Entry::of(&plan.dir, &state_dir);
-    // Where the directory that it is in is bound elsewhere, it is mounted there too.
-    match mounts::at_exactly(&plan.dir).and_then(|mount| mount.map_or(Ok(Vec::new()), |m| m.twins())) {
-        Ok(twins) => utab::inherit(&plan.dir, twins.iter().map(|twin| twin.point.as_path())),
-        Err(e) => tracing::warn!("plain `umount` may not wait for the store: {}", e.chain()),
-    }
+    let _found_by_umount = utab::Entries::keep(&plan.dir, &state_dir);
     signals.stop_on_signal(running.clone());
     let owner = rustix::process::geteuid().as_raw();
     let ready = Server::start(&control, owner, running.handler()).and_then(|server| {

@@ -7,6 +7,7 @@ use super::propagation;
 use super::status::may_see;
 use super::values::{DrivePath, escape};
 use crate::error::{Context, Error, Kind, Result};
+use crate::fuse::topmost;
 use rustix::mount::UnmountFlags;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -132,13 +133,14 @@ pub fn unescape(field: &[u8]) -> PathBuf {
 
 /// The mount that an absolute path lies in: of those above it the nearest, of those stacked the topmost.
 fn above<'m>(mounts: &'m [Mount], path: &Path) -> Option<&'m Mount> {
-    let mut best: Option<&Mount> = None;
-    for mount in mounts.iter().filter(|m| path.starts_with(&m.point)) {
-        if best.is_none_or(|b| mount.point.as_os_str().len() >= b.point.as_os_str().len()) {
-            best = Some(mount);
-        }
-    }
-    best
+    let above = mounts.iter().filter(|m| path.starts_with(&m.point));
+    let nearest = above.map(|m| m.point.as_path()).max_by_key(|point| point.as_os_str().len())?;
+    topmost_at(mounts, nearest)
+}
+
+fn topmost_at<'m>(mounts: &'m [Mount], point: &Path) -> Option<&'m Mount> {
+    let here: Vec<&Mount> = mounts.iter().filter(|m| m.point == point).collect();
+    topmost(&here, |m| (m.id, m.parent)).copied()
 }
 
 /// What is mounted on exactly this directory, if anything; links on the way are followed, and a dead mount is
@@ -152,7 +154,7 @@ pub fn at(dir: &Path) -> Result<Option<Mount>> {
 
 /// What is mounted at a path as mountinfo has it: the topmost.
 pub fn at_exactly(path: &Path) -> Result<Option<Mount>> {
-    Ok(list()?.into_iter().rev().find(|m| m.point == path))
+    Ok(topmost_at(&list()?, path).cloned())
 }
 
 /// Finds the drive that a path lies in, and the path from the drive's root. The path need not exist.
@@ -370,7 +372,7 @@ fn clear_dead(point: &Path, is_own: impl Fn(&Mount) -> bool) -> Result<()> {
 /// stack them.
 pub struct Ground {
     point: PathBuf,
-    /// Devices, the topmost last.
+    /// Devices.
     below: Vec<String>,
 }
 
@@ -397,12 +399,27 @@ impl Ground {
     /// To be asked after mounting: an error where another drive was mounted there first, since [`Ground::clear`]. Of
     /// two, the one below stays.
     pub fn check(&self, device: &str) -> Result<()> {
-        let mounts = list()?;
-        let here = mounts.iter().filter(|m| m.point == self.point).take_while(|m| m.device != device);
-        match here.filter(|m| m.is_ours()).all(|m| self.below.contains(&m.device)) {
+        match self.is_first(&list()?, device) {
             true => Ok(()),
             false => Err(taken(&self.point)),
         }
+    }
+}
+
+impl Ground {
+    fn is_first(&self, mounts: &[Mount], device: &str) -> bool {
+        let mut found = mounts.iter().find(|m| m.point == self.point && m.device == device);
+        // Somebody else has unmounted it already.
+        if found.is_none() {
+            return false;
+        }
+        while let Some(mount) = found {
+            if mount.device != device && mount.is_ours() && !self.below.contains(&mount.device) {
+                return false;
+            }
+            found = mounts.iter().find(|m| m.id == mount.parent && m.id != mount.id && m.point == self.point);
+        }
+        true
     }
 }
 
@@ -475,5 +492,20 @@ mod tests {
         no_drive.point = dir.path().to_owned();
         assert_eq!(control_socket(&no_drive).unwrap_err().kind(), Kind::NotADrive);
         assert!(!no_drive.is_dead());
+    }
+
+    #[test]
+    fn of_two_that_are_mounted_at_once_the_lower_one_stays_whichever_was_made_first() {
+        let line = |id, parent, device| format!("{id} {parent} 0:{device} / /m rw - fuse.nacrefs s rw\n");
+        let ground = |below: &[&str]| Ground {
+            point: "/m".into(),
+            below: below.iter().map(|d| d.to_string()).collect(),
+        };
+        let stacked = parse([line(90, 91, 50), line(91, 22, 51)].concat().as_bytes());
+        assert!(ground(&[]).is_first(&stacked, "0:51") && !ground(&[]).is_first(&stacked, "0:50"));
+        assert!(ground(&["0:51"]).is_first(&stacked, "0:50"), "it was there before");
+        assert!(!ground(&[]).is_first(&stacked, "0:52"), "it is gone");
+        assert_eq!(topmost_at(&stacked, Path::new("/m")).unwrap().device, "0:50");
+        assert_eq!(above(&stacked, Path::new("/m/f")).unwrap().device, "0:50");
     }
 }

@@ -45,16 +45,17 @@ pub fn run(args: &args::Umount) -> Result<()> {
     // Where it was called from is not to keep it busy.
     std::env::set_current_dir("/").context(|| "cannot leave the directory")?;
     let twins = mount.twins()?;
+    let state_dir = utab::state_dir(&mount.point);
     leave(args, &mount)?;
     let (stayed, gone) = mounts::still_there(twins)?;
-    utab::inherit(&mount.point, stayed.iter().map(|twin| twin.point.as_path()));
-    // A daemon that was killed, or that goes on out of sight, does not do this.
+    if let Some(dir) = state_dir {
+        utab::keep_for(&dir, &stayed.into_iter().map(|twin| twin.point).collect::<Vec<_>>());
+    }
+    // A daemon that was killed does not do this. One that goes on is mounted elsewhere, and sees to its entries.
     for Mount { point, .. } in gone.iter().chain([&mount]) {
-        match mounts::at_exactly(point)?.is_some_and(|m| m.is_ours()) {
-            true => {}
-            // Only a copy of the mount is gone.
-            false if holders::serves_elsewhere(&mount, point) => utab::spare(point),
-            false => utab::forget(point),
+        let is_served = mounts::at_exactly(point)?.is_some_and(|m| m.is_ours());
+        if !is_served && !holders::serves_elsewhere(&mount, point) {
+            utab::forget(point);
         }
     }
     Ok(())

@@ -30,3 +30,4 @@ pub use attach::{SUBTYPE, fusermount};
 pub use counts::{Call, Counts};
 pub use dispatch::Durable;
 pub use mount::{Abandon, Mount, MountConfig, Serving, Unmounter};
+pub use mountinfo::topmost;

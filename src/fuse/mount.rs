@@ -4,7 +4,7 @@ use super::attach::{Attach, SUBTYPE, detach_by_helper};
 use super::convert::Shown;
 use super::counts::Counts;
 use super::dispatch::Durable;
-use super::mountinfo::{self, device_at};
+use super::mountinfo::{self, device_at, device_of};
 use super::ops::Ops;
 use super::poll::{Poller, Polling};
 use super::shed::Shedding;
@@ -127,7 +127,8 @@ impl Mount {
             sync: config.durable == Durable::Changes,
         };
         let fd = attach.attach(&dir)?;
-        let device = device_at(&dir).and_then(|device| {
+        let device = device_of(&fd).map_or_else(|| device_at(&dir), |device| Ok(Some(device)));
+        let device = device.and_then(|device| {
             device.ok_or_else(|| Error::failed("it is not mounted, though mounting it succeeded"))
         });
         let device = match device {
@@ -286,17 +287,16 @@ impl Unmounter {
             if self.ended.load(Relaxed) {
                 return Ok(());
             }
-            let mounts = mountinfo::all()?;
-            let Some(newest) = mounts.iter().rposition(|m| m.device == self.device) else { return Ok(()) };
-            let Some((mount, later)) = mounts.get(newest..).and_then(<[_]>::split_first) else {
-                return Ok(());
-            };
-            let dir = mount.place.display();
-            if later.iter().any(|m| m.place == mount.place) {
+            let mut mounts = mountinfo::all()?;
+            let newest = mounts.iter().rev().find(|m| m.device == self.device).map(|m| m.place.clone());
+            let Some(place) = newest else { return Ok(()) };
+            let dir = place.display();
+            mounts.retain(|m| m.place == place);
+            if mountinfo::top(&mounts).is_some_and(|m| m.device != self.device) {
                 let message = format!("{dir}: something else is mounted over it; unmount that first");
                 return Err(Error::new(Kind::Conflict, message));
             }
-            unmount_at(&mount.place, flags)?;
+            unmount_at(&place, flags)?;
         }
         Err(Error::failed(format!("{} is mounted at too many places", self.dir.display())))
     }

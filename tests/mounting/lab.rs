@@ -30,7 +30,8 @@ fail() { echo "FAILED: $*" >&2; exit 1; }
 fails() { local want=$1 rc=0; shift; said=$("$@" 2>&1) || rc=$?; [ "$rc" = "$want" ] || fail "$* is $rc, not $want: $said"; }
 says() { [[ $said == *"$1"* ]] || fail "not said: '$1' but: $said"; }
 mounted() { findmnt -n "$1" >/dev/null; }
-gone() { for _ in $(seq 100); do "$@" || return 0; sleep .1; done; fail "still: $*"; }
+gone() { for _ in $(seq 600); do "$@" || return 0; sleep .1; done; fail "still: $*"; }
+comes() { for _ in $(seq 600); do ! "$@" || return 0; sleep .1; done; fail "never: $*"; }
 "$N" init store --key-file key >/dev/null
 mkdir m
 "#;

@@ -117,15 +117,40 @@ k; mount --bind m b; umount $T/m; grep "TARGET=$T/b " /run/mount/utab; umount -i
 fn a_copy_that_is_unmounted_in_another_namespace_leaves_umount_as_it_was() {
     run(r#"
 k() { mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; }
-for how in umount "$N umount" "$N umount -l"; do
-    k; for _ in 1 2; do
-        unshare --mount --propagation private bash -ec "$how $T/m; ! mountpoint -q $T/m" 2>/dev/null
+for how in umount "$N umount" "$N umount -l" "umount -l" "umount -i"; do
+    k; copies=
+    # Several at once.
+    for _ in 1 2 3; do
+        unshare --mount --propagation private bash -ec "$how $T/m; ! mountpoint -q $T/m" 2>/dev/null & copies+=" $!"
     done
-    mounted m; grep -q "TARGET=$T/m " /run/mount/utab || fail "$how: utab"
+    for copy in $copies; do wait $copy; done
+    mounted m; comes grep -q "TARGET=$T/m " /run/mount/utab || fail "$how: utab"
     echo "$how" > m/f; mv store away; fails 4 umount $T/m; says 'still mounted: the store is out of reach'; mounted m
     mv away store; umount $T/m; [ ! -e state/control ]; rm -r state; k; [ "$(cat m/f)" = "$how" ]; umount $T/m
     ! grep nacrefs /run/mount/utab || fail "$how: utab at the end"
 done
+"#);
+}
+
+/// A daemon that ended took along the note of another drive, which was mounted in its place by then.
+#[test]
+fn umount_waits_where_another_drive_was_mounted_before_and_where_a_drive_has_been_moved() {
+    run(r#"
+k() { mount -t nacrefs $1 $2 -o key_file=key,commit=3600,state_dir=$T/state-$1 2>/dev/null; }
+"$N" init --key-file key other >/dev/null
+waits() { # what is mounted there, where
+    echo "$1" > $2/f; comes grep -q "TARGET=$T/$2 " /run/mount/utab || fail "no entry of $2"
+    mv $1 away; fails 4 umount $T/$2; says 'still mounted: the store is out of reach'; mounted $2
+    mv away $1; umount $T/$2; ! mounted $2; [ ! -e state-$1/control ]
+}
+mkdir p b; mount --bind p p; mount --make-private p; mkdir p/x p/y
+# Unmounted lazily while a file is open, which is closed when the other one is there.
+k store p/x; exec 5> p/x/open; umount -l p/x; k other p/x; exec 5>&-; comes [ ! -e state-store/control ]; waits other p/x
+# Moved away, and unmounted there.
+k store p/x; mount --move p/x p/y; k other p/x; waits store p/y; waits other p/x
+# The directory that it is in was bound elsewhere later.
+k store p/x; mount --rbind p b; umount -i $T/p/x; waits store b/x; umount b p
+! grep nacrefs /run/mount/utab || fail "utab at the end"
 "#);
 }
 
