@@ -575,3 +575,21 @@ fn the_doctor_finds_full_disks_memory_for_a_disk_and_a_machine_without_fuse() {
     c.args(["--nofile=256", NACREFS, "doctor"]).arg(&d.store);
     finds(&doctor(&mut c).1, "open files", "warn", "256");
 }
+
+/// The doctor looked at the drive around it, and found a key wrong that was right.
+#[test]
+fn the_doctor_of_a_store_inside_another_drive_looks_at_that_one() {
+    let d = TestDrive::new();
+    let (store, key) = (d.mnt.join("store"), d.dir().join("inner-key"));
+    let inner = |line: &[&str]| {
+        let mut c = Command::new(NACREFS);
+        c.args(line).arg(&store).arg("--key-file").arg(&key).stdin(Stdio::null());
+        ok(c.env("NACREFS_STATE_DIR", d.dir().join("inner-state")).output())
+    };
+    inner(&["init"]);
+    let out = inner(&["doctor"]);
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(said.contains(&format!("file://{}", store.display())), "{said}");
+    let out = ok(d.nacrefs(&["doctor"]).arg(&d.mnt).output());
+    assert!(String::from_utf8_lossy(&out.stdout).contains(d.mnt.to_str().unwrap()));
+}

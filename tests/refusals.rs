@@ -408,3 +408,27 @@ fn every_wrong_secret_missing_file_bad_option_and_bad_url_has_its_exit_status_an
         assert_eq!(nacrefs(&d, &["key", "list", "store", s1, right]), (0, String::new()));
     }
 }
+
+/// The object store's own crate panics over such a path; and a state directory in the store would be rolled back with it.
+#[test]
+fn a_store_whose_path_is_not_utf8_and_a_state_directory_in_the_store_are_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let d = TestDrive::unmounted("commit=1");
+    let odd = d.dir().join(std::ffi::OsStr::from_bytes(b"odd\xff"));
+    let out = d.nacrefs(&["init"]).arg(&odd).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(
+        out.status.code() == Some(2) && said.contains("is not UTF-8") && said.lines().count() == 1,
+        "{said}"
+    );
+    assert!(!odd.exists());
+    let before = snapshot(&d.store);
+    for inside in ["state", "packs/state"] {
+        let state = d.store.join(inside);
+        let out =
+            d.nacrefs(&["mount"]).arg(&d.store).arg(&d.mnt).arg("--state-dir").arg(&state).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.code() == Some(2) && said.contains("is inside the store"), "{said}");
+    }
+    assert!(snapshot(&d.store) == before);
+}

@@ -28,6 +28,7 @@ use super::utab;
 use super::values::escape_message;
 use crate::error::{Error, Kind, Result};
 use crate::session::StateDir;
+use crate::store::layout::DRIVE;
 use serde::{Deserialize, Serialize, Serializer};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -181,18 +182,27 @@ fn patients(app: &App, target: Option<&Path>) -> Result<Vec<Patient>> {
         let default = app.places().ok().filter(|p| p.store.exists()).map(|p| file_url(&p.store));
         return Ok(default.map(closed).into_iter().collect());
     };
-    match mounts::locate(target) {
-        Ok((mount, _)) => Ok(vec![Patient::of_mount(mount)]),
+    let of_store = |store: String| -> Result<Patient> {
+        let is_its = |mount: &Mount| mount.store() == store && may_see(mount);
+        let mounted = mounts::ours()?.into_iter().find(is_its).map(Patient::of_mount);
+        Ok(mounted.unwrap_or_else(|| closed(store)))
+    };
+    let patient = match mounts::locate(target) {
+        // A store that another drive holds is not that drive.
+        Ok((mount, path))
+            if !path.as_bytes().is_empty() && mount.answers() && target.join(DRIVE).is_file() =>
+        {
+            of_store(store_url(target)?)?
+        }
+        Ok((mount, _)) => Patient::of_mount(mount),
         Err(e) if e.kind() == Kind::NotADrive => {
             // A place that fstab mounts means the drive that would be there.
             let line = resolve(target).ok().and_then(|place| fstab::at(&fstab::ours(), &place));
-            let store = store_url(line.as_ref().map_or(target, |line| &line.store))?;
-            let of_store = |mount: &Mount| mount.store() == store && may_see(mount);
-            let mounted = mounts::ours()?.into_iter().find(of_store).map(Patient::of_mount);
-            Ok(vec![mounted.unwrap_or_else(|| closed(store))])
+            of_store(store_url(line.as_ref().map_or(target, |line| &line.store))?)?
         }
-        Err(e) => Err(e),
-    }
+        Err(e) => return Err(e),
+    };
+    Ok(vec![patient])
 }
 
 /// How long a check may take: of a store, of a disk that may be out of reach, of a passphrase.
@@ -294,13 +304,14 @@ fn state_dir(
     patient: &Patient,
     drive: Option<crate::types::DriveId>,
 ) -> Option<PathBuf> {
-    if let Some(dir) = args.state.state_dir.as_ref() {
-        return resolve(dir).ok();
-    }
+    // Whoever serves the drive knows better than who asks.
     if let Some(mount) = patient.mount.as_ref().filter(|_| patient.told().is_some())
         && let Ok(socket) = mounts::control_socket(mount)
     {
         return runtime::state_dir(&socket);
+    }
+    if let Some(dir) = args.state.state_dir.as_ref() {
+        return resolve(dir).ok();
     }
     let point = patient.mount.as_ref().map(|mount| mount.point.as_path());
     if let Some(dir) = point.and_then(utab::state_dir) {

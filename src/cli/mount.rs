@@ -283,6 +283,7 @@ fn mounted(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
         (None, None) => app.places()?.state_dir(app.backend.drive_id(&plan.store)?),
     };
     apart(&plan.dir, "the state directory", &state_dir)?;
+    outside(&plan.store, &state_dir)?;
     let run_dir = runtime::make(&state_dir, plan.options.ro)?;
     if !report.is_foreground() && plan.before.is_none() {
         logging::log_to(&run_dir)?;
@@ -457,6 +458,17 @@ fn apart(dir: &Path, what: &str, path: &Path) -> Result<()> {
         shown(path),
         shown(dir)
     );
+    Err(Error::new(Kind::Usage, said))
+}
+
+/// A state directory in the store would be rolled back together with it, so that no rollback could be seen (docs/SECURITY.md);
+/// and with the store its journal and key would be away.
+fn outside(store: &str, state_dir: &Path) -> Result<()> {
+    let Some(store) = url_path(store).and_then(|path| resolve(&path).ok()) else { return Ok(()) };
+    if !resolve(state_dir)?.starts_with(&store) {
+        return Ok(());
+    }
+    let said = format!("the state directory {} is inside the store: give another one", shown(state_dir));
     Err(Error::new(Kind::Usage, said))
 }
 

@@ -254,6 +254,11 @@ impl Mount {
         matches!(self.ask(), Ok(Answer::Errno(libc::ENOTCONN)))
     }
 
+    /// Whether its daemon is there, and takes calls.
+    pub fn answers(&self) -> bool {
+        matches!(self.ask(), Ok(Answer::Value(_)))
+    }
+
     /// Asks its daemon where its control socket is. An attribute, because the kernel would answer stat(2) from its
     /// cache, even for a daemon that is dead.
     fn ask(&self) -> Result<Answer> {
@@ -300,6 +305,17 @@ impl Mount {
     pub fn is_of(&self, store: &str) -> bool {
         let real = |url: String| url_path(&url).map_or(url, |path| file_url(&resolve_anyway(&path)));
         self.source == store || real(self.store()) == real(store.to_owned())
+    }
+
+    /// What to say of what is mounted inside a dead mount: it is out of reach, and goes along.
+    pub fn told_inside(&self) -> Result<Option<String>> {
+        let mut all = list()?;
+        all.retain(|m| m.point != self.point && m.point.starts_with(&self.point));
+        let names: Vec<String> = all.iter().map(|m| shown(&m.point)).collect();
+        Ok((!names.is_empty()).then(|| {
+            let (names, point) = (names.join(", "), shown(&self.point));
+            format!("unmounted along with the dead mount at {point}, to be mounted again: {names}")
+        }))
     }
 
     /// The error for a dead mount of another drive where one is to be mounted.
@@ -362,6 +378,9 @@ fn clear_dead(point: &Path, is_own: impl Fn(&Mount) -> bool) -> Result<()> {
     while let Some(mount) = at_exactly(point)?.filter(|m| m.is_ours() && m.is_dead()) {
         if !is_own(&mount) {
             return Err(mount.dead_of_another());
+        }
+        if let Some(inside) = mount.told_inside()? {
+            tracing::warn!("{inside}");
         }
         super::umount::detach(&mount.point, UnmountFlags::DETACH)?;
     }

@@ -73,6 +73,9 @@ fn leave(args: &args::Umount, mount: &Mount) -> Result<()> {
         return force(mount);
     }
     if mount.is_dead() {
+        if let Some(inside) = mount.told_inside()? {
+            eprintln!("nacrefs: {inside}");
+        }
         return detach(&mount.point, UnmountFlags::DETACH);
     }
     if mount.has_twin_that_stays()? {

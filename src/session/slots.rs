@@ -81,6 +81,8 @@ pub fn list(objects: &dyn Objects) -> Result<Slots> {
         };
         match read() {
             Ok(slot) => slots.push(slot),
+            // Somebody has removed it since it was listed.
+            Err(e) if e.kind() == Kind::NotFound => {}
             Err(e) if e.kind() == Kind::Away => return Err(e),
             Err(e) => {
                 tracing::warn!("{name} is not a key slot: {}", e.chain());
@@ -136,13 +138,54 @@ mod tests {
     use super::*;
     use crate::crypt::KdfParams;
     use crate::store::memory::Memory;
+    use crate::store::objects::Created;
     use crate::sys::SystemRandom;
     use crate::types::{Key, Time};
+    use bytes::Bytes;
 
     pub(super) fn slot(secrets: &DriveSecrets, key: u8) -> Slot {
         let secret = Secret::KeyFile(Key([key; 32]));
         let now = Time { sec: key.into(), nsec: 0 };
         Slot::create(secrets, &secret, KdfParams::default(), "", now, &SystemRandom).unwrap()
+    }
+
+    /// A store in which somebody removes a slot just after it was listed.
+    struct Removing(Memory);
+
+    impl Objects for Removing {
+        fn get(&self, name: &str) -> Result<Bytes> {
+            self.0.get(name)
+        }
+        fn get_range(&self, name: &str, start: u64, len: usize) -> Result<Bytes> {
+            self.0.get_range(name, start, len)
+        }
+        fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
+            self.0.put(name, bytes)
+        }
+        fn create(&self, name: &str, bytes: Bytes) -> Result<Created> {
+            self.0.create(name, bytes)
+        }
+        fn list(&self, dir: &str) -> Result<Vec<String>> {
+            let gone = layout::slot(&[7; 16]);
+            self.0.list(dir).map(|names| names.into_iter().chain([gone]).collect())
+        }
+        fn delete(&self, name: &str) -> Result<()> {
+            self.0.delete(name)
+        }
+        fn size(&self, name: &str) -> Result<u64> {
+            self.0.size(name)
+        }
+    }
+
+    #[test]
+    fn a_slot_that_is_removed_while_it_is_looked_for_is_no_damage() {
+        let store = Removing(Memory::new());
+        let secrets = DriveSecrets::generate(&SystemRandom).unwrap();
+        add(&store, &slot(&secrets, 1)).unwrap();
+        let all = list(&store).unwrap();
+        assert_eq!((all.slots.len(), all.bent.len()), (1, 0));
+        let refused = unlock(&store, &Secret::KeyFile(Key([9; 32]))).err().unwrap();
+        assert_eq!(refused.kind(), Kind::Secret);
     }
 
     #[test]

@@ -56,12 +56,27 @@ impl Identity {
     }
 }
 
+/// `object_store` 0.13 panics where it has to name an object of another path, as for one that exists already.
+fn writable_path(dir: &Path) -> Result<()> {
+    match dir.to_str() {
+        Some(_) => Ok(()),
+        None => Err(Error::new(
+            Kind::Usage,
+            format!(
+                "the path of the store, {}, is not UTF-8: give the directory another name",
+                dir.display()
+            ),
+        )),
+    }
+}
+
 impl Local {
     /// Opens the store in a directory; with `create`, makes the directory (mode 0700) where there is none.
     /// A directory that others may write to is refused, unless `allow_shared`.
     pub fn open(dir: &Path, create: bool, allow_shared: bool) -> Result<Local> {
         let cannot = |e: io::Error| io_error("open the store in", &dir.display().to_string(), e);
         let wanted = std::path::absolute(dir).map_err(cannot)?;
+        writable_path(&wanted)?;
         if create {
             make_dir(&wanted).map_err(|e| io_error("make the directory", &dir.display().to_string(), e))?;
         }
@@ -71,6 +86,7 @@ impl Local {
             }
             _ => cannot(e),
         })?;
+        writable_path(&root)?;
         let meta = fs::metadata(&root).map_err(cannot)?;
         if !meta.is_dir() {
             return Err(Error::new(Kind::NotADrive, format!("{} is not a directory", dir.display())));

@@ -24,6 +24,17 @@ mount m 2>/dev/null; "$N" umount --dead m; mounted m; kill9; "$N" umount --dead 
 "#);
 }
 
+/// The kernel takes along what is mounted inside a dead mount; nobody was told.
+#[test]
+fn what_was_mounted_inside_a_dead_mount_is_named_when_it_is_cleared() {
+    run(r#"
+k() { mount -t nacrefs store m -o key_file=key; mkdir -p m/in; mount -t tmpfs none m/in; pid=$(pgrep -f "$T/store $T/m "); kill -9 $pid; gone kill -0 $pid 2>/dev/null; }
+k; "$N" umount m 2>said; grep -q "unmounted along with the dead mount at $T/m, to be mounted again: $T/m/in" said || fail "$(cat said)"
+k; mount -t nacrefs store m -o key_file=key; cat $(find -name log) > told; grep -q "to be mounted again: $T/m/in" told || fail "$(cat told)"
+! mounted m/in; umount m
+"#);
+}
+
 /// `mount` used to find the dying daemon's mount alive, or its state directory in use.
 #[test]
 fn a_mount_at_once_after_a_kill_waits_until_the_daemon_is_gone() {

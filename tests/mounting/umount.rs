@@ -146,11 +146,28 @@ waits() { # what is mounted there, where
 mkdir p b; mount --bind p p; mount --make-private p; mkdir p/x p/y
 # Unmounted lazily while a file is open, which is closed when the other one is there.
 k store p/x; exec 5> p/x/open; umount -l p/x; k other p/x; exec 5>&-; comes [ ! -e state-store/control ]; waits other p/x
+# Something else was mounted over it and unmounted again: umount(8) takes the last entry of a place, whoever's it is.
+k store p/x; mount -t tmpfs none p/x; umount $T/p/x; mount --bind p/x p/x; umount $T/p/x; umount --fake $T/p/x; waits store p/x
 # Moved away, and unmounted there.
 k store p/x; mount --move p/x p/y; k other p/x; waits store p/y; waits other p/x
 # The directory that it is in was bound elsewhere later.
 k store p/x; mount --rbind p b; umount -i $T/p/x; waits store b/x; umount b p
 ! grep nacrefs /run/mount/utab || fail "utab at the end"
+"#);
+}
+
+/// The kernel tells a process of another PID namespace as 0: nothing could be asked of a drive from a container.
+#[test]
+fn a_drive_can_be_asked_and_unmounted_from_another_pid_namespace() {
+    run(r#"
+mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; echo 1 > m/f
+cat > inside <<'EOF'
+"$1" status $2 >/dev/null; "$1" sync $2; "$1" log $2 >/dev/null; [ "$("$1" cat $2/f)" = 1 ]
+"$1" doctor $2 --key-file key > found || { cat found; exit 1; }; grep -q 'lock .*not to be seen from here' found || { cat found; exit 1; }
+echo 2 > $2/f; umount $PWD/$2
+EOF
+unshare --pid --fork --mount-proc bash -euxo pipefail inside "$N" m || fail "in the container"
+mounted m; mv store away; echo 3 > m/f; comes grep -q "TARGET=$T/m " /run/mount/utab; fails 4 umount $T/m; mounted m; mv away store; umount $T/m
 "#);
 }
 

@@ -1,7 +1,7 @@
 //! A command's side of the control socket.
 
-use super::MAX_LINE;
 use super::protocol::{Answer, MAX_DATA, Reply, Request};
+use super::{MAX_LINE, peer};
 use crate::error::{Context, Error, Kind, Result};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -30,14 +30,12 @@ impl Client {
             }
             _ => Error::from(e).context(format!("cannot call {}", socket.display())),
         })?;
-        let peer = rustix::net::sockopt::socket_peercred(&stream)
-            .map_err(std::io::Error::from)
-            .context(|| "cannot tell who serves the control socket")?;
+        let peer = peer(&stream).context(|| "cannot tell who serves the control socket")?;
         let me = rustix::process::geteuid();
         if !me.is_root() && !peer.uid.is_root() && peer.uid != me {
             return Err(Error::failed(format!("{} is served by another user", socket.display())));
         }
-        Ok(Client { stream: BufReader::new(stream), pid: Some(peer.pid), uid: peer.uid })
+        Ok(Client { stream: BufReader::new(stream), pid: peer.pid, uid: peer.uid })
     }
 
     /// A client of whoever is at the other end.
@@ -58,7 +56,7 @@ impl Client {
         }
     }
 
-    /// The daemon's process, where it can be told.
+    /// The daemon's process, where it can be told: not in a PID namespace where it is not.
     pub fn pid(&self) -> Option<rustix::process::Pid> {
         self.pid
     }

@@ -61,6 +61,32 @@ pub fn connect(socket: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
+/// Who is at the other end of a connection.
+pub struct Peer {
+    /// None for a process of another PID namespace, which the kernel tells as 0.
+    pub pid: Option<rustix::process::Pid>,
+    pub uid: rustix::process::Uid,
+}
+
+/// Asks the kernel, which noted it at connect(2) or listen(2). (rustix 1.1 has no word for a process without a number: it
+/// takes the answer for an error.)
+pub fn peer(stream: &UnixStream) -> io::Result<Peer> {
+    let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into a structure of that size.
+    let done = unsafe {
+        let into = (&raw mut found).cast();
+        libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, into, &mut len)
+    };
+    match done {
+        0 => Ok(Peer {
+            pid: rustix::process::Pid::from_raw(found.pid),
+            uid: rustix::process::Uid::from_raw(found.uid),
+        }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// How many callers a server has at once; each is counted until its [`Caller`] is dropped.
 #[derive(Clone, Default)]
 pub struct Callers(Arc<AtomicUsize>);

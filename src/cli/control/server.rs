@@ -1,7 +1,7 @@
 //! The daemon's side of the control socket: a thread for each connection, each of one request.
 
 use super::protocol::{Answer, Failure, LogEntry, MAX_DATA, Progress, Reply, Request, Status};
-use super::{Caller, Callers, MAX_LINE, short_name};
+use super::{Caller, Callers, MAX_LINE, peer, short_name};
 use crate::error::{Context, Error, Kind, Result};
 use crate::types::Version;
 use std::fs::{self, Permissions};
@@ -23,7 +23,7 @@ pub trait Handler: Send + Sync {
 /// How long a caller may take to say what it wants.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// More callers at once than this are turned away.
-const MAX_CALLERS: usize = 64;
+pub(super) const MAX_CALLERS: usize = 256;
 /// Progress is told no more often than this.
 const PROGRESS_TIME: Duration = Duration::from_millis(100);
 
@@ -88,6 +88,7 @@ fn accept(listener: &UnixListener, stop: &AtomicBool, owner: u32, handler: &Arc<
         };
         let Some(caller) = callers.admit(MAX_CALLERS) else {
             tracing::warn!("too many control connections at once");
+            turn_away(&stream);
             continue;
         };
         let call = Call { handler: handler.clone(), _counted: caller };
@@ -97,6 +98,19 @@ fn accept(listener: &UnixListener, stop: &AtomicBool, owner: u32, handler: &Arc<
         {
             tracing::warn!("cannot start a thread for a control connection: {e}");
         }
+    }
+}
+
+/// Says so, if that can be said without waiting.
+fn turn_away(mut stream: &UnixStream) {
+    let busy = Error::new(
+        Kind::Conflict,
+        format!("{MAX_CALLERS} others ask the drive's daemon now: try again later"),
+    );
+    let mut line = serde_json::to_vec(&Answer::Error(Failure::of(&busy))).unwrap_or_default();
+    line.push(b'\n');
+    if let Err(e) = stream.set_nonblocking(true).and_then(|()| stream.write_all(&line)) {
+        tracing::debug!("a control caller went away: {e}");
     }
 }
 
@@ -125,9 +139,7 @@ impl Call {
 
 /// Reads what a caller wants; refuses callers but the owner and root.
 pub fn read_request(stream: &UnixStream, owner: u32) -> Result<Request> {
-    let peer = rustix::net::sockopt::socket_peercred(stream)
-        .map_err(std::io::Error::from)
-        .context(|| "cannot tell who calls the control socket")?;
+    let peer = peer(stream).context(|| "cannot tell who calls the control socket")?;
     let uid = peer.uid.as_raw();
     if uid != owner && uid != 0 {
         tracing::warn!("user {uid} tried to control the mount of user {owner}");
@@ -192,8 +204,8 @@ impl Reply for Lines<'_> {
     }
 
     fn caller(&self) -> Option<OwnedFd> {
-        let peer = rustix::net::sockopt::socket_peercred(*self.out.get_ref()).ok()?;
-        rustix::process::pidfd_open(peer.pid, rustix::process::PidfdFlags::empty()).ok()
+        let pid = peer(self.out.get_ref()).ok()?.pid?;
+        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
     }
 
     fn data(&mut self, bytes: &[u8]) -> Result<()> {

@@ -197,6 +197,31 @@ fn strange_requests_are_refused_and_the_server_lives() {
     ask(&socket, Request::Status {}).0.unwrap();
 }
 
+/// The one too many was hung up on without a word, and told its user that the daemon had ended.
+#[test]
+fn who_comes_when_too_many_are_there_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(SOCKET);
+    let _server = Server::start(&path, me(), Arc::new(Fake)).unwrap();
+    let idle: Vec<UnixStream> =
+        (0..server::MAX_CALLERS).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let refused = ask(&path, Request::Sync {}).0.unwrap_err();
+    assert!(refused.kind() == Kind::Conflict && refused.to_string().contains("try again later"), "{refused}");
+    drop(idle);
+    let begun = std::time::Instant::now();
+    while ask(&path, Request::Sync {}).0.is_err() {
+        assert!(begun.elapsed().as_secs() < 60);
+    }
+}
+
+#[test]
+fn a_peer_of_this_process_is_this_process() {
+    let (one, _other) = UnixStream::pair().unwrap();
+    let found = peer(&one).unwrap();
+    assert_eq!(found.pid.map(|pid| pid.as_raw_nonzero().get()), Some(std::process::id() as i32));
+    assert_eq!(found.uid.as_raw(), me());
+}
+
 #[test]
 fn other_users_are_refused() {
     let dir = tempfile::tempdir().unwrap();

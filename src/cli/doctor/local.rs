@@ -68,6 +68,7 @@ pub fn checks(patient: &Patient, state_dir: Option<&Path>) -> Vec<Finding> {
     let told = patient.mount.as_ref().and_then(|mount| mounts::control_socket(mount).ok());
     let (holder, control) = (StateDir::holder(dir), told.unwrap_or_else(|| runtime::control(dir)));
     let serves = match (holder, &patient.mount) {
+        (None, Some(_)) if patient.told().is_some() => Serves::Unseen,
         (_, Some(_)) => Serves::Mounted,
         (None, None) => Serves::Nobody,
         (Some(pid), None) => serves(&control, pid),
@@ -152,6 +153,8 @@ enum Serves {
     /// The mount that is looked at, or that is at this place.
     Mounted,
     At(String),
+    /// The mount that is looked at, and its process is not to be seen: it is in another PID namespace.
+    Unseen,
     /// It answers, and the mount that it serves is not seen here.
     Elsewhere,
     /// It answers, from a mount namespace that it is left alone in.
@@ -206,6 +209,9 @@ fn lock(holder: Option<i32>, serves: &Serves, name: impl Fn(i32) -> Option<Strin
             format!("it may be starting or ending; if it stays, end it with `kill {pid}`"),
         ),
         (None, Serves::Nobody) => Finding::ok("lock", "free"),
+        (_, Serves::Unseen) => {
+            Finding::ok("lock", "held by the daemon, whose process is not to be seen from here")
+        }
         (None, _) => Finding::warn(
             "lock",
             "the drive is mounted, and nobody holds its state directory",
@@ -348,6 +354,7 @@ mod tests {
         says(lock(Some(5), &Serves::Forgotten, name), Warn, "`kill 5` stores everything");
         says(lock(Some(5), &Serves::Nobody, name), Warn, "process 5 (nacrefs)");
         says(lock(None, &Serves::Mounted, name), Warn, "nobody holds");
+        says(lock(None, &Serves::Unseen, name), Ok, "held by the daemon");
         says(lock(None, &Serves::Nobody, name), Ok, "free");
     }
 
