@@ -85,7 +85,7 @@ fn lock_state(request: &MountRequest) -> Result<StateDir> {
 }
 
 fn answers(control: &Path, within: Duration) -> bool {
-    let daemon = Client::connect(control).and_then(|daemon| daemon.within(within));
+    let daemon = Client::connect(control).and_then(|daemon| daemon.at_once(within));
     daemon.and_then(|daemon| daemon.ask(&Request::Status {}, &mut Told::default())).is_ok()
 }
 

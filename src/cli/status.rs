@@ -60,7 +60,7 @@ pub fn may_see(mount: &Mount) -> bool {
 /// Asks the daemon of a mount, for no more than a few seconds.
 pub fn of_mount(mount: &Mount) -> Result<Status> {
     let mut told = Told::default();
-    mounts::daemon(mount)?.within(PATIENCE)?.ask(&Request::Status {}, &mut told)?;
+    mounts::daemon(mount)?.at_once(PATIENCE)?.ask(&Request::Status {}, &mut told)?;
     let mut status = told.status(&shown(&mount.point))?;
     // What mount(8) has changed since, the daemon need not know.
     let told = mounts::list()?.into_iter().filter(|m| m.device == mount.device);

@@ -11,9 +11,11 @@ use super::values::human_size;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::fusermount;
 use crate::types::Version;
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::fs::File;
 use std::io::IsTerminal;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -78,6 +80,7 @@ fn leave(args: &args::Umount, mount: &Mount) -> Result<()> {
         }
         return detach(&mount.point, UnmountFlags::DETACH);
     }
+    let _alone = one_at_a_time(mount)?;
     if mount.has_twin_that_stays()? {
         return detach(&mount.point, UnmountFlags::empty());
     }
@@ -108,7 +111,7 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
         let client = Client::connect(&socket)?.served_by(mount.owner())?.within(END_TIME)?;
         let stored = client.ask(&Request::Umount { local }, &mut screen);
         stored.map_err(|e| match () {
-            () if is_gone(mount) => by_another(point, e),
+            () if is_gone(mount) => by_another(point).with_source(e),
             () if mount.is_dead() => e,
             () if local => {
                 let why = "the journal cannot keep the rest, and the store did not take it";
@@ -173,9 +176,29 @@ fn is_gone(mount: &Mount) -> bool {
 }
 
 /// Whether all was stored, only whoever was faster knows.
-fn by_another(point: &Path, e: Error) -> Error {
+fn by_another(point: &Path) -> Error {
     Error::new(Kind::NotADrive, format!("somebody else has unmounted {} meanwhile", shown(point)))
-        .with_source(e)
+}
+
+/// Waits until nobody else is unmounting the drive, and keeps others waiting until it is dropped. Two at once would each
+/// take the other's mark for nobody's (MNT_EXPIRE), or the other's place for one that stays.
+fn one_at_a_time(mount: &Mount) -> Result<Option<File>> {
+    // Where that cannot be told, what comes next says why. The directory is its daemon's, who has a lock in it.
+    let Ok(socket) = mounts::control_socket(mount) else { return Ok(None) };
+    let Some(dir) = socket.parent().and_then(|dir| File::open(dir).ok()) else { return Ok(None) };
+    let locked = match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            eprintln!("nacrefs: waiting for another umount of the drive at {}", shown(&mount.point));
+            let locked = flock(&dir, FlockOperation::LockExclusive);
+            if is_gone(mount) {
+                return Err(by_another(&mount.point));
+            }
+            locked
+        }
+        locked => locked,
+    };
+    locked.map_err(std::io::Error::from).context(|| format!("cannot lock {}", shown(&socket)))?;
+    Ok(Some(dir))
 }
 
 fn still_mounted(point: &Path, e: Error) -> Error {

@@ -156,6 +156,33 @@ k store p/x; mount --rbind p b; umount -i $T/p/x; waits store b/x; umount b p
 "#);
 }
 
+/// Each took the mark of the other (MNT_EXPIRE) for nobody's, or the other's place for one that stays: one returned 0
+/// with nothing stored.
+#[test]
+fn of_several_that_unmount_at_once_none_does_so_before_all_is_stored() {
+    run(r#"
+mkdir b; mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null
+round() { # what each of them runs
+    local pids= how; rm -f go; echo $RANDOM > m/f; cp m/f .; mv store away
+    for how; do (until [ -e go ]; do :; done; rc=0; $how || rc=$?; echo "$how: $rc" >> done) 2>/dev/null & pids+=" $!"; done
+    rm -f done; touch go; wait $pids; ! grep -q ' 0$' done || fail "$(cat done)"
+    mounted m || fail "$*: unmounted"; mv away store
+}
+for n in 1 2 3 4; do
+    round "$N umount m" "$N umount m"; round "umount m" "umount $T/m" "umount m"
+done
+# Of two places one may go without the store, not both.
+for n in 1 2 3 4; do for how in umount "$N umount"; do
+    mount --bind m b; echo $n > m/f; rm -f go; mv store away
+    for place in m b; do (until [ -e go ]; do :; done; $how $T/$place || true) 2>/dev/null & done; touch go; wait
+    mounted m || mounted b || fail "both gone"
+    mv away store; ! mounted b || umount b; ! mounted m || umount m
+    rm -rf state; mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; [ "$(cat m/f)" = $n ] || fail "$how: $n"
+done; done
+umount m
+"#);
+}
+
 /// The kernel tells a process of another PID namespace as 0: nothing could be asked of a drive from a container.
 #[test]
 fn a_drive_can_be_asked_and_unmounted_from_another_pid_namespace() {

@@ -6,14 +6,33 @@ use crate::error::{Context, Error, Kind, Result};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A connection to a daemon, for one request. Waiting for answers ends when the daemon does, or by Ctrl-C.
 pub struct Client {
-    stream: BufReader<UnixStream>,
+    stream: BufReader<Timed>,
     pid: Option<rustix::process::Pid>,
     /// Who serves it.
     uid: rustix::process::Uid,
+}
+
+/// A connection that ends to be read at some moment, however much comes until then.
+struct Timed {
+    stream: UnixStream,
+    until: Option<Instant>,
+}
+
+impl Read for Timed {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if let Some(until) = self.until {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            self.stream.set_read_timeout(Some(left))?;
+        }
+        self.stream.read(into)
+    }
 }
 
 impl Client {
@@ -35,13 +54,17 @@ impl Client {
         if !me.is_root() && !peer.uid.is_root() && peer.uid != me {
             return Err(Error::failed(format!("{} is served by another user", socket.display())));
         }
-        Ok(Client { stream: BufReader::new(stream), pid: peer.pid, uid: peer.uid })
+        Ok(Client::new(stream, peer.pid, peer.uid))
     }
 
     /// A client of whoever is at the other end.
     #[cfg(fuzzing)]
     pub fn over(stream: UnixStream) -> Client {
-        Client { stream: BufReader::new(stream), pid: None, uid: rustix::process::geteuid() }
+        Client::new(stream, None, rustix::process::geteuid())
+    }
+
+    fn new(stream: UnixStream, pid: Option<rustix::process::Pid>, uid: rustix::process::Uid) -> Client {
+        Client { stream: BufReader::new(Timed { stream, until: None }), pid, uid }
     }
 
     /// Refuses a daemon that is not the mount owner's. A mount says itself where its socket is: what a user has mounted
@@ -61,12 +84,19 @@ impl Client {
         self.pid
     }
 
-    /// From now on an answer that takes longer is an error: for what a daemon answers at once.
+    /// From now on a silence that lasts longer is an error.
     pub fn within(self, patience: Duration) -> Result<Client> {
-        let stream = self.stream.get_ref();
+        let stream = &self.stream.get_ref().stream;
         let set = stream.set_read_timeout(Some(patience)).and(stream.set_write_timeout(Some(patience)));
         set.context(|| "control socket")?;
         Ok(self)
+    }
+
+    /// The whole answer is to be there after this time: for what a daemon answers at once. Somebody else's may talk
+    /// without end.
+    pub fn at_once(mut self, patience: Duration) -> Result<Client> {
+        self.stream.get_mut().until = Some(Instant::now() + patience);
+        self.within(patience)
     }
 
     /// Sends the request, hands on what it is answered with, and returns its outcome.
@@ -75,7 +105,7 @@ impl Client {
             .map_err(|e| Error::failed("cannot encode a request").with_source(e))?;
         line.push(b'\n');
         // A server that refuses may have answered and closed already: then its answer says why.
-        let sent = self.stream.get_mut().write_all(&line);
+        let sent = self.stream.get_mut().stream.write_all(&line);
         let mut data = Vec::new();
         loop {
             let answer = match self.answer()? {

@@ -214,6 +214,27 @@ fn who_comes_when_too_many_are_there_is_told_so() {
     }
 }
 
+/// `status` and `doctor` of root's heard for ever what a user's own daemon had to say.
+#[test]
+fn who_talks_without_end_is_not_heard_to_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(SOCKET);
+    for words in ["{\"note\":\"x\"}\n", "x"] {
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let talker = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            while stream.write_all(words.as_bytes()).is_ok() {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        });
+        let client = Client::connect(&path).unwrap().at_once(std::time::Duration::from_millis(300)).unwrap();
+        let refused = client.ask(&Request::Status {}, &mut Heard::default()).unwrap_err();
+        assert!(refused.to_string().contains("does not answer"), "{refused}");
+        talker.join().unwrap();
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
 #[test]
 fn a_peer_of_this_process_is_this_process() {
     let (one, _other) = UnixStream::pair().unwrap();

@@ -166,7 +166,7 @@ enum Serves {
 /// Asks who takes calls at a control socket, the process `pid`.
 fn serves(control: &Path, pid: i32) -> Serves {
     let mut told = Told::default();
-    let client = Client::connect(control).and_then(|client| client.within(PATIENCE));
+    let client = Client::connect(control).and_then(|client| client.at_once(PATIENCE));
     if client.and_then(|client| client.ask(&Request::Status {}, &mut told)).is_err() {
         return Serves::Nobody;
     }
