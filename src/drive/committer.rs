@@ -2,7 +2,8 @@
 //!
 //! A commit closes the current generation in an instant, gathers what changed in it, has it encoded and
 //! published, and then lets the inodes take over the committed content. Until that has succeeded the closed
-//! generation stays as it is: a failed commit is tried again with the same changes and loses nothing.
+//! generation stays as it is: a failed commit is tried again with the same changes and loses nothing. Only where the store
+//! has no room for them and some were undone since does it become one with the next.
 
 use super::Drive;
 use super::inode::{Body, Generation, Inode};
@@ -276,7 +277,10 @@ impl Drive {
             Err(e) => {
                 // What it has taken is to be taken again.
                 self.resident.none_taken();
-                c.closed = Some(closed);
+                c.closed = match e.kind() {
+                    Kind::NoSpace => self.reopen_generation(closed),
+                    _ => Some(closed),
+                };
                 return Err(e);
             }
         };
@@ -387,6 +391,30 @@ impl Drive {
         })
     }
 
+    /// Where there is no room for a closed generation, and something of it has been removed or cut since to make some: one
+    /// with the current generation, of which it takes less. As a replay would have it. What the failed tries have stored
+    /// is of no use then; so while nothing is removed it stays as it is, and each try stores more of it.
+    fn reopen_generation(&self, closed: Closed) -> Option<Closed> {
+        if closed.ready.is_some() {
+            return Some(closed);
+        }
+        let mut gens = self.gate.write();
+        let shrunk = |inode: &Arc<Inode>| inode.node.read().has_shrunk_since(closed.generation);
+        if !closed.inodes.iter().any(shrunk) {
+            return Some(closed);
+        }
+        let is_new = |inode: &&Arc<Inode>| inode.node.write().reopen(closed.generation, gens.now);
+        let reopened: Vec<_> = closed.inodes.iter().filter(is_new).cloned().collect();
+        self.dirty.lock().extend(reopened);
+        self.placed.lock().extend(closed.placed);
+        self.closing.store(0, Ordering::Relaxed);
+        gens.closed = None;
+        drop(gens);
+        closed.inodes.iter().for_each(|inode| self.drop_if_unreachable(inode));
+        tracing::info!("what could not be stored was removed since: the next version is made without it");
+        None
+    }
+
     /// Whatever happens in there, a generation that is not published stays the next to be.
     fn try_publish(&self, c: &Committing, closed: &mut Closed) -> Result<Published> {
         let tried = catch_unwind(AssertUnwindSafe(|| self.publish(c, closed)));
@@ -494,6 +522,7 @@ impl Drive {
         }
         self.epoch.fetch_add(1, Ordering::SeqCst);
         drop(adopting);
-        self.gate.write().closed = None;
+        let mut gens = self.gate.write();
+        (gens.closed, gens.oldest) = (None, closed.generation + 1);
     }
 }

@@ -289,8 +289,7 @@ impl Drive {
 
     /// The last generation that no uncommitted record belongs to.
     fn committed_generation(&self) -> u32 {
-        let gens = self.gate.read();
-        gens.closed.unwrap_or(gens.now).saturating_sub(1)
+        self.gate.read().oldest.saturating_sub(1)
     }
 
     /// Whether more is loaded than what is changed and the clean inodes' share of the memory.

@@ -240,6 +240,38 @@ impl Node {
         })
     }
 
+    /// Whether what it was when `closed` was closed has lost its last name since, or was cut shorter.
+    pub fn has_shrunk_since(&self, closed: Generation) -> bool {
+        let Some(f) = self.frozen.as_ref().filter(|f| f.generation == closed) else { return false };
+        let is_cut = matches!(&self.body, Body::File(file) if file.top.cut().is_some());
+        is_cut || self.is_gone() && !f.meta.names.is_empty()
+    }
+
+    /// Makes what changed up to the closing of `closed` a part of the changes of `now`, which comes next: it was not
+    /// committed. Whether the node was without changes in `now` until then.
+    pub fn reopen(&mut self, closed: Generation, now: Generation) -> bool {
+        self.roll(now, Some(closed));
+        if self.frozen.take_if(|f| f.generation == closed && f.dirty).is_none() {
+            return false;
+        }
+        match &mut self.body {
+            Body::File(f) => {
+                if let Some(below) = f.frozen.take() {
+                    let later = std::mem::replace(&mut f.top, Arc::unwrap_or_clone(below));
+                    f.top.lay(later);
+                }
+            }
+            Body::Dir(d) => {
+                if let Some(below) = d.frozen.take() {
+                    let later = std::mem::replace(&mut d.top, Arc::unwrap_or_clone(below));
+                    d.top.names.extend(later.names);
+                }
+            }
+            Body::Symlink(_) | Body::Special => {}
+        }
+        !std::mem::replace(&mut self.dirty, true)
+    }
+
     /// Takes over the committed content of generation `closed`.
     pub fn adopt(&mut self, closed: Generation, content: Option<Content>, allocated: u64) {
         if let Some(f) = &self.frozen {

@@ -26,7 +26,7 @@ struct Extent {
 }
 
 /// Changes of a file's bytes.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct FileLayer {
     /// What lies below this layer at and beyond this offset is gone.
     cut: Option<u64>,
@@ -135,6 +135,16 @@ impl FileLayer {
         }
     }
 
+    /// Lays a later layer over this one.
+    pub fn lay(&mut self, later: FileLayer) {
+        if let Some(cut) = later.cut {
+            self.truncate(cut);
+        }
+        for (at, extent) in later.extents {
+            self.put(at, extent.len, extent.run);
+        }
+    }
+
     pub fn cut(&self) -> Option<u64> {
         self.cut
     }
@@ -181,13 +191,19 @@ mod tests {
     }
 
     proptest! {
-        /// Each byte of the layer is what the last operation on it said.
+        /// Each byte of the layer is what the last operation on it said; also where the later ones are a layer of their
+        /// own at first.
         #[test]
-        fn a_layer_is_what_was_laid(ops in proptest::collection::vec(op(), 1..40), from in 0u64..120, len in 1u64..60) {
+        fn a_layer_is_what_was_laid(
+            ops in proptest::collection::vec(op(), 1..40), split in 0usize..60, from in 0u64..120, len in 1u64..60
+        ) {
             // 0: below; 1: hole; else the byte.
             let mut model = vec![0u32; 256];
-            let mut layer = FileLayer::default();
+            let (mut below, mut layer) = (FileLayer::default(), FileLayer::default());
             for (i, op) in ops.iter().enumerate() {
+                if i == split {
+                    std::mem::swap(&mut below, &mut layer);
+                }
                 match *op {
                     Op::Data(at, n) => {
                         let bytes: Vec<u8> = (0..n).map(|k| ((i as u64 * 7 + k) % 200 + 2) as u8).collect();
@@ -206,6 +222,8 @@ mod tests {
                     }
                 }
             }
+            below.lay(layer);
+            let layer = below;
             let data = model.iter().filter(|v| **v > 1).count() as u64;
             prop_assert_eq!(layer.data(), data);
             let mut seen = Vec::new();

@@ -113,6 +113,8 @@ pub(crate) struct Gens {
     now: Generation,
     /// The one before it, closed and being committed.
     closed: Option<Generation>,
+    /// The first one that has records which are not committed.
+    oldest: Generation,
 }
 
 /// The inodes that an operation changes, locked, behind the gate.

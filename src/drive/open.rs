@@ -210,7 +210,7 @@ impl Drive {
         let drive = Drive {
             table,
             root,
-            gate: RwLock::new(Gens { now: 1, closed: None }),
+            gate: RwLock::new(Gens { now: 1, closed: None, oldest: 1 }),
             dirty: Mutex::default(),
             placed: Mutex::default(),
             renames: Mutex::default(),

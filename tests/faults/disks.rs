@@ -161,6 +161,32 @@ fn a_full_disk_under_the_store_holds_writers_back_says_why_and_goes_on_when_ther
 }
 
 /// It used to say what could not be made, and neither that the drive is still there nor what to do.
+/// A version that had the removed file was tried for ever, though nobody wanted it any more.
+#[test]
+fn what_is_removed_for_want_of_room_keeps_no_commit_back() {
+    let (mut d, disk) = small_store("commit=1,timeout=2,journal=200M", "40m");
+    d.mount();
+    fs::create_dir(d.mnt.join("kept")).unwrap();
+    fs::write(d.mnt.join("kept/before"), noise(1, 100_000)).unwrap();
+    fs::write(d.mnt.join("large"), noise(2, 60_000_000)).unwrap();
+    wait_until("there is no room", || {
+        status(&d)["last_error"].as_str().is_some_and(|e| e.contains("No space left"))
+    });
+    fs::write(d.mnt.join("kept/after"), noise(3, 100_000)).unwrap();
+    let open = File::open(d.mnt.join("large")).unwrap();
+    fs::remove_file(d.mnt.join("large")).unwrap();
+    drop(open);
+    wait_until("it goes on by itself", || status(&d)["last_error"].is_null());
+    assert_eq!(on_mount(&d, &["sync"]).exit, 0);
+    d.move_to_a_new_machine();
+    for (name, seed) in [("kept/before", 1), ("kept/after", 3)] {
+        assert!(fs::read(d.mnt.join(name)).unwrap() == noise(seed, 100_000), "{name}");
+    }
+    assert!(!d.mnt.join("large").exists());
+    d.umount();
+    drop(disk);
+}
+
 #[test]
 fn a_read_only_store_is_told_by_umount_which_leaves_the_drive_mounted() {
     let (mut d, disk) = small_store("commit=3600", "12m");

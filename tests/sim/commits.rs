@@ -24,6 +24,8 @@ enum Tell {
     Fail,
     /// The call is done, and then fails.
     LoseReply,
+    /// There is no room for it.
+    Full,
 }
 
 struct Steps {
@@ -31,9 +33,13 @@ struct Steps {
     kernel: Kernel,
     arrivals: Receiver<()>,
     orders: Sender<Tell>,
-    /// The drive as it was when the generation that is being committed was closed.
-    closed: Option<Model>,
+    /// The drive as it was when the generation that is being committed was closed; there may have been several moments,
+    /// for one that finds no room may be opened again.
+    closed: Vec<Model>,
+    /// The last commit found no room.
+    full: bool,
     versions: u64,
+    reopened: u64,
 }
 
 type Running = JoinHandle<nacrefs::error::Result<Option<u64>>>;
@@ -56,13 +62,16 @@ impl Steps {
                 None | Some(Tell::GoOn) => Fault::Pass,
                 Some(Tell::Fail) => Fault::FailBefore(Kind::Away),
                 Some(Tell::LoseReply) => Fault::FailAfter(Kind::Away),
+                Some(Tell::Full) => Fault::FailBefore(Kind::NoSpace),
             }
         });
-        Steps { world, kernel, arrivals, orders, closed: None, versions: 0 }
+        Steps { world, kernel, arrivals, orders, closed: Vec::new(), full: false, versions: 0, reopened: 0 }
     }
 
     fn begin(&mut self) -> Running {
-        self.closed.get_or_insert_with(|| self.kernel.model.clone());
+        if self.closed.is_empty() || self.full {
+            self.closed.push(self.kernel.model.clone());
+        }
         let drive = self.kernel.drive.clone();
         std::thread::spawn(move || {
             IS_COMMIT.set(true);
@@ -92,33 +101,40 @@ impl Steps {
             stop += 1;
             self.orders.send(tell).unwrap();
         }
-        let closed = self.closed.take();
+        self.full = false;
         match running.join().unwrap() {
             Ok(Some(_)) => {
                 self.versions += 1;
-                self.compare_stored(&closed.unwrap());
+                let closed = std::mem::take(&mut self.closed);
+                self.compare_stored(&closed);
                 true
             }
-            Ok(None) => true,
+            Ok(None) => {
+                self.closed.clear();
+                true
+            }
             Err(e) => {
-                assert_eq!(e.kind(), Kind::Away, "{}", e.chain());
-                self.closed = closed;
+                assert!(matches!(e.kind(), Kind::Away | Kind::NoSpace), "{}", e.chain());
+                self.full = e.kind() == Kind::NoSpace;
                 false
             }
         }
     }
 
-    fn compare_stored(&self, must: &Model) {
+    fn compare_stored(&mut self, closed: &[Model]) {
         let drive = self.world.elsewhere().open().unwrap();
-        if let Some(difference) = differ(&look(&drive, drive.root()).unwrap(), &must.seen()) {
-            panic!("version {}: {difference}", drive.version());
+        let seen = look(&drive, drive.root()).unwrap();
+        let differences: Vec<_> = closed.iter().map(|model| differ(&seen, &model.seen())).collect();
+        match differences.iter().position(Option::is_none) {
+            None => panic!("version {}: {differences:?}", drive.version()),
+            Some(moment) => self.reopened += u64::from(moment > 0),
         }
     }
 
     /// Everything goes to the store and is there; and a mount finds it.
     fn finish(mut self) {
         self.kernel.compare();
-        while self.closed.is_some() {
+        while !self.closed.is_empty() {
             assert!(self.commit(|_, _| Tell::GoOn));
         }
         self.commit(|_, _| Tell::GoOn);
@@ -149,9 +165,10 @@ fn a_version_is_the_moment_its_generation_was_closed() {
                 for _ in 0..kernel.dice.below(4) {
                     kernel.step(false);
                 }
-                match (stop == unlucky, kernel.dice.below(2)) {
+                match (stop == unlucky, kernel.dice.below(3)) {
                     (false, _) => Tell::GoOn,
                     (true, 0) => Tell::Fail,
+                    (true, 1) => Tell::Full,
                     _ => Tell::LoseReply,
                 }
             });
@@ -162,6 +179,33 @@ fn a_version_is_the_moment_its_generation_was_closed() {
     }
     eprintln!("{versions} versions");
     assert!(versions > 20, "only {versions} versions");
+}
+
+/// A version for which there is no room is made anew when something of it has been removed, without that; as one moment
+/// all the same.
+#[test]
+fn what_finds_no_room_becomes_a_version_without_what_was_removed() {
+    let (mut versions, mut reopened) = (0, 0);
+    for seed in 0..times(14, 300) {
+        let mut s = Steps::new(3000 + seed);
+        for round in 0..10 {
+            for _ in 0..20 {
+                s.kernel.step(false);
+            }
+            s.commit(|kernel, stop| {
+                for _ in 0..kernel.dice.below(8) {
+                    kernel.step(false);
+                }
+                if stop == 0 && round % 4 != 3 { Tell::Full } else { Tell::GoOn }
+            });
+            s.kernel.compare();
+        }
+        versions += s.versions;
+        reopened += s.reopened;
+        s.finish();
+    }
+    eprintln!("{versions} versions, {reopened} of them of generations that were opened again");
+    assert!(versions > 20 && reopened > 10, "only {versions} versions, {reopened} of them opened again");
 }
 
 /// Runs a script at each stop of a commit in turn, until the commit has no such stop; and again with the commit
