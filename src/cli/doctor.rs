@@ -116,6 +116,12 @@ impl Patient {
         Patient { store: mount.store(), mount: Some(mount), status: Some(status) }
     }
 
+    /// Whose mount it is, if it is not the caller's.
+    fn of_another_user(&self) -> Option<u32> {
+        let owner = self.mount.as_ref().and_then(Mount::owner).map(|(user, _)| user);
+        owner.filter(|user| *user != rustix::process::geteuid().as_raw())
+    }
+
     fn name(&self) -> String {
         self.mount.as_ref().map_or_else(|| self.store.clone(), |m| shown(&m.point))
     }
@@ -205,6 +211,10 @@ fn patients(app: &App, target: Option<&Path>) -> Result<Vec<Patient>> {
     Ok(vec![patient])
 }
 
+fn another_users(user: u32) -> String {
+    format!("the drive is another user's: run this as user {user} to look into it")
+}
+
 /// How long a check may take: of a store, of a disk that may be out of reach, of a passphrase.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -214,6 +224,12 @@ fn examine(
     patient: &Patient,
     note: &mut dyn FnMut(Finding) -> Result<()>,
 ) -> Result<()> {
+    if let Some(user) = patient.of_another_user()
+        && !rustix::process::geteuid().is_root()
+    {
+        // What cannot be looked at is not wrong.
+        return note(Finding::skip("drive", another_users(user)));
+    }
     if let (Some(mount), Some(status)) = (&patient.mount, &patient.status) {
         let holder = || holder(app, args, patient);
         mounted::checks(mount, status, holder).into_iter().try_for_each(&mut *note)?;
@@ -276,11 +292,8 @@ fn look(app: &App, args: &args::Doctor, patient: &Patient, tell: &mut dyn FnMut(
         dir = state_dir(app, args, patient, drive);
         here(dir.as_deref(), tell);
     }
-    let me = rustix::process::geteuid().as_raw();
-    let owner = patient.mount.as_ref().and_then(Mount::owner).map(|(user, _)| user);
-    if let Some(user) = owner.filter(|user| *user != me) {
-        let why = format!("the drive is another user's: run this as user {user} to look into it");
-        return tell(Finding::skip("store", why));
+    if let Some(user) = patient.of_another_user() {
+        return tell(Finding::skip("store", another_users(user)));
     }
     match id {
         None => {}

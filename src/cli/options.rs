@@ -128,6 +128,7 @@ impl Default for MountOptions {
 
 /// The least budget of memory and the least journal that a mount can work with.
 const LEAST: u64 = 16 << 20;
+const MOST: u64 = 1 << 50;
 
 impl MountOptions {
     /// Reads the values of all `-o`, each a list separated by commas; a value with a comma in it stands in double
@@ -214,19 +215,27 @@ impl MountOptions {
             _ => Err(Error::new(Kind::Usage, format!("mount option {option:?}: seconds go from 1 to 86400"))),
         };
         let size = |least: u64| match parse_size(value("a size, such as 256M or 2G")?) {
+            Some(n) if n > MOST => {
+                Err(Error::new(Kind::Usage, format!("mount option {option:?}: at most 1024T")))
+            }
             Some(n) if n >= least => Ok(n),
             Some(_) => Err(Error::new(Kind::Usage, format!("mount option {option:?}: at least 16M"))),
             None => {
                 Err(Error::new(Kind::Usage, format!("mount option {option:?}: needs a size, such as 256M")))
             }
         };
+        // -1 is nobody to the kernel, not even root.
+        let id = |want| match number(want)? {
+            u32::MAX => Err(Error::new(Kind::Usage, format!("mount option {option:?}: needs {want}"))),
+            n => Ok(Some(n)),
+        };
         let file = || value("a path").map(|v| Some(PathBuf::from(v)));
         match name {
             "commit" => self.commit = Some(seconds()?),
             "flush" => self.flush = seconds()?,
             "timeout" => self.timeout = seconds()?,
-            "uid" => self.uid = Some(number("a user's number")?),
-            "gid" => self.gid = Some(number("a group's number")?),
+            "uid" => self.uid = id("a user's number")?,
+            "gid" => self.gid = id("a group's number")?,
             "memory" => self.memory = size(LEAST)?,
             "journal" => self.journal = size(LEAST)?,
             "cache" => self.cache = size(0)?,
@@ -326,7 +335,7 @@ fn passes_along(name: &str, option: &str) -> bool {
 pub const HELP: &str = "Mount options (-o, also in fstab):
   ro                     read only; so may be the file system of the state directory
   allow_other            let other users in, as modes allow
-  uid=N, gid=N           show every file as owned by this user, this group
+  uid=N, gid=N           show every file as owned by this user, this group (and nosuid)
   commit=SECONDS         how often changes go to the store [5 on this machine, else 30]
   sync=store             fsync waits for the store
   flush=SECONDS          what is not synced is made durable after [1]
@@ -471,6 +480,10 @@ mod tests {
             "commit=1.5",
             "commit=100000",
             "uid=root",
+            "uid=4294967295",
+            "gid=4294967295",
+            "memory=2000T",
+            "memory=18446744073709551615",
             "dedup=maybe",
             "restart=always",
             "cache_mode=x",

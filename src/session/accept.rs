@@ -159,7 +159,8 @@ impl Dispute {
         let opened = match versions.open(base.version) {
             Ok(opened) if opened.head.link() == base => opened,
             Ok(_) => return Ok(elsewhere),
-            Err(e) if e.kind() == Kind::Damage => return Ok(elsewhere),
+            // Damaged, or gone.
+            Err(e) if matches!(e.kind(), Kind::Damage | Kind::NotFound) => return Ok(elsewhere),
             Err(e) => return Err(e),
         };
         let changes = match unstored(&self.site, &self.state, &self.keys, [Some(base), None], Some(device))? {

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// How far a reader looks ahead one by one before it lists instead.
-const PROBES: u64 = 32;
+/// How many numbers above the one that the hint names must be free for it to be the newest; else the heads are listed.
+const PROBES: u64 = 3;
 
 /// Bytes of the hint.
 const HINT: usize = 20 + 1 + 64 + 1;
@@ -106,14 +106,14 @@ impl Heads {
 
     /// The newest head. `known`: the newest that this machine has seen; a store whose newest does not
     /// descend from it shows a rollback or a fork, which is a `Conflict`. One that is damaged, or that the hint names and
-    /// is gone, is `lost`. A machine with a memory probes forward from it, or from the hint; one without lists all heads,
-    /// for a hint may be stale.
+    /// is gone, is `lost`. A machine with a memory looks at the head that the hint names; where that is not surely the
+    /// newest, and without a memory, all heads are listed.
     pub fn newest(&self, known: Option<HeadLink>) -> Result<Newest> {
         let known = known.filter(|k| k.version != 0);
         let mut found = BTreeMap::new();
         // Before any head: what it names was there by then.
         let hint = self.hint()?.filter(|hint| *hint != Version::MAX);
-        if !self.probe_from(known, hint, &mut found)? || found.values().all(Option::is_none) {
+        if !self.probe(known, hint, &mut found)? || found.values().all(Option::is_none) {
             self.list_heads(&mut found)?;
         }
         let head = found.values().rev().flatten().next().cloned();
@@ -263,30 +263,24 @@ impl Heads {
         }
     }
 
-    /// Reads from the hint or the known head on, while there is something; says whether it came to the end.
-    fn probe_from(
+    /// Reads the head that the hint names, and looks for some after it; says whether it is the newest. It is not taken
+    /// for that where anything speaks against it: a hint may be old, and a head be gone with newer ones above it.
+    fn probe(
         &self,
         known: Option<HeadLink>,
         hint: Option<Version>,
         found: &mut BTreeMap<Version, Found>,
     ) -> Result<bool> {
-        let Some(known) = known else {
+        let (Some(known), Some(hint)) = (known, hint) else { return Ok(false) };
+        if hint < known.version || !self.look(hint, found)? {
             return Ok(false);
-        };
-        let mut start = hint.unwrap_or(0).max(known.version);
-        if !self.look(start, found)? {
-            start = known.version;
-            if !self.look(start, found)? {
+        }
+        for ahead in 1..=PROBES {
+            if hint.checked_add(ahead).is_none_or(|v| v == Version::MAX) || self.look(hint + ahead, found)? {
                 return Ok(false);
             }
         }
-        for ahead in 1..=PROBES {
-            match start.checked_add(ahead) {
-                Some(version) if version != Version::MAX && self.look(version, found)? => {}
-                _ => return Ok(true),
-            }
-        }
-        Ok(false)
+        Ok(true)
     }
 
     /// Lists all heads, and reads them from the newest down to the first valid one.

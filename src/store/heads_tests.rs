@@ -70,6 +70,33 @@ fn versions_follow_each_other() {
     assert_eq!(heads(store.clone()).get(71).unwrap_err().kind(), Kind::NotFound);
 }
 
+/// A machine with an old memory stopped at the first number without a head, and wrote its version there.
+#[test]
+fn one_head_that_is_gone_hides_none_above_it() {
+    for (gone, hint, known, is) in [
+        (&[8][..], None, 4, (9, None)),
+        (&[8], Some(7), 4, (9, None)),
+        (&[6], Some(4), 2, (9, None)),
+        (&[5, 6], Some(4), 2, (9, None)),
+        (&[6], Some(5), 2, (9, None)),
+        (&[4, 9], Some(9), 2, (8, Some(9))),
+        (&[7, 9], Some(9), 6, (8, Some(9))),
+    ] {
+        let store = Arc::new(Memory::new());
+        let links = commits(&store, 1, 9);
+        gone.iter().for_each(|version| store.delete(&layout().head(*version)).unwrap());
+        let heads = heads(store.clone());
+        match hint {
+            Some(version) => store.put(&layout().latest(), heads.hint_bytes(version)).unwrap(),
+            None => store.delete(&layout().latest()).unwrap(),
+        }
+        let found = heads.newest(Some(links[known - 1])).unwrap();
+        let head = found.head.as_ref().map(|h| h.version).unwrap();
+        assert_eq!((head, found.lost), is, "{gone:?} gone, hint {hint:?}, {known} seen");
+        assert_eq!(found.next, if head == 9 { 10 } else { 9 });
+    }
+}
+
 #[test]
 fn descent_is_shown_in_few_steps() {
     let store = Arc::new(Memory::new());

@@ -97,7 +97,8 @@ impl Mounted {
             source,
             read_only: options.ro || dead.as_ref().is_some_and(|dead| dead.read_only),
             allow_other: options.allow_other,
-            suid: root && !options.nosuid,
+            // Another owner's suid programs are not to run with the rights of the one shown.
+            suid: root && !options.nosuid && options.uid.is_none() && options.gid.is_none(),
             dev: root && !options.nodev,
             exec: !options.noexec,
             noatime: options.atime == Atime::Never,
