@@ -55,7 +55,10 @@ impl Backend for FakeBackend {
         let lock = File::create(request.state_dir.join("lock")).unwrap();
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| Error::new(Kind::Conflict, "the state directory is in use"))?;
-        nacrefs::cli::Ground::clear(&request.dir, &request.store, None)?;
+        let ground = nacrefs::cli::Ground::prepare(&request.dir, &request.store, None)?;
+        if ground.dead().is_some() {
+            rustix::mount::unmount(&request.dir, rustix::mount::UnmountFlags::DETACH).unwrap();
+        }
         let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let options =
             format!("fd={},rootmode=40000,user_id=0,group_id=0,default_permissions", device.as_raw_fd());

@@ -360,6 +360,24 @@ fn a_prompt_that_is_ended_by_a_signal_leaves_the_terminal_as_it_was() {
 }
 
 /// Both had opened the drive with what the other one removed, and no key was left.
+/// `key change` and `key remove` left it opening the drive, without a word.
+#[test]
+fn a_secret_that_opens_two_slots_is_told_when_it_is_added_and_when_one_is_changed() {
+    let d = drive();
+    let key = d.key.to_str().unwrap().to_owned();
+    let (status, out, err) = run(d.nacrefs(&["key", "add", "--new-key-file", &key]).arg(&d.store));
+    assert!(status == 0 && err.contains("opens the drive already"), "{status}: {out}{err}");
+    let new = d.dir().join("new").to_str().unwrap().to_owned();
+    let (status, out, err) = run(d.nacrefs(&["key", "change", "--new-key-file", &new]).arg(&d.store));
+    let words =
+        err.lines().find(|l| l.contains("opens another key slot")).map(|l| l.split('\'').nth(1).unwrap());
+    let remove =
+        words.unwrap_or_else(|| panic!("{status}: {out}{err}")).strip_prefix("nacrefs key remove ").unwrap();
+    assert!(status == 0 && opens(d.nacrefs(&CAT).current_dir(d.dir())), "{out}{err}");
+    done(bare(&d, &["key", "remove", remove]).arg(&d.store).args(["--key-file", &new]));
+    assert!(!opens(d.nacrefs(&CAT).current_dir(d.dir())));
+}
+
 #[test]
 fn keys_removed_at_once_leave_one_and_an_interrupted_removal_blocks_nobody() {
     let d = drive();

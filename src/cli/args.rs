@@ -152,7 +152,7 @@ pub enum Command {
 /// Where the passphrase or key comes from ([`super::secrets`] has the order).
 #[derive(Args, Clone, Debug, Default)]
 pub struct SecretArgs {
-    /// Read the passphrase from a file
+    /// Read the passphrase from a file: its first line
     ///
     /// Without this and without a key file, the first of these counts: NACREFS_PASSPHRASE_FILE,
     /// NACREFS_PASSPHRASE_COMMAND, NACREFS_PASSPHRASE, a systemd credential named nacrefs.passphrase or nacrefs.key,

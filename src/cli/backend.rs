@@ -75,8 +75,8 @@ pub struct MountRequest {
     /// What the mount shows as its source: the store as it was given, which fstab compares with.
     pub source: String,
     pub secret: Given,
-    /// The directory to mount on: absolute, existing, not a mount; but a dead mount of a drive may stand there, which
-    /// is cleared at the last moment ([`Ground`](super::Ground)).
+    /// The directory to mount on: absolute, existing, not a mount; but a dead mount of a drive may stand there, whose
+    /// place this one takes ([`Ground`](super::Ground)).
     pub dir: PathBuf,
     /// Exists (0700), unless it is read-only; the drive takes its lock, or fails with `Kind::Conflict`.
     pub state_dir: PathBuf,

@@ -15,7 +15,7 @@ use super::secrets::{self, Given};
 use super::status::Told;
 use super::values::DrivePath;
 use crate::commit::When;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::sys::SystemRandom;
 use std::path::Path;
 
@@ -53,21 +53,9 @@ pub fn sync(args: &args::Sync) -> Result<()> {
         Some(dir) => mounts::locate(dir)?.0,
         None => mounts::implied()?,
     };
-    // First of all, whether its daemon is there at all.
-    drop(mounts::daemon(&mount)?);
-    hand_over(&mount)?;
     let mut screen = Screen::new(false);
     ask(&mount, &Request::Sync {}, &mut screen)?;
     screen.finish()
-}
-
-/// Has the kernel hand over what it keeps of mapped files, and of all with `-o writeback`, to the daemon.
-fn hand_over(mount: &Mount) -> Result<()> {
-    // Who may not open the directory may have the drive stored all the same.
-    let Ok(dir) = std::fs::File::open(&mount.point) else { return Ok(()) };
-    rustix::fs::syncfs(&dir)
-        .map_err(std::io::Error::from)
-        .context(|| format!("not all that was written to {} could be kept", mounts::shown(&mount.point)))
 }
 
 /// Shows or changes how much a daemon's log tells.

@@ -111,6 +111,9 @@ pub fn add(app: &App, args: &KeyAdd) -> Result<()> {
     Slot::check_label(&args.label)?;
     let site = app.backend.unlock(&target(app, &args.target)?)?;
     let another = another(app, &args.new)?;
+    for slot in opened_by(&site, &another.given, None)? {
+        warn(&format!("this {} opens the drive already (key slot {})", slot.kind(), slot.id()));
+    }
     let slot = put(&site, &another, &args.label)?;
     let mut screen = Screen::new(false);
     tell_added(&mut screen, &slot, &another)?;
@@ -119,7 +122,8 @@ pub fn add(app: &App, args: &KeyAdd) -> Result<()> {
 
 /// Puts another key slot in the place of the one that was opened.
 pub fn change(app: &App, args: &KeyChange) -> Result<()> {
-    let site = app.backend.unlock(&target(app, &args.target)?)?;
+    let target = target(app, &args.target)?;
+    let site = app.backend.unlock(&target)?;
     let old = site.slot.as_ref().ok_or_else(|| Error::failed("the drive was not opened with a key slot"))?;
     let label = args.label.as_deref().unwrap_or(old.label());
     Slot::check_label(label)?;
@@ -132,7 +136,24 @@ pub fn change(app: &App, args: &KeyChange) -> Result<()> {
         format!("the new {} opens the drive, but so does the old {} still", slot.kind(), old.kind())
     })?;
     tell_removed(&mut screen, &old.id().to_string(), Some(old))?;
+    for other in opened_by(&site, &target.secret, Some(&slot))? {
+        warn(&format!(
+            "the old {} opens another key slot: 'nacrefs key remove {}' removes it",
+            old.kind(),
+            other.id()
+        ));
+    }
     screen.finish()
+}
+
+/// The key slots, but for one, that a secret opens: it may have been added twice.
+fn opened_by(site: &Site, given: &Given, but: Option<&Slot>) -> Result<Vec<Slot>> {
+    let secret = secret_of(given)?;
+    let _spinner = Spinner::start("looking at the other key slots");
+    let mut slots = slots::list(&*site.objects)?.slots;
+    slots.retain(|s| but.is_none_or(|but| but.id() != s.id()) && s.kind() == secret.kind());
+    slots.retain(|s| s.open(&secret).is_ok());
+    Ok(slots)
 }
 
 /// Removes a key slot.

@@ -255,14 +255,14 @@ fn places(page: &mut Page, command: &Command, is_root: bool) {
     let mut environment = Vec::new();
     if has("passphrase_file") {
         environment.extend([
-            ("NACREFS_PASSPHRASE_FILE", "A file with the passphrase."),
+            ("NACREFS_PASSPHRASE_FILE", "A file whose first line is the passphrase."),
             ("NACREFS_PASSPHRASE_COMMAND", "A command whose first line of output is the passphrase."),
             ("NACREFS_PASSPHRASE", "The passphrase itself. Other processes of the same user can read it."),
         ]);
     }
     if has("new_passphrase_file") {
         environment.extend([
-            ("NACREFS_NEW_PASSPHRASE_FILE", "A file with the new passphrase."),
+            ("NACREFS_NEW_PASSPHRASE_FILE", "A file whose first line is the new passphrase."),
             ("NACREFS_NEW_PASSPHRASE_COMMAND", "A command whose first line of output is the new passphrase."),
             ("NACREFS_NEW_PASSPHRASE", "The new passphrase itself."),
         ]);

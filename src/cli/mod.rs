@@ -43,7 +43,7 @@ mod utab;
 pub mod values;
 
 pub use drives::Drives;
-pub use mounts::{CONTROL_XATTR, FS_TYPE, Ground, Mount};
+pub use mounts::{CONTROL_XATTR, FS_TYPE, Ground, Mount, told_inside};
 
 use crate::crypt::protect::protect_process;
 use crate::error::Result;

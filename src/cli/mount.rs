@@ -106,6 +106,9 @@ pub fn run(app: &App, args: &args::Mount) -> Result<()> {
     for option in MountOptions::without_effect(&args.options) {
         eprintln!("nacrefs: mount option {option:?} has no effect on a drive");
     }
+    if options.nosymfollow && !rustix::process::geteuid().is_root() {
+        eprintln!("nacrefs: symbolic links are followed all the same: nosymfollow is for root to ask");
+    }
     if options.remount {
         return remount::run(&args.dir, &options, &args.options);
     }

@@ -138,7 +138,8 @@ fn above<'m>(mounts: &'m [Mount], path: &Path) -> Option<&'m Mount> {
     topmost_at(mounts, nearest)
 }
 
-fn topmost_at<'m>(mounts: &'m [Mount], point: &Path) -> Option<&'m Mount> {
+/// Of these mounts the one on top at a place.
+pub fn topmost_at<'m>(mounts: &'m [Mount], point: &Path) -> Option<&'m Mount> {
     let here: Vec<&Mount> = mounts.iter().filter(|m| m.point == point).collect();
     topmost(&here, |m| (m.id, m.parent)).copied()
 }
@@ -262,6 +263,15 @@ impl Mount {
     /// Asks its daemon where its control socket is. An attribute, because the kernel would answer stat(2) from its
     /// cache, even for a daemon that is dead.
     fn ask(&self) -> Result<Answer> {
+        // By its path: what is over it would answer.
+        if at_exactly(&self.point)?.is_some_and(|over| over.id != self.id) {
+            let point = shown(&self.point);
+            let said = format!(
+                "{}, mounted on {point}, lies below another mount there",
+                escape(self.source.as_bytes())
+            );
+            return Err(Error::new(Kind::Conflict, said));
+        }
         let ask = || probe::getxattr(&self.point, CONTROL_XATTR, self.owner());
         match ask()? {
             // It was killed, and ended while it was asked: from now on the kernel answers in its place.
@@ -309,13 +319,7 @@ impl Mount {
 
     /// What to say of what is mounted inside a dead mount: it is out of reach, and goes along.
     pub fn told_inside(&self) -> Result<Option<String>> {
-        let mut all = list()?;
-        all.retain(|m| m.point != self.point && m.point.starts_with(&self.point));
-        let names: Vec<String> = all.iter().map(|m| shown(&m.point)).collect();
-        Ok((!names.is_empty()).then(|| {
-            let (names, point) = (names.join(", "), shown(&self.point));
-            format!("unmounted along with the dead mount at {point}, to be mounted again: {names}")
-        }))
+        told_inside(&self.point, "dead mount")
     }
 
     /// The error for a dead mount of another drive where one is to be mounted.
@@ -345,6 +349,17 @@ impl Mount {
     }
 }
 
+/// What to say of what is mounted inside a mount that is taken away: it goes along.
+pub fn told_inside(point: &Path, what: &str) -> Result<Option<String>> {
+    let all = list()?;
+    let inside = all.iter().filter(|m| m.point != point && m.point.starts_with(point));
+    let names: Vec<String> = inside.map(|m| shown(&m.point)).collect();
+    Ok((!names.is_empty()).then(|| {
+        let (names, point) = (names.join(", "), shown(point));
+        format!("unmounted along with the {what} at {point}, to be mounted again: {names}")
+    }))
+}
+
 /// Parts mounts into those that are still there and those that are gone.
 pub fn still_there(mounts: Vec<Mount>) -> Result<(Vec<Mount>, Vec<Mount>)> {
     let now = list()?;
@@ -371,51 +386,61 @@ pub fn dead(point: &Path) -> Error {
     ))
 }
 
-/// Takes away the dead mount of a drive, if one is there: to be called just before the new mount, so that nobody
-/// finds the bare directory in between and writes to it. That of another drive stays: its own supervisor or service may
-/// be about to take its place, and whoever goes on there is not to write into the wrong drive.
-fn clear_dead(point: &Path, is_own: impl Fn(&Mount) -> bool) -> Result<()> {
-    while let Some(mount) = at_exactly(point)?.filter(|m| m.is_ours() && m.is_dead()) {
-        if !is_own(&mount) {
-            return Err(mount.dead_of_another());
-        }
-        if let Some(inside) = mount.told_inside()? {
-            tracing::warn!("{inside}");
-        }
-        super::umount::detach(&mount.point, UnmountFlags::DETACH)?;
-    }
-    Ok(())
-}
-
 /// What is mounted at a place just before a drive is. Others may mount there at the same time, and the kernel would
 /// stack them.
 pub struct Ground {
     point: PathBuf,
     /// Devices.
     below: Vec<String>,
+    dead: Option<String>,
 }
 
 impl Ground {
-    /// Clears the dead mount of the drive whose store's URL this is. With `dead`, the device of one, that one must be
+    /// Looks at the place, and clears it of dead mounts of the drive whose store's URL this is, but for the one at the
+    /// bottom: the new mount is to take its place ([`Ground::dead`]), so that nobody finds the bare directory in between
+    /// and writes to it. That of another drive stays: its own supervisor or service may be about to take its place, and
+    /// whoever goes on there is not to write into the wrong drive. With `dead`, the device of one, that one must be
     /// there.
     ///
     /// # Errors
     /// `Conflict` where another drive is mounted there, or has left its dead mount; `NotADrive` where `dead` is gone.
-    pub fn clear(point: &Path, store: &str, dead: Option<&str>) -> Result<Ground> {
+    pub fn prepare(point: &Path, store: &str, dead: Option<&str>) -> Result<Ground> {
         let found = at_exactly(point)?.filter(Mount::is_ours);
         if dead.is_some_and(|dead| !found.as_ref().is_some_and(|m| m.device == dead && m.is_dead())) {
             let point = shown(point);
             return Err(Error::new(Kind::NotADrive, format!("{point} was unmounted meanwhile")));
         }
-        clear_dead(point, |mount| dead == Some(mount.device.as_str()) || mount.is_of(store))?;
-        if at_exactly(point)?.is_some_and(|m| m.is_ours()) {
-            return Err(taken(point));
+        let is_own = |mount: &Mount| dead == Some(mount.device.as_str()) || mount.is_of(store);
+        loop {
+            let all = list()?;
+            let here: Vec<&Mount> = all.iter().filter(|m| m.point == point).collect();
+            let top = topmost(&here, |m| (m.id, m.parent)).filter(|m| m.is_ours());
+            if let Some(mount) = top {
+                if !mount.is_dead() {
+                    return Err(taken(point));
+                }
+                if !is_own(mount) {
+                    return Err(mount.dead_of_another());
+                }
+                if let Some(inside) = mount.told_inside()? {
+                    tracing::warn!("{inside}");
+                }
+                if here.iter().any(|m| m.id == mount.parent && m.is_ours() && is_own(m)) {
+                    super::umount::detach(point, UnmountFlags::DETACH)?;
+                    continue;
+                }
+            }
+            let below = here.iter().map(|m| m.device.clone()).collect();
+            return Ok(Ground { point: point.to_owned(), below, dead: top.map(|m| m.device.clone()) });
         }
-        let below = list()?.into_iter().filter(|m| m.point == point).map(|m| m.device).collect();
-        Ok(Ground { point: point.to_owned(), below })
     }
 
-    /// To be asked after mounting: an error where another drive was mounted there first, since [`Ground::clear`]. Of
+    /// The device of the dead mount on top, in whose place to mount.
+    pub fn dead(&self) -> Option<&str> {
+        self.dead.as_deref()
+    }
+
+    /// To be asked after mounting: an error where another drive was mounted there first, since [`Ground::prepare`]. Of
     /// two, the one below stays.
     pub fn check(&self, device: &str) -> Result<()> {
         match self.is_first(&list()?, device) {
@@ -519,6 +544,7 @@ mod tests {
         let ground = |below: &[&str]| Ground {
             point: "/m".into(),
             below: below.iter().map(|d| d.to_string()).collect(),
+            dead: None,
         };
         let stacked = parse([line(90, 91, 50), line(91, 22, 51)].concat().as_bytes());
         assert!(ground(&[]).is_first(&stacked, "0:51") && !ground(&[]).is_first(&stacked, "0:50"));

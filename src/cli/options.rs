@@ -44,6 +44,8 @@ pub struct MountOptions {
     pub nosuid: bool,
     pub nodev: bool,
     pub noexec: bool,
+    /// Symbolic links are not followed.
+    pub nosymfollow: bool,
     /// When the time of the last access to a file is kept.
     pub atime: Atime,
     /// Whether directories leave their access time as it is, whatever `atime` says.
@@ -97,6 +99,7 @@ impl Default for MountOptions {
             nosuid: false,
             nodev: false,
             noexec: false,
+            nosymfollow: false,
             atime: Atime::Relative,
             nodiratime: false,
             sync: Synchronous::Nothing,
@@ -168,7 +171,7 @@ impl MountOptions {
 
     /// Without what the kernel has flags for, and what only matters to the mount command.
     fn of_daemon(self) -> MountOptions {
-        let MountOptions { ro, nosuid, nodev, noexec, atime, nodiratime, remount, .. } =
+        let MountOptions { ro, nosuid, nodev, noexec, nosymfollow, atime, nodiratime, remount, .. } =
             MountOptions::default();
         let (state_dir, key_file, passphrase_file) = (None, None, None);
         let (foreground, nonempty) = (false, false);
@@ -177,6 +180,7 @@ impl MountOptions {
             nosuid,
             nodev,
             noexec,
+            nosymfollow,
             atime,
             nodiratime,
             remount,
@@ -268,6 +272,8 @@ impl MountOptions {
                 "dev" => self.nodev = false,
                 "noexec" => self.noexec = true,
                 "exec" => self.noexec = false,
+                "nosymfollow" => self.nosymfollow = true,
+                "symfollow" => self.nosymfollow = false,
                 "noatime" => self.atime = Atime::Never,
                 "atime" | "relatime" | "strictatime" => self.atime = Atime::Relative,
                 "nodiratime" => self.nodiratime = true,
@@ -315,7 +321,7 @@ fn passes_along(name: &str, option: &str) -> bool {
     const FLAGS: &[&str] = &[
         "auto", "noauto", "user", "nouser", "users", "nousers", "owner", "noowner", "group", "nogroup", "nofail", "_netdev", "defaults", "sloppy",
         "norelatime", "nostrictatime", "lazytime", "nolazytime", "iversion", "noiversion", "mand", "nomand",
-        "silent", "loud", "sub", "nosub", "symfollow", "nosymfollow",
+        "silent", "loud", "sub", "nosub",
         // Habits from other file systems: what they ask for is so, or has no meaning here.
         "acl", "user_xattr", "discard", "nodiscard", "barrier", "noquota",
     ];
@@ -335,7 +341,7 @@ fn passes_along(name: &str, option: &str) -> bool {
 pub const HELP: &str = "Mount options (-o, also in fstab):
   ro                     read only; so may be the file system of the state directory
   allow_other            let other users in, as modes allow
-  uid=N, gid=N           show every file as owned by this user, this group (and nosuid)
+  uid=N, gid=N           show every file as owned by this user, this group (always nosuid)
   commit=SECONDS         how often changes go to the store [5 on this machine, else 30]
   sync=store             fsync waits for the store
   flush=SECONDS          what is not synced is made durable after [1]
@@ -346,10 +352,11 @@ pub const HELP: &str = "Mount options (-o, also in fstab):
   state_dir=D, key_file=F, passphrase_file=F, foreground  as the options of the same name
   nonempty               mount over a directory that is not empty
   nosuid, nodev, noexec  as everywhere
+  nosymfollow            symbolic links are not followed (root)
   noatime, nodiratime    do not keep when files, or directories, were last read
   sync                   each change is durable before the call returns
   dirsync                the same for all but what is written to files
-  remount                change ro or rw, nosuid, nodev, noexec, noatime of a mount (root)
+  remount                change ro or rw, nosuid, nodev, noexec, nosymfollow, noatime of a mount (root)
   sloppy                 ignore options that are not known
   log=LEVEL              how much the log tells: off, error, warn, info, debug, trace [info]
   log_format=json        one JSON object a line
@@ -419,7 +426,7 @@ mod tests {
         assert_eq!(o, MountOptions::default());
         let list =
             "defaults,async,diratime,nouser,nolazytime,lazytime,iversion,mand,silent,loud,comment=x,pri=5";
-        let o = MountOptions::parse(&[list, "context=\"a:b:c0,c1\",rootcontext=x,X-mount.mkdir,nosymfollow"])
+        let o = MountOptions::parse(&[list, "context=\"a:b:c0,c1\",rootcontext=x,X-mount.mkdir,symfollow"])
             .unwrap();
         assert_eq!(o, MountOptions::default());
         // What mount(8) adds from mountinfo at a remount.
@@ -440,6 +447,7 @@ mod tests {
         assert_eq!(parse("sync,async").sync, Synchronous::Nothing);
         // mount(8) says by flags what they bring along, and leaves out what fstab takes back (`user,exec`).
         assert!(!parse("noexec,exec,user,users,owner,group").noexec);
+        assert!(parse("nosymfollow").nosymfollow && !parse("nosymfollow,symfollow").nosymfollow);
     }
 
     #[test]

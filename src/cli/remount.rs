@@ -7,8 +7,8 @@ use super::control::Request;
 use super::mounts::{self, shown};
 use super::options::{Atime, MountOptions, Synchronous};
 use super::output::Screen;
+use super::status;
 use crate::error::{Context, Error, Kind, Result};
-use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount_remount};
 use std::path::Path;
 
@@ -25,8 +25,14 @@ pub fn run(dir: &Path, options: &MountOptions, given: &[String]) -> Result<()> {
     let point = &mount.point;
     let remount = Request::Remount { ro: options.ro, options: given.to_vec() };
     mounts::daemon(&mount)?.ask(&remount, &mut Screen::new(false))?;
+    let mut flags = flags(options);
+    // fstab need not say what is so all the same: another's suid programs, and devices, are to have no effect.
+    let status = status::of_mount(&mount)?;
+    let of_user = mount.owner().is_some_and(|(user, _)| user != 0);
+    flags.set(MountFlags::NOSUID, options.nosuid || of_user || status.uid.or(status.gid).is_some());
+    flags.set(MountFlags::NODEV, options.nodev || of_user);
     // An empty list of options, where fd= and others would be: the kernel takes none for a FUSE mount that there is.
-    mount_remount(point, flags(options), c"").map_err(|e| {
+    mount_remount(point, flags, c"").map_err(|e| {
         use rustix::io::Errno;
         match e {
             Errno::BUSY => super::umount::busy(point).context("files are open for writing"),
@@ -37,9 +43,10 @@ pub fn run(dir: &Path, options: &MountOptions, given: &[String]) -> Result<()> {
     if options.ro {
         // Pages that the kernel kept (`-o writeback`) came to the daemon just now.
         let failed = || format!("{} is read-only now, but not all of it is durable", shown(point));
-        let root =
-            rustix::fs::open(point, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        root.and_then(rustix::fs::fsync).map_err(std::io::Error::from).context(failed)?;
+        let again = Request::Remount { ro: true, options: Vec::new() };
+        mounts::daemon(&mount)
+            .and_then(|client| client.ask(&again, &mut Screen::new(false)))
+            .context(failed)?;
     }
     Ok(())
 }
@@ -50,6 +57,7 @@ pub fn keep(options: &mut MountOptions, flags: &str) {
     let has = |flag| flags.split(',').any(|f| f == flag);
     options.ro &= has("ro");
     (options.nosuid, options.nodev, options.noexec) = (has("nosuid"), has("nodev"), has("noexec"));
+    options.nosymfollow = has("nosymfollow");
     options.atime = if has("noatime") { Atime::Never } else { Atime::Relative };
     options.nodiratime = has("nodiratime");
 }
@@ -62,6 +70,7 @@ fn flags(options: &MountOptions) -> MountFlags {
         (options.nosuid, MountFlags::NOSUID),
         (options.nodev, MountFlags::NODEV),
         (options.noexec, MountFlags::NOEXEC),
+        (options.nosymfollow, MountFlags::NOSYMFOLLOW),
         (options.atime == Atime::Never, MountFlags::NOATIME),
         (options.atime == Atime::Relative, MountFlags::RELATIME),
         (options.nodiratime, MountFlags::NODIRATIME),

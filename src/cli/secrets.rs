@@ -6,7 +6,7 @@
 mod again;
 pub(super) mod files;
 pub use again::{Again, SecretFile};
-use files::{read_key, text_of};
+use files::{passphrase_of, read_key};
 
 use super::args::{NewSecretArgs, SecretArgs};
 use super::prompt;
@@ -304,7 +304,7 @@ fn run(command: &OsString) -> Result<Zeroizing<String>> {
     let mut child =
         Command::new("sh").arg("-c").arg(command).stdout(Stdio::piped()).spawn().map_err(failed)?;
     let read = match child.stdout.take() {
-        Some(out) => text_of(out, what, "passphrase"),
+        Some(out) => passphrase_of(out, what),
         None => Err(Error::failed("the passphrase command has no output")),
     };
     let status = child.wait().map_err(failed)?;

@@ -147,7 +147,8 @@ pub fn human(s: &Status, now: Moment, verbose: bool) -> String {
     let commit = |at: Moment| format!("{} ({} ago)", at.human(), ago(at));
     field("last commit", s.last_commit.map_or("never".into(), commit));
     let left = match s.store_speed {
-        Some(speed) if s.dirty_bytes > 0 && s.online && speed > 0 => {
+        // While nothing can be stored, nothing tells how long it takes.
+        Some(speed) if s.dirty_bytes > 0 && s.online && speed > 0 && s.last_error_time <= s.last_commit => {
             format!(", about {}", human_span((s.dirty_bytes / speed).max(1).try_into().unwrap_or(i64::MAX)))
         }
         _ => String::new(),
@@ -244,6 +245,9 @@ mod tests {
         }
         s.online = true;
         (s.dirty_bytes, s.store_speed) = (10 << 20, Some(1 << 20));
+        (s.last_commit, s.last_error_time) = (Some(at(1_700_000_000)), Some(at(1_700_000_299)));
+        assert!(!human(&s, at(1_700_000_300), false).contains(", about"), "commits fail");
+        s.last_error_time = None;
         assert!(human(&s, at(1_700_000_300), false).contains("10.0 MiB, about 10 s"));
     }
 }

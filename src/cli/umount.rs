@@ -11,11 +11,10 @@ use super::values::human_size;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::fusermount;
 use crate::types::Version;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use std::fs::File;
 use std::io::IsTerminal;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -32,6 +31,9 @@ const FORCE_TIME: Duration = Duration::from_secs(5);
 const FORCE_END_TIME: Duration = Duration::from_secs(20);
 /// How often everything is committed anew because somebody was at the mount meanwhile.
 const ROUNDS: usize = 8;
+/// How long root waits for another umount of a drive that is another user's.
+const ANOTHERS_TIME: Duration = Duration::from_secs(10);
+const LOCK_STEP: Duration = Duration::from_millis(50);
 /// Who has no terminal is told how much is left after this time, and then each time this has passed again.
 const FIRST_WORD: Duration = Duration::from_secs(3);
 const NEXT_WORD: Duration = Duration::from_secs(10);
@@ -69,7 +71,7 @@ fn leave(args: &args::Umount, mount: &Mount) -> Result<()> {
     }
     // Neither asks the daemon, which may hang, and which `--lazy` is not to wait for.
     if args.lazy {
-        return detach(&mount.point, UnmountFlags::DETACH);
+        return take_away(mount, UnmountFlags::DETACH);
     }
     if args.force {
         return force(mount);
@@ -78,11 +80,12 @@ fn leave(args: &args::Umount, mount: &Mount) -> Result<()> {
         if let Some(inside) = mount.told_inside()? {
             eprintln!("nacrefs: {inside}");
         }
-        return detach(&mount.point, UnmountFlags::DETACH);
+        return take_away(mount, UnmountFlags::DETACH);
     }
-    let _alone = one_at_a_time(mount)?;
+    // Who does not want to wait for the store does not wait for whoever does, and leaves no mark.
+    let _alone = if args.local { None } else { one_at_a_time(mount)? };
     if mount.has_twin_that_stays()? {
-        return detach(&mount.point, UnmountFlags::empty());
+        return take_away(mount, UnmountFlags::empty());
     }
     match store_and_detach(mount, args.local) {
         Err(e) if e.kind() == Kind::Conflict && args.read_only && !mount.is_dead() => {
@@ -101,7 +104,7 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
     drop(client);
     let twins = mount.twins()?;
     let mut screen = Left::new(point);
-    let mut state = if local { Expired::No } else { expire(point) };
+    let mut state = if local { Expired::No } else { expire(mount)? };
     for _ in 0..ROUNDS {
         // A mark that somebody else had left: the daemon stores the rest at its end.
         if state == Expired::Gone {
@@ -124,11 +127,11 @@ fn store_and_detach(mount: &Mount, local: bool) -> Result<()> {
         }
         // Nobody has touched the mount since the mark, so nothing came after what was stored. Otherwise it is marked
         // anew: once more.
-        state = expire(point);
+        state = expire(mount)?;
     }
     screen.screen.finish()?;
     if state != Expired::Gone {
-        detach(point, UnmountFlags::empty())?;
+        take_away(mount, UnmountFlags::empty())?;
     }
     // What was to go along has stayed, as a mount does that has others inside: the daemon goes on for it.
     if !mounts::still_there(twins)?.0.is_empty() {
@@ -182,23 +185,39 @@ fn by_another(point: &Path) -> Error {
 
 /// Waits until nobody else is unmounting the drive, and keeps others waiting until it is dropped. Two at once would each
 /// take the other's mark for nobody's (MNT_EXPIRE), or the other's place for one that stays.
-fn one_at_a_time(mount: &Mount) -> Result<Option<File>> {
+fn one_at_a_time(mount: &Mount) -> Result<Option<OwnedFd>> {
     // Where that cannot be told, what comes next says why. The directory is its daemon's, who has a lock in it.
     let Ok(socket) = mounts::control_socket(mount) else { return Ok(None) };
-    let Some(dir) = socket.parent().and_then(|dir| File::open(dir).ok()) else { return Ok(None) };
-    let locked = match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => {
-            eprintln!("nacrefs: waiting for another umount of the drive at {}", shown(&mount.point));
-            let locked = flock(&dir, FlockOperation::LockExclusive);
-            if is_gone(mount) {
-                return Err(by_another(&mount.point));
+    let Some(dir) = socket.parent().and_then(|dir| directory_of(mount, dir)) else { return Ok(None) };
+    // Another user could keep root from unmounting, and root's other drives with it (`umount -a`).
+    let of_another = mount.owner().is_some_and(|(user, _)| user != rustix::process::geteuid().as_raw());
+    let until = of_another.then(|| Instant::now() + ANOTHERS_TIME);
+    let mut waited = false;
+    let locked = loop {
+        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if until.is_some_and(|until| Instant::now() >= until) => break Ok(()),
+            Err(Errno::WOULDBLOCK) => {
+                if !std::mem::replace(&mut waited, true) {
+                    eprintln!("nacrefs: waiting for another umount of the drive at {}", shown(&mount.point));
+                }
+                std::thread::sleep(LOCK_STEP);
             }
-            locked
+            locked => break locked,
         }
-        locked => locked,
     };
+    if waited && is_gone(mount) {
+        return Err(by_another(&mount.point));
+    }
     locked.map_err(std::io::Error::from).context(|| format!("cannot lock {}", shown(&socket)))?;
     Ok(Some(dir))
+}
+
+/// The directory that a mount names, if it is its owner's: a mount of another user's could name a device, or a pipe.
+fn directory_of(mount: &Mount, dir: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(dir, flags, Mode::empty()).ok()?;
+    let owner = rustix::fs::fstat(&dir).ok()?.st_uid;
+    mount.owner().is_some_and(|(user, _)| user == owner).then_some(dir)
 }
 
 fn still_mounted(point: &Path, e: Error) -> Error {
@@ -226,11 +245,48 @@ enum Expired {
 }
 
 /// Marks a mount, or unmounts it if the mark is still there (MNT_EXPIRE in umount(2)).
-fn expire(point: &Path) -> Expired {
-    match unmount(point, UnmountFlags::EXPIRE | UnmountFlags::NOFOLLOW) {
+fn expire(mount: &Mount) -> Result<Expired> {
+    if !is_on_top(mount)? {
+        return Ok(Expired::No);
+    }
+    Ok(match unmount(&mount.point, UnmountFlags::EXPIRE | UnmountFlags::NOFOLLOW) {
         Ok(()) => Expired::Gone,
         Err(Errno::AGAIN) => Expired::Marked,
         Err(_) => Expired::No,
+    })
+}
+
+/// Whether a mount is where it was, so that what is done to the place is done to it: to store all that is left takes
+/// time, and others mount and move meanwhile. `false`: it is unmounted already.
+///
+/// # Errors
+/// `Conflict` where something else is over it, or it was moved.
+fn is_on_top(mount: &Mount) -> Result<bool> {
+    let point = shown(&mount.point);
+    let all = mounts::list()?;
+    let Some(now) = all.iter().find(|m| m.id == mount.id && m.device == mount.device) else {
+        return Ok(false);
+    };
+    let conflict = |what: String| Err(Error::new(Kind::Conflict, what));
+    if now.point != mount.point {
+        return conflict(format!(
+            "the drive was moved from {point} to {} meanwhile, and is still mounted",
+            shown(&now.point)
+        ));
+    }
+    match mounts::topmost_at(&all, &mount.point).is_some_and(|top| top.id != mount.id) {
+        true => conflict(format!(
+            "{point} is still mounted: something else was mounted over it meanwhile; unmount that first"
+        )),
+        false => Ok(true),
+    }
+}
+
+/// [`detach`]es a mount, and nothing that may have come to its place since.
+fn take_away(mount: &Mount, flags: UnmountFlags) -> Result<()> {
+    match is_on_top(mount)? {
+        true => detach(&mount.point, flags),
+        false => Ok(()),
     }
 }
 
@@ -254,10 +310,10 @@ fn force(mount: &Mount) -> Result<()> {
     let force = UnmountFlags::FORCE | UnmountFlags::DETACH;
     let daemon = match told.recv_timeout(FORCE_TIME) {
         Ok(Ok(daemon)) => daemon,
-        _ => return detach(point, force),
+        _ => return take_away(mount, force),
     };
-    match detach(point, UnmountFlags::empty()) {
-        Err(e) if e.kind() == Kind::Conflict => detach(point, force),
+    match take_away(mount, UnmountFlags::empty()) {
+        Err(e) if e.kind() == Kind::Conflict => take_away(mount, force),
         done => done,
     }?;
     // Only while this process is there does what is not stored stay in the journal; and the next mount needs what the
@@ -404,6 +460,24 @@ mod tests {
         assert!(start.elapsed() >= Duration::from_millis(150));
         child.wait().unwrap();
         assert!(handle(pid).unwrap().is_none());
+    }
+
+    /// Root would open whatever device another user's mount names, and wait for ever at a pipe.
+    #[test]
+    fn only_a_directory_of_the_mounts_owner_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let me = rustix::process::geteuid().as_raw();
+        let mount = |user| {
+            let line = format!("40 22 0:50 / /m rw - fuse.nacrefs s rw,user_id={user},group_id=0");
+            mounts::parse(line.as_bytes()).pop().unwrap()
+        };
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        assert!(directory_of(&mount(me), dir.path()).is_some());
+        assert!(directory_of(&mount(me + 1), dir.path()).is_none());
+        for other in [pipe, "/dev/null".into(), dir.path().join("none")] {
+            assert!(directory_of(&mount(me), &other).is_none());
+        }
     }
 
     #[test]

@@ -12,11 +12,13 @@ mod watch;
 
 use super::mounts::{self, unescape};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use watch::Watch;
 
 const DIR: &str = "/run/mount";
@@ -24,6 +26,10 @@ const FILE: &str = "utab";
 const SOURCE: &str = "SRC=nacrefs-umount-helper ";
 /// What precedes the state directory, at the end of the line.
 const STATE: &str = " ROOT=/ OPTS=helper=nacrefs,state_dir=";
+/// How long to wait for the file's lock: whoever may read the lock file (everybody, as libmount makes it) can hold it for
+/// ever.
+const LOCK_TIME: Duration = Duration::from_secs(2);
+const LOCK_STEP: Duration = Duration::from_millis(20);
 
 /// The entries of a drive, one for each place where it is mounted, for as long as this lives.
 ///
@@ -44,10 +50,10 @@ impl Entries {
         }
         let table = Table::new(Path::new(DIR), state_dir);
         if let Err(e) = table.claim(point) {
-            tracing::warn!("plain `umount` will not wait for the store: cannot write {DIR}/{FILE}: {e}");
-            return None;
+            // The thread tries again.
+            tracing::warn!("plain `umount` does not wait for the store yet: cannot write {DIR}/{FILE}: {e}");
         }
-        let watch = mounts::at_exactly(point).ok().flatten().map(|m| Watch::start(table.clone(), m.device));
+        let watch = mounts::at_exactly(point).ok().flatten().map(|m| Watch::start(table.clone(), m));
         let watch = watch.and_then(|started| {
             started
                 .inspect_err(|e| tracing::warn!("plain `umount` may not wait for the store: {}", e.chain()))
@@ -149,9 +155,16 @@ impl Table {
         if new == old { Ok(()) } else { rewrite(&self.dir, change) }
     }
 
-    /// Removes the entries of the drive, and only them: another drive may be mounted there by now.
+    /// Removes the entries of the drive, and only them: another drive may be mounted there by now. Also those that
+    /// libmount has given other options (`-o remount,x-…`), where nothing is mounted.
     fn give_up(&self) -> io::Result<()> {
-        rewrite(&self.dir, |lines| lines.retain(|line| !self.is_of_drive(line)))
+        let mounted = mounts::list().unwrap_or_default();
+        let is_changed = |line: &[u8]| {
+            line.starts_with(SOURCE.as_bytes())
+                && !line.windows(STATE.len()).any(|part| part == STATE.as_bytes())
+                && mounted.iter().all(|m| !is_of_place(line, &place(&m.point)))
+        };
+        rewrite(&self.dir, |lines| lines.retain(|line| !self.is_of_drive(line) && !is_changed(line)))
     }
 }
 
@@ -180,7 +193,7 @@ fn rewrite(dir: &Path, change: impl FnOnce(&mut Vec<Vec<u8>>)) -> io::Result<()>
     let open = |name: &str| File::options().write(true).create(true).truncate(true).open(dir.join(name));
     // As libmount does it: a lock beside the file, and a new file in its place.
     let lock = open("utab.lock")?;
-    flock(&lock, FlockOperation::LockExclusive)?;
+    wait_for(&lock, &dir.join("utab.lock"))?;
     let old = read(dir)?;
     let mut new = old.clone();
     change(&mut new);
@@ -191,6 +204,23 @@ fn rewrite(dir: &Path, change: impl FnOnce(&mut Vec<Vec<u8>>)) -> io::Result<()>
     file.set_permissions(for_all(0o644))?;
     file.write_all(&new.concat())?;
     fs::rename(dir.join("utab.nacrefs"), dir.join(FILE))
+}
+
+/// # Errors
+/// `WouldBlock` where somebody else holds the lock for long.
+fn wait_for(lock: &File, path: &Path) -> io::Result<()> {
+    let until = Instant::now() + LOCK_TIME;
+    loop {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(LOCK_STEP),
+            Err(Errno::WOULDBLOCK) => {
+                let path = path.display();
+                let held = format!("somebody holds the lock of {path} (`fuser -v {path}` shows who)");
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, held));
+            }
+            locked => return Ok(locked?),
+        }
+    }
 }
 
 fn is_of_place(line: &[u8], place: &[u8]) -> bool {
@@ -250,8 +280,11 @@ mod tests {
         table("/elsewhere").give_up().unwrap();
         table("/var/b").give_up().unwrap();
         assert_eq!(text(), format!("{mine}{other}"));
+        // libmount changes the options of entries, whoever has made them.
+        let changed = |place: &str| format!("SRC=nacrefs-umount-helper TARGET={place} ROOT=/ OPTS=x-foo\n");
+        fs::write(dir.join("utab"), text() + &changed("/mnt/a\\040b") + &changed("/")).unwrap();
         table("/var/a, b").give_up().unwrap();
-        assert_eq!(text(), other);
+        assert_eq!(text(), format!("{other}{}", changed("/")));
     }
 
     #[test]
@@ -301,5 +334,27 @@ mod tests {
         assert!(table.claim(Path::new("/mnt")).is_err() && table.give_up().is_err());
         assert_eq!(state_dir_in(&tmp.path().join("mount"), Path::new("/mnt")), None);
         assert_eq!(fs::read_to_string(tmp.path().join("mount")).unwrap(), "in the way");
+    }
+
+    /// Any user may take the lock; every mount and umount used to wait until he let it go.
+    #[test]
+    fn a_lock_that_somebody_keeps_is_not_waited_for_and_the_entry_comes_when_it_is_free() {
+        let tmp = tempfile::tempdir().unwrap();
+        let lock = File::create(tmp.path().join("utab.lock")).unwrap();
+        flock(&lock, FlockOperation::LockExclusive).unwrap();
+        let table = Table::new(tmp.path(), Path::new("/s"));
+        let mount = mounts::at_exactly(Path::new("/")).unwrap().unwrap();
+        let e = table.claim(&mount.point).unwrap_err();
+        assert!(e.kind() == io::ErrorKind::WouldBlock && e.to_string().contains("utab.lock"), "{e}");
+        let watch = Watch::start(table, mount.clone()).unwrap();
+        std::thread::sleep(LOCK_STEP);
+        assert_eq!(state_dir_in(tmp.path(), &mount.point), None);
+        drop(lock);
+        let until = Instant::now() + Duration::from_secs(60);
+        while state_dir_in(tmp.path(), &mount.point).is_none() {
+            assert!(Instant::now() < until);
+            std::thread::sleep(LOCK_STEP);
+        }
+        drop(watch);
     }
 }

@@ -45,7 +45,7 @@ pub struct Mini {
     pub dirty: BTreeSet<Ino>,
     pub commit: Option<Arc<Commit>>,
     next: u64,
-    now: i64,
+    pub now: i64,
 }
 
 struct Places<'a>(&'a Mini);

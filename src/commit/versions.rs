@@ -350,12 +350,16 @@ impl Versions {
         if newest.commit.time <= time {
             return Ok(newest.clone());
         }
-        // Back along the skip links while they lead to what is too new as well.
+        // Back along the skip links while they lead to what is too new as well; but not to what is newer than where they
+        // come from: its clock ran ahead, and says nothing of what lies between.
         let mut here = newest.head.clone();
         loop {
             let skip = match self.linked(&here.skip)? {
-                Some(skip) if self.time(&skip)? > time => Some(skip),
-                _ => None,
+                Some(skip) => {
+                    let made = self.time(&skip)?;
+                    (made > time && made <= self.time(&here)?).then_some(skip)
+                }
+                None => None,
             };
             here = match skip {
                 Some(skip) => skip,

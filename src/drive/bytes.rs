@@ -49,14 +49,15 @@ impl Slice {
 }
 
 impl Drive {
-    /// Opens a file; empties it first where `truncate` says who asks for that.
-    pub fn open(&self, wait: Wait, ino: Ino, truncate: Option<&Caller>) -> Result<Opened> {
+    /// Opens a file; empties it first where `truncate` says who asks for that. `may_map`: for reading and writing.
+    pub fn open(&self, wait: Wait, ino: Ino, truncate: Option<&Caller>, may_map: bool) -> Result<Opened> {
         let inode = self.load(ino, wait)?;
         if let Some(caller) = truncate {
             let how = SetAttr { size: Some(0), kill_suid: caller.uid != 0, ..SetAttr::default() };
             self.set_attr(wait, caller, ino, &how)?;
         }
         inode.opens.fetch_add(1, Relaxed);
+        inode.mappable.fetch_add(u32::from(may_map), Relaxed);
         Ok(Opened { keep_cache: true })
     }
 
@@ -78,9 +79,10 @@ impl Drive {
         }
     }
 
-    /// Closes a file once.
-    pub fn release(&self, ino: Ino) {
+    /// Closes a file once, which was opened like this.
+    pub fn release(&self, ino: Ino, may_map: bool) {
         let Some(inode) = self.table.loaded_inode(ino) else { return };
+        inode.mappable.fetch_sub(u32::from(may_map), Relaxed);
         if inode.opens.fetch_sub(1, Relaxed) == 1 {
             self.drop_if_unreachable(&inode);
         }
@@ -99,6 +101,7 @@ impl Drive {
     /// [`read`](Drive::read); `quietly`: the access time stays as it is (O_NOATIME).
     pub fn read_as(&self, wait: Wait, ino: Ino, at: u64, len: usize, quietly: bool) -> Result<Vec<u8>> {
         let inode = self.load(ino, wait)?;
+        inode.seen.lock().add(at, at.saturating_add(len as u64));
         let (_, out) = self.bytes_of(&inode, at, len, wait)?;
         self.note_read(&inode, at, at + out.len() as u64);
         if !quietly {
@@ -223,12 +226,42 @@ impl Drive {
     }
 
     /// The next data or hole at or after an offset; see lseek(2). A page with any data is data, as it is once committed:
-    /// what a file's map is must not hang on when it was committed.
+    /// what a file's map is must not hang on when it was committed. So is what we may not know of
+    /// ([`Inode::may_hide_data`]).
     pub fn seek(&self, wait: Wait, ino: Ino, at: u64, what: Seek) -> Result<u64> {
-        const PAGE: u64 = content::PAGE as u64;
         let inode = self.load(ino, wait)?;
+        let Some(seen) = inode.may_hide_data() else { return self.seek_known(wait, &inode, at, what) };
+        let size = inode.node.read().meta.attr.size;
+        match what {
+            _ if at >= size => Err(Error::errno_of(libc::ENXIO)),
+            Seek::Data => {
+                let known = self.seek_known(wait, &inode, at, what);
+                let hidden = seen.next(at).map(|(from, _)| from).filter(|from| *from < size);
+                match (known, hidden) {
+                    (Ok(known), Some(hidden)) => Ok(known.min(hidden)),
+                    (Err(e), Some(hidden)) if e.kind() == Kind::Errno(libc::ENXIO) => Ok(hidden),
+                    (known, _) => known,
+                }
+            }
+            Seek::Hole => {
+                let mut hole = at;
+                while hole < size {
+                    hole = self.seek_known(wait, &inode, hole, what)?;
+                    match seen.next(hole) {
+                        Some((from, end)) if from == hole => hole = end,
+                        _ => break,
+                    }
+                }
+                Ok(hole.min(size))
+            }
+        }
+    }
+
+    /// The same, of what has come to us.
+    fn seek_known(&self, wait: Wait, inode: &Inode, at: u64, what: Seek) -> Result<u64> {
+        const PAGE: u64 = content::PAGE as u64;
         let first = at - at % PAGE;
-        let slice = Slice::of(&inode, first, u64::MAX)?;
+        let slice = Slice::of(inode, first, u64::MAX)?;
         if at >= slice.size {
             return Err(Error::errno_of(libc::ENXIO));
         }

@@ -393,13 +393,15 @@ impl Drive {
 
     /// Where there is no room for a closed generation, and something of it has been removed or cut since to make some: one
     /// with the current generation, of which it takes less. As a replay would have it. What the failed tries have stored
-    /// is of no use then; so while nothing is removed it stays as it is, and each try stores more of it.
-    fn reopen_generation(&self, closed: Closed) -> Option<Closed> {
+    /// is of no use then, and is deleted; so while nothing is removed it stays as it is, and each try stores more of it.
+    fn reopen_generation(&self, mut closed: Closed) -> Option<Closed> {
         if closed.ready.is_some() {
             return Some(closed);
         }
         let mut gens = self.gate.write();
-        let shrunk = |inode: &Arc<Inode>| inode.node.read().has_shrunk_since(closed.generation);
+        let shrunk = |inode: &Arc<Inode>| {
+            inode.node.read().has_shrunk_since(closed.generation, self.is_reachable(inode))
+        };
         if !closed.inodes.iter().any(shrunk) {
             return Some(closed);
         }
@@ -411,6 +413,9 @@ impl Drive {
         gens.closed = None;
         drop(gens);
         closed.inodes.iter().for_each(|inode| self.drop_if_unreachable(inode));
+        if let Some(batch) = closed.batch.take() {
+            batch.discard();
+        }
         tracing::info!("what could not be stored was removed since: the next version is made without it");
         None
     }

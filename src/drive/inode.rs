@@ -9,8 +9,11 @@ use crate::content::Blob;
 use crate::sys::ranked::Ranked;
 use crate::tree::Map;
 use crate::types::Ino;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+
+const PAGE: u64 = crate::content::PAGE as u64;
 
 /// The number of a generation: what changes between two commits.
 pub type Generation = u32;
@@ -18,8 +21,11 @@ pub type Generation = u32;
 pub struct Inode {
     pub ino: Ino,
     pub node: Arc<NodeLock>,
-    /// How often it is open.
+    /// How often it is open, and so that it may be mapped for writing.
     pub opens: AtomicU32,
+    pub mappable: AtomicU32,
+    /// Of what the kernel may have pages that it has read.
+    pub seen: Mutex<Seen>,
     pub reading: Reading,
 }
 
@@ -117,8 +123,17 @@ impl Inode {
             ino,
             node: Arc::new(NodeLock::from_raw(Ranked::numbered(ino), node)),
             opens: AtomicU32::new(0),
+            mappable: AtomicU32::new(0),
+            seen: Mutex::default(),
             reading: Reading::default(),
         })
+    }
+
+    /// Where the kernel may keep data of which we do not know, and asks for holes without handing it over: what was written
+    /// through a shared mapping. It has read a page before it lets anybody write to it so, and a mapping keeps its file
+    /// open, for reading and writing.
+    pub fn may_hide_data(&self) -> Option<Seen> {
+        (self.mappable.load(Relaxed) > 0).then(|| self.seen.lock().clone())
     }
 
     /// A clean inode as a committed version has it.
@@ -155,6 +170,43 @@ impl Inode {
             _ => Body::Special,
         };
         Inode::new(ino, Node { meta, body, generation, dirty: true, frozen: None, was_shell: false })
+    }
+}
+
+/// Ranges of a file, apart from each other and in order; where there are too many, with what lies between some of them.
+#[derive(Clone, Default)]
+pub struct Seen(Vec<(u64, u64)>);
+
+impl Seen {
+    const MOST: usize = 32;
+
+    pub fn add(&mut self, from: u64, to: u64) {
+        let (from, to) = (from / PAGE * PAGE, to.div_ceil(PAGE).saturating_mul(PAGE));
+        // Reading on from where it was read last.
+        if let Some(last) = self.0.last_mut()
+            && last.0 <= from
+            && from <= last.1
+        {
+            last.1 = last.1.max(to);
+            return;
+        }
+        let first = self.0.partition_point(|r| r.1 < from);
+        let end = self.0.partition_point(|r| r.0 <= to);
+        let met = self.0.get(first..end).unwrap_or_default();
+        let whole = (met.first().map_or(from, |r| r.0.min(from)), met.last().map_or(to, |r| r.1.max(to)));
+        self.0.splice(first..end.max(first), [whole]);
+        if self.0.len() > Seen::MOST {
+            let gaps = self.0.windows(2).map(|two| two[1].0 - two[0].1);
+            if let Some((least, _)) = gaps.enumerate().min_by_key(|(_, gap)| *gap) {
+                let next = self.0.remove(least + 1);
+                self.0[least].1 = next.1;
+            }
+        }
+    }
+
+    /// The first place at or after `at` that is in a range, and where that ends.
+    pub fn next(&self, at: u64) -> Option<(u64, u64)> {
+        self.0.iter().find(|r| r.1 > at).map(|r| (r.0.max(at), r.1))
     }
 }
 
@@ -240,11 +292,18 @@ impl Node {
         })
     }
 
-    /// Whether what it was when `closed` was closed has lost its last name since, or was cut shorter.
-    pub fn has_shrunk_since(&self, closed: Generation) -> bool {
+    /// Whether less room is needed for it than when `closed` was closed: it has lost its last name, or is out of reach
+    /// without one; it was cut or punched; or attributes were removed.
+    pub fn has_shrunk_since(&self, closed: Generation, is_reachable: bool) -> bool {
         let Some(f) = self.frozen.as_ref().filter(|f| f.generation == closed) else { return false };
-        let is_cut = matches!(&self.body, Body::File(file) if file.top.cut().is_some());
-        is_cut || self.is_gone() && !f.meta.names.is_empty()
+        let (is_less, held) = match &self.body {
+            Body::File(FileBody { top, frozen: Some(below), .. }) => {
+                (top.cut().is_some() || top.punches(below), below.data())
+            }
+            _ => (false, 0),
+        };
+        let is_lost = self.is_gone() && (!f.meta.names.is_empty() || !is_reachable && held > 0);
+        is_less || is_lost || self.meta.weight.bytes < f.meta.weight.bytes
     }
 
     /// Makes what changed up to the closing of `closed` a part of the changes of `now`, which comes next: it was not
@@ -310,5 +369,35 @@ impl Node {
             a.allocated = f.base_allocated.saturating_add(changed).min(most);
         }
         a
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Nothing that was added is missing, and what is there too is little: whole pages, and the least gaps.
+        #[test]
+        fn ranges_hold_all_that_was_added(adds in proptest::collection::vec((0u64..400_000, 0u64..9000), 0..120)) {
+            let mut seen = Seen::default();
+            for (at, len) in &adds {
+                seen.add(*at, at + len);
+                prop_assert!(seen.0.len() <= Seen::MOST);
+                prop_assert!(seen.0.windows(2).all(|two| two[0].1 < two[1].0) && seen.0.iter().all(|r| r.0 <= r.1));
+            }
+            for (at, len) in adds.iter().filter(|(_, len)| *len > 0) {
+                prop_assert_eq!(seen.next(*at).map(|r| r.0), Some(*at));
+                prop_assert_eq!(seen.next(at + len - 1).map(|r| r.0), Some(at + len - 1));
+            }
+            if adds.len() <= Seen::MOST {
+                let pages = |r: &(u64, u64)| (r.0 / PAGE..r.1.div_ceil(PAGE)).collect::<Vec<_>>();
+                let added: std::collections::BTreeSet<u64> =
+                    adds.iter().flat_map(|(at, len)| pages(&(*at, at + len))).collect();
+                let held: std::collections::BTreeSet<u64> = seen.0.iter().flat_map(pages).collect();
+                prop_assert_eq!(added, held);
+            }
+        }
     }
 }

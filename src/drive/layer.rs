@@ -145,6 +145,13 @@ impl FileLayer {
         }
     }
 
+    /// Whether this layer, over that one, has a hole where that one has data.
+    pub fn punches(&self, below: &FileLayer) -> bool {
+        let is_data = |piece: &Piece| matches!(piece, Piece::Run { run: Run::Data(..), .. });
+        let mut holes = self.extents.iter().filter(|(_, e)| matches!(e.run, Run::Hole));
+        holes.any(|(at, e)| below.look(*at, at + e.len).iter().any(is_data))
+    }
+
     pub fn cut(&self) -> Option<u64> {
         self.cut
     }

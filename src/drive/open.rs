@@ -160,6 +160,15 @@ fn unreplayed(lsn: Lsn, e: &Error) -> Error {
     ))
 }
 
+/// A journal that stands on a version that is lost.
+fn beyond(lost: Version, first: Lsn, shown: Version) -> Error {
+    Error::damage(format!(
+        "the journal is whole from record {first} on, and stands on a newer version than {shown}: what it holds is not \
+         shown; once version {lost} is back, from a backup of the store, the next mount has it all again, while 'nacrefs \
+         accept STORE' goes on without it (it is kept aside)"
+    ))
+}
+
 /// What was found in the journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replayed {
@@ -199,6 +208,7 @@ impl Drive {
         let xattr_bytes = Arc::<AtomicUsize>::default();
         let root = Inode::load(root, vec![name], false, &xattr_bytes);
         let history = base.commit.history.clone();
+        let (lost, shown) = (parts.newest.lost.filter(|_| settings.read_only), base.version());
         let table = Table::new();
         table.insert(root.clone(), Place { parent: ROOT, hash: 0 }, 1, || true);
         let progress = Progress {
@@ -253,6 +263,7 @@ impl Drive {
         let mut done = Replayed { last: floor, ..Replayed::default() };
         let (mut left_out, mut unread) = (LeftOut::default(), None);
         let damage = replay.damage().map(|e| e.chain());
+        let beyond = lost.zip(replay.begins()).map(|(lost, first)| beyond(lost, first, shown));
         replay.for_each(&mut |lsn, bytes| {
             match (drive.replay(lsn, bytes, others.as_mut(), &mut left_out), &others) {
                 // Told at the end, which another trouble is.
@@ -268,6 +279,10 @@ impl Drive {
                     }
                     unread.get_or_insert(e);
                 }
+                // Made since the lost version gave this machine its number.
+                (Err(e), None) if e.kind() == Kind::Conflict && lost.is_some() => {
+                    unread.get_or_insert(unreplayed(lsn, &e));
+                }
                 (replayed, _) => {
                     replayed.context(|| format!("journal record {lsn} cannot be replayed"))?;
                 }
@@ -278,7 +293,11 @@ impl Drive {
         if let Some(refusal) = others.and_then(|others| others.refusal()) {
             return Err(refusal);
         }
-        if let Some(damage) = damage {
+        if let Some(e) = beyond {
+            tracing::error!("{e}");
+            drive.note_error(&e);
+            done.left_out = Some(e.to_string());
+        } else if let Some(damage) = damage {
             tracing::error!("the journal is damaged; this is the state before the damage: {damage}");
             drive.note_error(&Error::damage(damage));
         }

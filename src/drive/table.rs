@@ -108,6 +108,10 @@ impl Table {
             return None;
         }
         let slot = self.slot(&mut shard.slots, inode.ino, place);
+        // Whether it was read when it was loaded before, nobody knows any more.
+        if there.is_none() && slot.lookups > 0 {
+            inode.seen.lock().add(0, u64::MAX);
+        }
         slot.lookups = slot.lookups.saturating_add(lookups);
         Some(there.unwrap_or_else(|| {
             shard.loaded.insert(inode.ino, inode.clone());

@@ -4,6 +4,7 @@
 //! where it was unmounted from outside and somebody else has mounted there since; and it lets nobody in but the
 //! owner where `allow_other` is not given, which locks out the kernel's own write-back.
 
+use super::beneath;
 use crate::error::{Context, Error, Kind, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -45,6 +46,7 @@ pub(super) struct Attach {
     pub(super) suid: bool,
     pub(super) dev: bool,
     pub(super) exec: bool,
+    pub(super) symfollow: bool,
     pub(super) noatime: bool,
     pub(super) nodiratime: bool,
     /// The kernel syncs a file after each write to it.
@@ -52,27 +54,44 @@ pub(super) struct Attach {
 }
 
 impl Attach {
-    /// Mounts at `dir` (absolute, without links) and returns the session's descriptor.
-    pub(super) fn attach(&self, dir: &Path) -> Result<OwnedFd> {
-        let result = if rustix::process::geteuid().is_root() {
-            self.by_the_kernel(dir)
-        } else {
-            self.by_helper(&fusermount(), dir)
+    /// Mounts at `dir` (absolute, without links), in the place of the dead mount there with the device `dead`, and
+    /// returns the session's descriptor.
+    pub(super) fn attach(&self, dir: &Path, dead: Option<&str>) -> Result<OwnedFd> {
+        let result = match (rustix::process::geteuid().is_root(), dead) {
+            (true, Some(dead)) => self.beneath(dir, dead),
+            (true, None) => self.by_the_kernel(dir),
+            // The helper mounts where it can look only, so the dead mount must go first.
+            (false, Some(dead)) => {
+                beneath::take_away(dir, dead).and_then(|()| self.by_helper(&fusermount(), dir))
+            }
+            (false, None) => self.by_helper(&fusermount(), dir),
         };
         result.context(|| format!("cannot mount at {}", dir.display()))
     }
 
+    fn beneath(&self, dir: &Path, dead: &str) -> Result<OwnedFd> {
+        let device = device()?;
+        match beneath::make(self, &device) {
+            Ok(mount) => beneath::put(&mount, dir, dead).map(|()| device),
+            Err(e) => {
+                tracing::debug!("mounts as older kernels do: {e}");
+                // A descriptor serves one mount, and that one has perhaps been made.
+                drop(device);
+                beneath::take_away(dir, dead)?;
+                self.by_the_kernel(dir)
+            }
+        }
+    }
+
     fn by_the_kernel(&self, dir: &Path) -> Result<OwnedFd> {
-        let device =
-            rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
-                let message = match e {
-                    Errno::NOENT | Errno::NODEV | Errno::NXIO => no_device(),
-                    _ => format!("cannot open {DEVICE}: a container needs leave for this device"),
-                };
-                Error::failed(message).with_source(io::Error::from(e))
-            })?;
-        let options = CString::new(self.kernel_options(device.as_raw_fd()))
-            .map_err(|_| Error::failed("a mount option holds a NUL"))?;
+        let device = device()?;
+        let options: Vec<String> = self
+            .kernel_options(device.as_raw_fd())
+            .into_iter()
+            .map(|(key, value)| value.map_or_else(|| key.to_owned(), |value| format!("{key}={value}")))
+            .collect();
+        let options =
+            CString::new(options.join(",")).map_err(|_| Error::failed("a mount option holds a NUL"))?;
         let fs_type = format!("fuse.{SUBTYPE}");
         match rustix::mount::mount(&*self.source, dir, &*fs_type, self.kernel_flags(), &*options) {
             Ok(()) => Ok(device),
@@ -88,11 +107,17 @@ impl Attach {
     }
 
     /// `default_permissions` is no choice: the kernel checks every access by mode, owner and ACL.
-    fn kernel_options(&self, device: i32) -> String {
+    pub(super) fn kernel_options(&self, device: i32) -> Vec<(&'static str, Option<String>)> {
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-        let allow = if self.allow_other { ",allow_other" } else { "" };
-        let rootmode = libc::S_IFDIR;
-        format!("fd={device},rootmode={rootmode:o},user_id={uid},group_id={gid},default_permissions{allow}")
+        let mut options = vec![
+            ("fd", Some(device.to_string())),
+            ("rootmode", Some(format!("{:o}", libc::S_IFDIR))),
+            ("user_id", Some(uid.to_string())),
+            ("group_id", Some(gid.to_string())),
+            ("default_permissions", None),
+        ];
+        options.extend(self.allow_other.then_some(("allow_other", None)));
+        options
     }
 
     fn kernel_flags(&self) -> MountFlags {
@@ -101,6 +126,7 @@ impl Attach {
         flags.set(MountFlags::NOSUID, !self.suid);
         flags.set(MountFlags::NODEV, !self.dev);
         flags.set(MountFlags::NOEXEC, !self.exec);
+        flags.set(MountFlags::NOSYMFOLLOW, !self.symfollow);
         flags.set(MountFlags::NOATIME, self.noatime);
         flags.set(MountFlags::NODIRATIME, self.nodiratime);
         flags.set(MountFlags::SYNCHRONOUS, self.sync);
@@ -139,6 +165,17 @@ impl Attach {
         }
         options
     }
+}
+
+/// A descriptor that one mount can be served by.
+fn device() -> Result<OwnedFd> {
+    rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
+        let message = match e {
+            Errno::NOENT | Errno::NODEV | Errno::NXIO => no_device(),
+            _ => format!("cannot open {DEVICE}: a container needs leave for this device"),
+        };
+        Error::failed(message).with_source(io::Error::from(e))
+    })
 }
 
 /// Unmounts by way of fusermount3, for those who are not root.
@@ -218,6 +255,7 @@ mod tests {
         suid: true,
         dev: true,
         exec: true,
+        symfollow: true,
         noatime: false,
         nodiratime: false,
         sync: false,
@@ -227,11 +265,11 @@ mod tests {
     fn the_kernel_always_checks_permissions() {
         for attach in [PLAIN, Attach { allow_other: true, read_only: true, ..PLAIN }] {
             let (kernel, helper) = (attach.kernel_options(7), attach.helper_options());
-            assert!(kernel.starts_with("fd=7,rootmode=40000,"), "{kernel}");
-            for options in [kernel, helper] {
-                let has = |o| options.split(',').any(|x| x == o);
-                assert!(has("default_permissions"), "{options}");
-                assert_eq!(has("allow_other"), attach.allow_other, "{options}");
+            assert_eq!(kernel[..2], [("fd", Some("7".into())), ("rootmode", Some("40000".into()))]);
+            let keys: Vec<&str> = kernel.iter().map(|(key, _)| *key).collect();
+            for options in [keys, helper.split(',').collect()] {
+                assert!(options.contains(&"default_permissions"), "{options:?}");
+                assert_eq!(options.contains(&"allow_other"), attach.allow_other, "{options:?}");
             }
             assert_eq!(attach.kernel_flags().contains(MountFlags::RDONLY), attach.read_only);
         }
@@ -243,8 +281,9 @@ mod tests {
         let attach = Attach { suid: false, dev: false, exec: false, ..PLAIN };
         assert_eq!(attach.kernel_flags(), MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC);
         assert!(attach.helper_options().ends_with(",noexec"));
-        let attach = Attach { noatime: true, nodiratime: true, sync: true, ..PLAIN };
-        let flags = MountFlags::NOATIME | MountFlags::NODIRATIME | MountFlags::SYNCHRONOUS;
+        let attach = Attach { noatime: true, nodiratime: true, sync: true, symfollow: false, ..PLAIN };
+        let flags =
+            MountFlags::NOATIME | MountFlags::NODIRATIME | MountFlags::SYNCHRONOUS | MountFlags::NOSYMFOLLOW;
         assert_eq!(attach.kernel_flags(), flags);
         assert!(attach.helper_options().ends_with(",noatime,sync"));
     }

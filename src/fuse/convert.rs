@@ -45,7 +45,8 @@ pub(super) fn attr(stat: &Stat, shown: &Shown) -> FileAttr {
     let a = &stat.attr;
     FileAttr {
         size: a.size,
-        blocks: a.allocated.div_ceil(512),
+        // tar(1) takes a file without any for zeros alone, and reads nothing. It may be mapped, with what we do not know of.
+        blocks: a.allocated.div_ceil(512).max(u64::from(a.kind == FileKind::File && a.size > 0)),
         atime: to_system(a.atime),
         mtime: to_system(a.mtime),
         ctime: to_system(a.ctime),

@@ -4,6 +4,7 @@
 //! ```text
 //! mount      mounting, serving, unmounting
 //! attach     mount(2) for root, fusermount3 for others; errors that say what to do
+//! beneath    mounting in the place of a dead mount
 //! ops        one method for each request of the kernel
 //! dispatch   where an operation runs: on the event loop where it need not wait, else on a worker
 //! workers    threads that may wait
@@ -15,6 +16,7 @@
 //! ```
 
 mod attach;
+mod beneath;
 mod convert;
 mod counts;
 mod dispatch;

@@ -32,6 +32,8 @@ pub struct MountConfig {
     /// What df(1) and mountinfo show as the source: the store, as it was given.
     pub source: String,
     pub read_only: bool,
+    /// The device (`major:minor`) of a dead mount that is on top at the place: this one is mounted in its place.
+    pub instead_of: Option<String>,
     /// Whether others than the one who mounts may see the mount. The modes of files hold in any case.
     pub allow_other: bool,
     /// Whether suid and sgid have an effect, device nodes work, and programs run. The first two are for root:
@@ -39,6 +41,8 @@ pub struct MountConfig {
     pub suid: bool,
     pub dev: bool,
     pub exec: bool,
+    /// Whether symbolic links are followed. Only root can say no.
+    pub symfollow: bool,
     /// For mountinfo; the drive itself is told by its settings.
     pub noatime: bool,
     pub nodiratime: bool,
@@ -63,10 +67,12 @@ impl Default for MountConfig {
         MountConfig {
             source: SUBTYPE.to_owned(),
             read_only: false,
+            instead_of: None,
             allow_other: false,
             suid: true,
             dev: true,
             exec: true,
+            symfollow: true,
             noatime: false,
             nodiratime: false,
             durable: Durable::OnDemand,
@@ -92,13 +98,17 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Mounts `drive` at `mountpoint`, a directory.
+    /// Mounts `drive` at `mountpoint`, a directory; where a dead mount is to make room for it, as mountinfo has it.
     ///
     /// # Errors
     /// `Usage` where the directory will not do, `Conflict` where a dead mount stands there; else `Failed`, with
     /// what is missing on the machine and how to get it.
     pub fn new(drive: Arc<Drive>, mountpoint: &Path, config: &MountConfig) -> Result<Mount> {
-        let dir = directory(mountpoint)?;
+        let dir = match config.instead_of {
+            // Who looks at it finds the dead mount.
+            Some(_) => mountpoint.to_owned(),
+            None => directory(mountpoint)?,
+        };
         let shown = Shown {
             entry_timeout: config.entry_timeout,
             attr_timeout: config.attr_timeout,
@@ -122,11 +132,12 @@ impl Mount {
             suid: config.suid,
             dev: config.dev,
             exec: config.exec,
+            symfollow: config.symfollow,
             noatime: config.noatime,
             nodiratime: config.nodiratime,
             sync: config.durable == Durable::Changes,
         };
-        let fd = attach.attach(&dir)?;
+        let fd = attach.attach(&dir, config.instead_of.as_deref())?;
         let device = device_of(&fd).map_or_else(|| device_at(&dir), |device| Ok(Some(device)));
         let device = device.and_then(|device| {
             device.ok_or_else(|| Error::failed("it is not mounted, though mounting it succeeded"))
@@ -305,7 +316,7 @@ impl Unmounter {
 /// A mount has fewer places than this.
 const MAX_PLACES: usize = 1000;
 
-fn unmount_at(place: &Path, flags: UnmountFlags) -> Result<()> {
+pub(super) fn unmount_at(place: &Path, flags: UnmountFlags) -> Result<()> {
     let dir = place.display();
     let result = match rustix::mount::unmount(place, flags | UnmountFlags::NOFOLLOW) {
         // EINVAL: somebody else was faster.

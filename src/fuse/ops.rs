@@ -104,6 +104,11 @@ impl Ops {
     }
 }
 
+/// Whether a file that is open so may be mapped for writing.
+fn may_map(flags: i32) -> bool {
+    flags & libc::O_ACCMODE == libc::O_RDWR
+}
+
 fn caller(req: &Request, umask: u32) -> Caller {
     Caller { uid: req.uid(), gid: req.gid(), umask }
 }
@@ -260,7 +265,9 @@ impl Filesystem for Ops {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let truncate = (flags.0 & libc::O_TRUNC != 0).then(|| caller(req, 0));
         let op = if truncate.is_some() { Op::change(Call::Open, ino.0) } else { Op::read(Call::Open, ino.0) };
-        self.desk.serve(op, [], reply, move |drive, wait, []| drive.open(wait, ino.0, truncate.as_ref()));
+        let may_map = may_map(flags.0);
+        self.desk
+            .serve(op, [], reply, move |drive, wait, []| drive.open(wait, ino.0, truncate.as_ref(), may_map));
     }
 
     fn create(
@@ -277,6 +284,7 @@ impl Filesystem for Ops {
         let new = new(FileKind::File, mode, 0);
         // Kept over a miss of `open`, so that the file is not made twice.
         let mut made = None;
+        let may_map = may_map(flags);
         self.desk.serve(
             Op::change(Call::Create, parent.0),
             [name.as_bytes()],
@@ -295,7 +303,7 @@ impl Filesystem for Ops {
                         _ => e,
                     })?,
                 };
-                match drive.open(wait, stat.ino, None) {
+                match drive.open(wait, stat.ino, None, may_map) {
                     Ok(opened) => Ok((stat, opened)),
                     Err(e) if e.kind() == Kind::Miss => {
                         made = Some(stat);
@@ -372,13 +380,14 @@ impl Filesystem for Ops {
         _: &Request,
         ino: INodeNo,
         _: FileHandle,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
+        let may_map = may_map(flags.0);
         self.desk.serve(Op::read(Call::Release, ino.0), [], reply, move |drive, _, []| {
-            drive.release(ino.0);
+            drive.release(ino.0, may_map);
             Ok(())
         });
     }
@@ -478,9 +487,13 @@ impl Filesystem for Ops {
     }
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        if self.writeback {
+            // It keeps writes and the size that they make, which we do not know: it is to tell the end only, by itself.
+            return reply.error(Errno::ENOSYS);
+        }
         self.desk.serve(Op::read(Call::Lseek, ino.0), [], reply, move |drive, wait, []| {
-            let (at, seek) = convert::seek(offset, whence)?;
-            drive.seek(wait, ino.0, at, seek)
+            let (at, what) = convert::seek(offset, whence)?;
+            drive.seek(wait, ino.0, at, what)
         });
     }
 

@@ -136,7 +136,12 @@ impl Journal {
         let first_file = file_size.min(FIRST_FILE);
         // Every frame must fit into any file behind its header.
         let largest = (first_file - 2 * BLOCK) as usize;
-        let replay = Replay { frames: scan.frames.clone(), floor: options.floor, damage: scan.damage };
+        let replay = Replay {
+            frames: scan.frames.clone(),
+            floor: options.floor,
+            damage: scan.damage,
+            begins: scan.begins,
+        };
         let journal = Journal {
             files,
             limit: options.limit,

@@ -47,6 +47,8 @@ pub struct Scan {
     pub last: Lsn,
     /// What `frames` ends before.
     pub damage: Option<Error>,
+    /// The first record that is there, where it is whole from that on, and that is not the one after the floor.
+    pub begins: Option<Lsn>,
     /// Names of spare files.
     pub spares: Vec<String>,
     /// Names of spares that show that no journal file was lost.
@@ -64,9 +66,10 @@ pub fn scan(files: &Files, floor: Lsn, lenient: bool) -> Result<Scan> {
     }
     let Listing { logs: ids, spares, idle } = files.list()?;
     let next_id = ids.iter().filter(|id| **id <= MAX_LSN).max().map_or(1, |id| id + 1);
-    let mut damage = None;
+    let (mut damage, mut damages) = (None, 0);
     let mut found_damage = |e: Error| match lenient {
         true => {
+            damages += 1;
             damage.get_or_insert(e);
             Ok(())
         }
@@ -127,6 +130,7 @@ pub fn scan(files: &Files, floor: Lsn, lenient: bool) -> Result<Scan> {
             frames.push(place.clone());
         }
     }
+    let begins = found.first().map(|(_, place)| place.first).filter(|first| *first > floor + 1);
     if known > last {
         let lost = last + 1;
         let (name, at) = match shut.iter().find(|s| s.0 == lost) {
@@ -142,7 +146,20 @@ pub fn scan(files: &Files, floor: Lsn, lenient: bool) -> Result<Scan> {
     if let Some((_, e)) = over.filter(|(first, _)| *first > last) {
         found_damage(e)?;
     }
-    Ok(Scan { files: logs, frames, last, damage, spares, idle, next_id })
+    let begins = begins.filter(|_| damages == 1 && shut.is_empty() && is_whole(&found, known));
+    Ok(Scan { files: logs, frames, last, damage, begins, spares, idle, next_id })
+}
+
+/// Whether no record is missing from the first that was found to the last that was durable.
+fn is_whole(found: &[(usize, Place)], durable: Lsn) -> bool {
+    let mut end = found.first().map_or(0, |(_, place)| place.first.saturating_sub(1));
+    for (_, place) in found {
+        if place.first > end + 1 {
+            return false;
+        }
+        end = end.max(place.last);
+    }
+    end >= durable
 }
 
 /// A file that is shorter than it was made.
@@ -227,6 +244,7 @@ pub struct Replay {
     pub(super) frames: Vec<Place>,
     pub(super) floor: Lsn,
     pub(super) damage: Option<Error>,
+    pub(super) begins: Option<Lsn>,
 }
 
 impl Replay {
@@ -238,6 +256,12 @@ impl Replay {
     /// What the replay ends before; only where `Options::before_damage` was set.
     pub fn damage(&self) -> Option<&Error> {
         self.damage.as_ref()
+    }
+
+    /// The first record of a journal that goes on from a later one than was asked for, and is whole from that on: what
+    /// lies between was trimmed, or is lost. [`Replay::damage`] then tells of that alone.
+    pub fn begins(&self) -> Option<Lsn> {
+        self.begins
     }
 
     pub fn into_damage(self) -> Option<Error> {

@@ -186,39 +186,55 @@ impl Dispute {
             (Fate::Replayed { .. }, Some(identity)) => identity,
             _ => StateDir::new_device(&SystemRandom)?,
         };
-        // After a rollback as well: the store that is accepted is then another one than what is given up, for ever.
-        let newer = self.remembered.is_some_and(|seen| seen.version > self.shown.version());
-        let version = match newer || self.newest.lost.is_some() {
-            true => publish(&self.site, &self.newest, &self.shown, &device, clock)?,
-            false => self.shown,
-        };
-        // It can be made anew, and the new versions may have the numbers of the old ones.
-        self.state.clear_index()?;
-        let HeadLink { version: number, hash } = version.head.link();
-        let memory = |base: HeadLink| Memory { version: number, head: hash, base: (base.version, base.hash) };
         let old = |base: HeadLink| Memory {
             version: base.version,
             head: base.hash,
             base: (base.version, base.hash),
         };
-        let aside = match self.fate {
-            Fate::Replayed { base, .. } => {
-                self.state.put_memory(&self.keys, &memory(base))?;
-                None
-            }
-            fate => {
-                let kept = match fate {
-                    Fate::Aside { base } => Some(old(base).seal(&self.keys)?),
-                    _ => None,
-                };
-                self.state.switch(&Switch {
-                    device: &device.seal(&self.keys)?,
+        let kept = match self.fate {
+            Fate::Aside { base } => Some(old(base).seal(&self.keys)?),
+            _ => None,
+        };
+        let aside = matches!(self.fate, Fate::Aside { .. } | Fate::Elsewhere).then_some(kept.as_deref());
+        let (sealed, now) = (device.seal(&self.keys)?, clock.now().sec);
+        // What is published cannot be taken back: whether there is room here is found out before.
+        let placeholder = old(self.shown.head.link()).seal(&self.keys)?;
+        self.state.stage(&Switch { device: &sealed, memory: &placeholder, aside, now })?;
+        // After a rollback as well: the store that is accepted is then another one than what is given up, for ever.
+        let newer = self.remembered.is_some_and(|seen| seen.version > self.shown.version());
+        let published = newer || self.newest.lost.is_some();
+        let version = match published {
+            true => publish(&self.site, &self.newest, &self.shown, &device, clock).inspect_err(|_| {
+                // The error that is told is the one that matters.
+                let _ = self.state.unstage();
+            })?,
+            false => self.shown.clone(),
+        };
+        let HeadLink { version: number, hash } = version.head.link();
+        let memory = |base: HeadLink| Memory { version: number, head: hash, base: (base.version, base.hash) };
+        let settle = || -> Result<Option<PathBuf>> {
+            // It can be made anew, and the new versions may have the numbers of the old ones.
+            self.state.clear_index()?;
+            match self.fate {
+                Fate::Replayed { base, .. } => {
+                    self.state.unstage()?;
+                    self.state.put_memory(&self.keys, &memory(base)).map(|()| None)
+                }
+                _ => self.state.switch(&Switch {
+                    device: &sealed,
                     memory: &memory(version.head.link()).seal(&self.keys)?,
-                    aside: (fate != Fate::Dropped).then_some(kept.as_deref()),
-                    now: clock.now().sec,
-                })?
+                    aside,
+                    now,
+                }),
             }
         };
+        let aside = settle().map_err(|e| match published {
+            true => e.context(format!(
+                "the store goes on from version {} as version {number} already; say 'nacrefs accept' again",
+                self.shown.version()
+            )),
+            false => e,
+        })?;
         tracing::debug!("drive {}: version {number} accepted", self.site.secrets.drive);
         Ok(Accepted { version, aside })
     }

@@ -39,6 +39,18 @@ impl StateDir {
     /// it is removed. After an error or a crash all of that was done, or nothing, or the next [`StateDir::open`] does
     /// the rest.
     pub fn switch(&self, to: &Switch) -> Result<Option<PathBuf>> {
+        let new = self.stage(to)?;
+        let decide = || {
+            fs::rename(&new, self.path.join(DECIDED))?;
+            sync_dir(&self.path)
+        };
+        decide().context(|| format!("cannot rename {}: nothing was changed here", new.display()))?;
+        self.finish_switch()
+    }
+
+    /// Whether a switch to something of the same size can be done: takes the room for it, until it is done or
+    /// [`StateDir::unstage`] gives it back.
+    pub fn stage(&self, to: &Switch) -> Result<PathBuf> {
         let new = self.path.join(NEW);
         let prepare = || -> io::Result<()> {
             or_none(fs::remove_dir_all(&new))?;
@@ -63,12 +75,22 @@ impl StateDir {
                 sync_dir(&aside)?;
             }
             sync_dir(&new)?;
-            step()?;
-            fs::rename(&new, self.path.join(DECIDED))?;
-            sync_dir(&self.path)
+            step()
         };
-        prepare().context(|| format!("cannot write {}: nothing was changed", new.display()))?;
-        self.finish_switch()
+        match prepare().context(|| format!("cannot write {}: nothing was changed here", new.display())) {
+            Ok(()) => Ok(new),
+            Err(e) => {
+                // What is left of it is in nobody's way.
+                let _ = fs::remove_dir_all(&new);
+                Err(e)
+            }
+        }
+    }
+
+    /// Removes what [`StateDir::stage`] has written.
+    pub fn unstage(&self) -> Result<()> {
+        let new = self.path.join(NEW);
+        or_none(fs::remove_dir_all(&new)).context(|| format!("cannot remove {}", new.display()))
     }
 
     /// An error where a switch was decided and is not finished: half of the state is the old one.

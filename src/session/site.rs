@@ -99,7 +99,12 @@ impl Site {
     /// The newest version, which must descend from what the state directory remembers. A rollback or a fork is told
     /// with what can be done.
     pub fn newest_after(&self, known: Option<HeadLink>, state_dir: &Path) -> Result<Newest> {
+        // Where there is no version at all, nothing can be accepted.
+        let shows_none = || self.newest(None).is_ok_and(|newest| newest.opened.is_none());
         self.newest(known).map_err(|e| match e.kind() {
+            Kind::Conflict if shows_none() => {
+                e.context("cannot go on: bring the heads of the store's versions back, from a backup")
+            }
             Kind::Conflict => e.context(format!(
                 "cannot go on: bring the store's newest state back; or compare both, and go on from what it shows now, \
                  with 'nacrefs accept STORE' (what this machine has seen is in its state directory {})",

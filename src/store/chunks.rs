@@ -488,6 +488,19 @@ impl Batch {
         }
     }
 
+    /// Deletes the packs that were put. To be called where nothing can name them: before the batch was finished, or when
+    /// what was made of it was not tried to be published.
+    pub fn discard(self) {
+        let index = &self.hold.store.index;
+        let state = self.hold.pending.state.read();
+        // One whose putting failed is perhaps there.
+        for id in state.packs.iter().map(|p| p.id).chain(state.full.iter().map(|full| full.info.id)) {
+            if let Err(e) = index.objects.delete(&index.layout.pack(&id)) {
+                tracing::debug!("a pack that nothing names stays in the store: {}", e.chain());
+            }
+        }
+    }
+
     /// Puts what is left, then an index run on top of the runs that are adopted now. All of it is durable
     /// when this returns. May be called again: after an error, or to come on top of runs that were adopted
     /// since. `Conflict` if a chunk that was taken for a duplicate is not in those, or is found damaged since: then the

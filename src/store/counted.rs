@@ -168,6 +168,10 @@ impl Objects for Counted {
         self.count(Request::List, |s| s.list(dir), |_| 0)
     }
 
+    fn list_after(&self, dir: &str, name: &str) -> Result<Vec<String>> {
+        self.count(Request::List, |s| s.list_after(dir, name), |_| 0)
+    }
+
     fn delete(&self, name: &str) -> Result<()> {
         self.count(Request::Delete, |s| s.delete(name), |()| 0)
     }

@@ -108,6 +108,10 @@ impl Objects for Faulty {
         self.call(Op::List, dir, || Ok(Vec::new()), |_| self.inner.list(dir))
     }
 
+    fn list_after(&self, dir: &str, name: &str) -> Result<Vec<String>> {
+        self.call(Op::List, dir, || Ok(Vec::new()), |_| self.inner.list_after(dir, name))
+    }
+
     fn delete(&self, name: &str) -> Result<()> {
         self.call(Op::Delete, name, || Ok(()), |_| self.inner.delete(name))
     }

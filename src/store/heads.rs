@@ -12,9 +12,6 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// How many numbers above the one that the hint names must be free for it to be the newest; else the heads are listed.
-const PROBES: u64 = 3;
-
 /// Bytes of the hint.
 const HINT: usize = 20 + 1 + 64 + 1;
 
@@ -106,7 +103,7 @@ impl Heads {
 
     /// The newest head. `known`: the newest that this machine has seen; a store whose newest does not
     /// descend from it shows a rollback or a fork, which is a `Conflict`. One that is damaged, or that the hint names and
-    /// is gone, is `lost`. A machine with a memory looks at the head that the hint names; where that is not surely the
+    /// is gone, is `lost`. A machine with a memory lists what comes after the head that the hint names; where that is not the
     /// newest, and without a memory, all heads are listed.
     pub fn newest(&self, known: Option<HeadLink>) -> Result<Newest> {
         let known = known.filter(|k| k.version != 0);
@@ -263,8 +260,8 @@ impl Heads {
         }
     }
 
-    /// Reads the head that the hint names, and looks for some after it; says whether it is the newest. It is not taken
-    /// for that where anything speaks against it: a hint may be old, and a head be gone with newer ones above it.
+    /// Reads the head that the hint names, and looks for any after it; says whether it is the newest. Numbers that are free
+    /// say nothing: a hint may be old, and heads be gone with newer ones above them.
     fn probe(
         &self,
         known: Option<HeadLink>,
@@ -275,12 +272,8 @@ impl Heads {
         if hint < known.version || !self.look(hint, found)? {
             return Ok(false);
         }
-        for ahead in 1..=PROBES {
-            if hint.checked_add(ahead).is_none_or(|v| v == Version::MAX) || self.look(hint + ahead, found)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let newer = self.objects.list_after(&self.layout.heads(), &self.layout.head(hint))?;
+        Ok(newer.iter().all(|name| self.layout.version_of(name).is_none_or(|v| v == Version::MAX)))
     }
 
     /// Lists all heads, and reads them from the newest down to the first valid one.

@@ -72,13 +72,14 @@ fn versions_follow_each_other() {
 
 /// A machine with an old memory stopped at the first number without a head, and wrote its version there.
 #[test]
-fn one_head_that_is_gone_hides_none_above_it() {
+fn heads_that_are_gone_hide_none_above_them() {
     for (gone, hint, known, is) in [
         (&[8][..], None, 4, (9, None)),
         (&[8], Some(7), 4, (9, None)),
         (&[6], Some(4), 2, (9, None)),
         (&[5, 6], Some(4), 2, (9, None)),
         (&[6], Some(5), 2, (9, None)),
+        (&[4, 5, 6, 7, 8], Some(3), 2, (9, None)),
         (&[4, 9], Some(9), 2, (8, Some(9))),
         (&[7, 9], Some(9), 6, (8, Some(9))),
     ] {

@@ -223,6 +223,24 @@ impl Objects for Local {
         self.writer.list(dir)
     }
 
+    /// Reads the names of one directory only, and looks at no object.
+    fn list_after(&self, dir: &str, name: &str) -> Result<Vec<String>> {
+        self.present()?;
+        let failed = |e| io_error("list", &format!("{dir} in {}", self.root.display()), e);
+        let entries = match fs::read_dir(self.root.join(dir)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return self.present().map(|()| Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let found = entry.map_err(failed)?.file_name();
+            // What is no UTF-8 is no object.
+            let found = found.to_str().map(|found| format!("{dir}/{found}"));
+            names.extend(found.filter(|found| found.as_str() > name));
+        }
+        Ok(names)
+    }
+
     fn delete(&self, name: &str) -> Result<()> {
         self.present()?;
         self.files.lock().pop(name);

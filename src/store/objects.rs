@@ -38,6 +38,13 @@ pub trait Objects: Send + Sync {
     fn create(&self, name: &str, bytes: Bytes) -> Result<Created>;
     /// The names of all objects below a directory (`""`: of all), in any order.
     fn list(&self, dir: &str) -> Result<Vec<String>>;
+    /// The names in a directory of objects, none of which is a directory, that come after `name` as bytes sort; in any
+    /// order, perhaps with some of what is no object.
+    fn list_after(&self, dir: &str, name: &str) -> Result<Vec<String>> {
+        let mut names = self.list(dir)?;
+        names.retain(|n| n.as_str() > name);
+        Ok(names)
+    }
     /// Deletes an object. That there is none is no error.
     fn delete(&self, name: &str) -> Result<()>;
     /// The object's size in bytes.

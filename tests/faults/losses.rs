@@ -53,6 +53,39 @@ fn bring_back(kept: &[(PathBuf, Vec<u8>)]) {
     kept.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
 }
 
+/// The journal was called damaged, and giving it up advised; the head from a backup brings all of it back.
+#[test]
+fn a_journal_that_stands_on_a_lost_version_is_not_called_damaged() {
+    let mut d = TestDrive::with("commit=3600");
+    packs_of(&d, "echo old > f");
+    // The journal's first file is trimmed.
+    for text in ["between", "new"] {
+        d.remount();
+        d.sh(&format!("echo {text} > f; head -c 3000000 /dev/urandom > {text}"));
+        d.sync();
+    }
+    d.remount();
+    d.sh("echo fsynced > g; sync g");
+    d.umount_local();
+    let newest = heads(&d).pop().unwrap();
+    let kept = lose(&d, &[newest]);
+    Said::from(d.try_mount("commit=3600")).expect(5, &["version 4 is damaged or gone", "accept"]);
+    let log = LogTail::of(&d);
+    ok(Ok(d.try_mount("ro")));
+    assert_eq!(d.sh("cat f; ls"), "between\nbetween\nf\n");
+    let told = status(&d)["last_error"].to_string() + &log.text();
+    d.umount_local();
+    assert!(!told.contains("the journal is damaged"), "{told}");
+    for word in
+        ["the journal is whole from record", "stands on a newer version than 3", "once version 4 is back"]
+    {
+        assert!(told.contains(word), "{word:?} is not in {told}");
+    }
+    bring_back(&kept);
+    d.mount();
+    assert_eq!(d.sh("cat f g"), "new\nfsynced\n");
+}
+
 /// It used to be that `-o ro` showed the newest contents, for the journal still had them, and after `accept` nothing did.
 #[test]
 fn what_the_journal_still_has_of_a_lost_version_is_there_after_accept() {

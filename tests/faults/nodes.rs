@@ -308,7 +308,12 @@ fn a_file_whose_map_is_damaged_is_cut_and_punched_and_all_is_stored() {
         [&d.store, &d.state].iter().for_each(|dir| fs::remove_dir_all(dir).unwrap());
         copy(&kept, &d.store);
         bent.flip(at, 0);
-        d.mount();
+        let mounted = Said::from(d.try_mount("commit=3600"));
+        // In the root directory, which stands somewhere in that pack, and without which there is no working.
+        if mounted.exit == 5 && mounted.err.contains("version 2 is damaged or gone") {
+            continue;
+        }
+        assert_eq!(mounted.exit, 0, "byte {at}: {mounted:?}");
         d.sh("truncate -s 100M f; truncate -s 1 g; fallocate -p -o 10M -l 250M h; echo precious > precious");
         let on = on_mount(&d, &["sync"]);
         assert_eq!(on.exit, 0, "byte {at}: {on:?}");
@@ -325,7 +330,9 @@ fn a_file_whose_map_is_damaged_is_cut_and_punched_and_all_is_stored() {
         assert!((10..260).all(|n| zeros("h", n << 20).is_ok_and(|zero| zero)));
         met += usize::from((0..100).any(|n| zeros("f", n << 20).is_err()));
         d.sh("truncate -s 300M f");
-        assert!((100..300).all(|n| zeros("f", n << 20).is_ok_and(|zero| zero)));
+        let zero = |n: &u64| zeros("f", n << 20).is_ok_and(|zero| zero);
+        let wrong: Vec<_> = (100..300).filter(|n| !zero(n)).map(|n| (n, zeros("f", n << 20))).collect();
+        assert!(wrong.is_empty(), "byte {at}: {wrong:?}");
         d.umount();
     }
     assert!(met > 0, "no damage was met");

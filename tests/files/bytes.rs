@@ -276,6 +276,64 @@ fn shared_mappings_write_through() {
     assert!(fs::read(&path).unwrap() == expect);
 }
 
+/// cp and tar made zeros of what a program had in a mapping, and read(2) gave right.
+#[test]
+fn what_is_in_a_shared_mapping_is_no_hole_to_others() {
+    use rustix::fs::{SeekFrom, seek};
+    let d = TestDrive::new();
+    let path = d.mnt.join("f");
+    let f = rw(&path);
+    f.set_len(1 << 20).unwrap();
+    f.write_all_at(&noise(1, 10_000), 40_960).unwrap();
+    let map = Map::of(&f, 1 << 20);
+    for at in [0, 8192, 200_000, 900_000] {
+        map.put(at, b"in the mapping");
+    }
+    // The pages that were read, perhaps with some around them, may be data.
+    let reader = fs::File::open(&path).unwrap();
+    for at in [0, 8192, 200_000, 900_000] {
+        assert_eq!(seek(&reader, SeekFrom::Data(at)), Ok(at));
+    }
+    assert_eq!(seek(&reader, SeekFrom::Data(1 << 20)), Err(Errno::NXIO));
+    map.put(500_000, b"later");
+    d.sh("cp f g; cmp f g; tar -Scf t.tar f; rm g; mkdir x; tar -C x -xf t.tar; cmp f x/f");
+    // A file of which we know nothing but its size: tar does not read one without blocks.
+    let other = rw(d.mnt.join("h"));
+    other.set_len(1 << 20).unwrap();
+    let all_of_it = Map::of(&other, 1 << 20);
+    all_of_it.put(300_000, b"the only bytes");
+    d.sh("tar -Scf t.tar h 2>/dev/null || [ $? = 1 ]; tar -C x -xf t.tar; cmp h x/h");
+
+    // They are again when nobody can have it mapped.
+    drop((map, f, all_of_it, other));
+    let hole = || seek(&reader, SeekFrom::Hole(0)).unwrap();
+    crate::common::wait_until("the file is closed", || hole() == 4096);
+    assert_eq!(
+        (seek(&reader, SeekFrom::Data(4096)), seek(&reader, SeekFrom::Hole(8192))),
+        (Ok(8192), Ok(12_288))
+    );
+}
+
+#[test]
+fn what_the_kernel_keeps_of_writes_is_no_hole_to_others() {
+    use rustix::fs::{SeekFrom, seek};
+    let d = TestDrive::with("writeback,commit=3600");
+    let path = d.mnt.join("f");
+    let f = File::options().write(true).create_new(true).open(&path).unwrap();
+    f.set_len(1 << 20).unwrap();
+    f.write_all_at(&noise(1, 10_000), 409_600).unwrap();
+    f.write_all_at(b"beyond the end", 2 << 20).unwrap();
+    let reader = fs::File::open(&path).unwrap();
+    let end = (2 << 20) + 14;
+    assert_eq!((seek(&reader, SeekFrom::Data(0)), seek(&reader, SeekFrom::Hole(0))), (Ok(0), Ok(end)));
+    assert_eq!(seek(&reader, SeekFrom::Data(2 << 20)), Ok(2 << 20));
+    assert_eq!(seek(&reader, SeekFrom::Data(end)), Err(Errno::NXIO));
+    let other = File::options().write(true).create_new(true).open(d.mnt.join("g")).unwrap();
+    other.set_len(1 << 20).unwrap();
+    other.write_all_at(b"the only bytes", 300_000).unwrap();
+    d.sh("mkdir x; tar -Scf t.tar g; tar -C x -xf t.tar; cmp g x/g; cp g h; cmp g h");
+}
+
 #[test]
 fn a_mapping_outlives_its_descriptor_and_name() {
     let d = TestDrive::new();

@@ -32,6 +32,30 @@ rm -r state; mount -t nacrefs store m -o key_file=key 2>/dev/null; [ "$(cat m/f)
 "#);
 }
 
+/// What was on top of the place at the end of the umount used to be taken away, whatever it was.
+#[test]
+fn what_is_mounted_over_a_drive_or_where_it_was_while_it_is_stored_stays() {
+    run(r#"
+mkdir n; k() { mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; head -c 90000000 /dev/urandom > m/f; }
+for how in "$N umount $T/m" "umount $T/m"; do
+    k; $how >said 2>&1 & pid=$!; comes held state; mount -t tmpfs over m; echo theirs > m/theirs
+    rc=0; wait $pid || rc=$?; [ $rc = 6 ] || fail "$how: $rc $(cat said)"; [ "$(cat m/theirs)" = theirs ] || fail "$how: $(cat said)"
+    umount -i m; [ "$(stat -c %s m/f)" = 90000000 ]; umount m
+done
+k; "$N" umount m >said 2>&1 & pid=$!; comes held state; mount --move m n
+rc=0; wait $pid || rc=$?; [ $rc = 6 ] || fail "$rc $(cat said)"; grep -q "moved from $T/m to $T/n" said || fail "$(cat said)"; umount n; ! mounted n
+"#);
+}
+
+/// It was said that files were open, and nobody was told that his mount had gone.
+#[test]
+fn what_is_mounted_inside_a_drive_that_is_told_to_end_is_named() {
+    run(r#"
+mount -t nacrefs store m -o key_file=key 2>/dev/null; mkdir m/in; mount -t tmpfs inside m/in; pid=$(pgrep -f "$T/store $T/m ")
+kill -TERM $pid; gone kill -0 $pid 2>/dev/null; grep -q "unmounted along with the drive at $T/m, to be mounted again: $T/m/in" state/log || fail "$(cat state/log)"; ! grep -q 'close what is open' state/log
+"#);
+}
+
 /// Told to end, a daemon used to serve on for ever, and to say that files were open.
 #[test]
 fn a_daemon_that_is_told_to_end_ends_though_something_is_mounted_over_it() {

@@ -35,6 +35,36 @@ k; mount -t nacrefs store m -o key_file=key; cat $(find -name log) > told; grep 
 "#);
 }
 
+/// The dead mount used to go first: for some milliseconds programs wrote, in the clear, into the directory below it,
+/// where nobody has seen it since.
+#[test]
+fn nobody_finds_the_bare_directory_while_a_dead_mount_is_replaced() {
+    run(r#"
+k() { "$N" mount $T/store $T/m --key-file $T/key -o commit=3600,$1 >/dev/null 2>err || fail "$(cat err)"; }
+# The daemon, not its supervisor, is the one that answers.
+pid() { python3 -c 'import os; print(os.getxattr("m", "nacre.pid").decode())' 2>/dev/null; }
+kill9() { local p; p=$(pid); kill -9 $p; gone kill -0 $p 2>/dev/null; }
+cat > write.py <<'END'
+import os
+n = 0
+while not os.path.exists("enough"):
+    try:
+        os.close(os.open(f"m/private{n}", os.O_CREAT | os.O_WRONLY))
+        n += 1
+    except OSError:
+        pass
+END
+for how in off on; do
+    k restart=$how; rm -f enough; python3 write.py & comes test -e m/private0
+    for n in 1 2 3; do kill9; [ $how = on ] || k restart=off; comes pid >/dev/null; done
+    touch enough; wait; "$N" umount m
+    said=$(ls -A m | head -3); [ -z "$said" ] || fail "in the clear, with restart=$how: $said"
+done
+# Of several that are stacked too.
+k restart=off; mkdir n; mount --bind m n; mount --bind n m; kill9; umount -l n; k restart=off; pid >/dev/null; [ "$(findmnt -rno TARGET | grep -cx "$T/m")" = 1 ]; umount m
+"#);
+}
+
 /// `mount` used to find the dying daemon's mount alive, or its state directory in use.
 #[test]
 fn a_mount_at_once_after_a_kill_waits_until_the_daemon_is_gone() {
@@ -95,6 +125,21 @@ rm -rf state moved; k; [ "$(cat m/f)" = 2 ]; umount m
 }
 
 /// A unit whose DIR was another drive's used to clear the dead mount of that, and programs wrote into the wrong drive.
+/// `mount --move` stacks drives: the lower one was asked by its path, where the upper one answers, and to mount the upper
+/// one again failed when its dead mount was gone already.
+#[test]
+fn of_two_drives_at_one_place_only_the_upper_is_asked_and_it_comes_back_where_it_was() {
+    run(r#"
+mount --make-private /; mkdir up lower; "$N" init other --key-file key >/dev/null
+"$N" mount store m --key-file key >/dev/null 2>&1; "$N" mount $T/other $T/up --key-file key --state-dir state2 >/dev/null 2>&1
+echo lower > m/f; echo upper > up/f; sync up/f m/f; mount --move up m; [ "$(cat m/f)" = upper ]
+fails 6 "$N" status; says "$T/store, mounted on $T/m, lies below another mount"; says "$T/other"
+kill -9 $(pgrep -f "$T/other $T/up "); comes fails 2 ls m
+"$N" mount other m --key-file key --state-dir state2 >/dev/null 2>&1; [ "$(cat m/f)" = upper ]; umount m; [ "$(cat m/f)" = lower ]
+umount m; ! mounted m
+"#);
+}
+
 #[test]
 fn the_dead_mount_of_another_drive_is_left_to_it() {
     run(r#"

@@ -32,6 +32,8 @@ says() { [[ $said == *"$1"* ]] || fail "not said: '$1' but: $said"; }
 mounted() { findmnt -n "$1" >/dev/null; }
 gone() { for _ in $(seq 600); do "$@" || return 0; sleep .1; done; fail "still: $*"; }
 comes() { for _ in $(seq 600); do ! "$@" || return 0; sleep .1; done; fail "never: $*"; }
+# Whether somebody has locked a file or directory: an umount at work does so with the state directory.
+held() { ! flock -n "$1" true; }
 "$N" init store --key-file key >/dev/null
 mkdir m
 "#;

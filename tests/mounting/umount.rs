@@ -156,6 +156,17 @@ k store p/x; mount --rbind p b; umount -i $T/p/x; waits store b/x; umount b p
 "#);
 }
 
+/// `--local` is what one types when an `umount` waits for a store that does not answer.
+#[test]
+fn umount_local_does_not_wait_for_an_umount_that_does() {
+    run(r#"
+mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; head -c 60000000 /dev/urandom > m/f; sync m/f
+"$N" umount m >said 2>&1 & pid=$!; comes held state; "$N" umount --local m 2>said2; ! grep -q waiting said2 || fail "$(cat said2)"; ! mounted m
+rc=0; wait $pid || rc=$?; [ $rc != 0 ] || fail "it was stored already"
+mount -t nacrefs store m -o key_file=key,commit=3600 2>/dev/null; [ "$(stat -c %s m/f)" = 60000000 ]; umount m
+"#);
+}
+
 /// Each took the mark of the other (MNT_EXPIRE) for nobody's, or the other's place for one that stays: one returned 0
 /// with nothing stored.
 #[test]

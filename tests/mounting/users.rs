@@ -43,6 +43,10 @@ as 65534 umount -l $M; ! mounted $M; gone test -e home/state/control; as 65534 m
 as 65534 mount $M 2>/dev/null; as 65534 bash -c "echo last > $M/f"; (cd home; umount m); ! mounted $M; [ ! -e home/state/control ]
 as 65534 mount $M 2>/dev/null; "$N" status $M >/dev/null; kill9; "$N" umount $M; ! mounted $M
 rm -r home/state/*; as 65534 mount $M 2>/dev/null; [ "$(as 65534 cat $M/f)" = last ]; as 65534 umount $M
+# A user cannot keep root waiting for ever: not with the lock of his own drive's umount, nor with that of utab.
+as 65534 mount $M 2>/dev/null; as 65534 flock home/state sleep 613 >/dev/null 2>&1 || true & comes held home/state; timeout 60 "$N" umount $M; ! mounted $M; pkill -f '^sleep 613'
+mkdir other; touch /run/mount/utab.lock; chmod 644 /run/mount/utab.lock; as 65534 flock -s /run/mount/utab.lock sleep 614 >/dev/null 2>&1 || true & comes held /run/mount/utab.lock
+timeout 60 mount -t nacrefs store other -o key_file=key 2>/dev/null; timeout 60 "$N" status other >/dev/null; timeout 60 "$N" umount other; ! mounted other; pkill -f '^sleep 614'
 "#));
 }
 
@@ -58,7 +62,21 @@ as 65534 mount $M 2>/dev/null; as 65534 bash -c "echo text > $M/open; umask 077;
 [ "$(as 1 cat $M/open)" = text ]; fails 1 as 1 cat $M/closed; says 'Permission denied'; fails 1 as 1 touch $M/new
 as 65534 umount $M
 # Root needs no leave.
-sed -i '/^user_allow_other/d' /etc/fuse.conf; mount -t nacrefs store m -o key_file=key,allow_other 2>/dev/null; chmod 755 m; echo all > m/f; [ "$(as 1 cat m/f)" = all ]; umount m
+sed -i '/^user_allow_other/d' /etc/fuse.conf; mount -t nacrefs store m -o key_file=key,allow_other 2>/dev/null; chmod 755 m; echo all > m/f; [ "$(as 1 cat m/f)" = all ]
+# To whom it is nobody's business, the doctor says so, and nothing else.
+: > /etc/fstab
+said=$(as 1 "$N" doctor m 2>&1) || fail "$said"; says "the drive is another user's"; [[ $said != *FAIL* && $said != *unmount* ]] || fail "$said"; umount m
+# A suid program would have the rights of an owner who never gave them.
+mount -t nacrefs store m -o key_file=key,allow_other,uid=0 2>/dev/null; findmnt -no OPTIONS m | grep -q nosuid; umount m
+# Links that are not to be followed are not, also when it takes a dead mount's place; a user is told that this is not for him.
+follows() { ln -sf f m/l; cat m/l >/dev/null 2>&1; }
+mount -t nacrefs store m -o key_file=key,nosymfollow 2>/dev/null; ! follows || fail "$(findmnt m)"
+kill -9 $(pgrep -f "$T/store $T/m "); gone cat m/f 2>/dev/null; mount -t nacrefs store m -o key_file=key,nosymfollow 2>/dev/null; ! follows; mount -o remount,symfollow m; follows; umount m
+# No remount takes nosuid away where others' files show as one's own.
+echo "$T/store $T/m nacrefs key_file=key,uid=0,allow_other 0 0" > /etc/fstab; is_safe() { findmnt -no OPTIONS "$1" | grep nosuid | grep -q "$2" || fail "$2 $(findmnt "$1")"; }
+mount -t nacrefs store m -o key_file=key,uid=0,allow_other 2>/dev/null; is_safe m rw; mount -o remount m; is_safe m rw; mount -o remount,ro m; mount -o remount,rw m; is_safe m rw; umount m
+# Nor from a user's mount, which root may make read-only.
+line noauto,user; as 65534 mount $M 2>/dev/null; is_safe $M nodev; mount -o remount,rw $M; is_safe $M nodev; mount -o remount,ro $M; is_safe $M ro; as 65534 umount $M
 "#));
 }
 

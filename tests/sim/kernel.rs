@@ -284,7 +284,7 @@ impl Kernel {
 
     pub fn open(&mut self, id: Id) {
         let ino = self.ino(id);
-        self.ask(|d, w| d.open(w, ino, None)).unwrap();
+        self.ask(|d, w| d.open(w, ino, None, false)).unwrap();
         self.opens.push(id);
     }
 
@@ -292,7 +292,7 @@ impl Kernel {
         let at = self.opens.iter().position(|i| *i == id).expect("it is open");
         self.opens.remove(at);
         let ino = self.ino(id);
-        self.drive.release(ino);
+        self.drive.release(ino, false);
     }
 
     /// Forgets an inode unless it is open or something below it is known.

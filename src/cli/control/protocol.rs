@@ -121,6 +121,11 @@ pub struct Status {
     /// With `restart=on`, whether the supervisor is there that would mount again; else `None`.
     #[serde(default)]
     pub guarded: Option<bool>,
+    /// The user and the group whose all files are shown to be, where that was asked for.
+    #[serde(default)]
+    pub uid: Option<u32>,
+    #[serde(default)]
+    pub gid: Option<u32>,
 }
 
 /// A version of a drive, a file or a directory. The JSON fields are a contract.

@@ -15,7 +15,11 @@ const FILES: u64 = 1024;
 
 pub fn checks(patients: &[Patient]) -> Vec<Finding> {
     let root = rustix::process::geteuid().is_root();
-    let wanted = patients.iter().filter_map(|p| p.mount.as_ref()).any(|m| m.options.contains("allow_other"))
+    let wanted = patients
+        .iter()
+        .filter(|p| p.of_another_user().is_none())
+        .filter_map(|p| p.mount.as_ref())
+        .any(|m| m.options.contains("allow_other"))
         || fstab::ours().iter().any(wants_others);
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();

@@ -3,6 +3,10 @@
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// How long whoever asked may take to detach the mount.
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// Who asked for it. Without anybody, a mount's end stores everything.
 #[derive(Default)]
@@ -12,8 +16,8 @@ pub struct Leave(Mutex<Asked>);
 enum Asked {
     #[default]
     Nobody,
-    /// The caller cannot be known again.
-    Always,
+    /// The caller cannot be known again (it is in another PID namespace): it detaches the mount at once, or not at all.
+    Until(Instant),
     /// A process that then detaches the mount and waits for the daemon's end. Where it has ended before, it did not
     /// detach (the mount was in use, or it was killed), and somebody else's end of the mount is not what it asked for.
     By(OwnedFd),
@@ -22,7 +26,7 @@ enum Asked {
 impl Leave {
     /// `caller`: a pidfd of the process that is about to detach the mount.
     pub fn asked_by(&self, caller: Option<OwnedFd>) {
-        *self.0.lock() = caller.map_or(Asked::Always, Asked::By);
+        *self.0.lock() = caller.map_or_else(|| Asked::Until(Instant::now() + AT_ONCE), Asked::By);
     }
 
     /// A commit was asked for instead.
@@ -34,7 +38,7 @@ impl Leave {
     pub fn holds(&self) -> bool {
         match &*self.0.lock() {
             Asked::Nobody => false,
-            Asked::Always => true,
+            Asked::Until(time) => Instant::now() < *time,
             // A pidfd becomes readable when its process ends (pidfd_open(2)).
             Asked::By(caller) => {
                 let mut ended = [PollFd::new(caller, PollFlags::IN)];
@@ -62,6 +66,9 @@ mod tests {
         assert!(!leave.holds());
         leave.asked_by(None);
         assert!(leave.holds());
+        // Somebody unmounts it, later.
+        *leave.0.lock() = Asked::Until(Instant::now());
+        assert!(!leave.holds());
         leave.not();
         assert!(!leave.holds());
     }

@@ -5,7 +5,6 @@ use super::ending::{REFUSED, commit_patiently};
 use super::leave::Leave;
 use super::live;
 use super::{pace_of, settings_of, store_dir};
-use crate::cli::Ground;
 use crate::cli::backend::{MountRequest, Phase, Running};
 use crate::cli::control::{Handler, Progress, Reply, Request, Status};
 use crate::cli::keys::weak_slot;
@@ -13,6 +12,7 @@ use crate::cli::logging;
 use crate::cli::metrics::Page;
 use crate::cli::options::{Atime, MountOptions, Synchronous};
 use crate::cli::values::{Moment, escape};
+use crate::cli::{Ground, told_inside};
 use crate::drive::Drive;
 use crate::drive::keeper::Keeper;
 use crate::error::{Error, Kind, Result};
@@ -93,7 +93,7 @@ impl Mounted {
         }
         drive.set_control(control.as_os_str().as_bytes().to_vec());
         let root = rustix::process::geteuid().is_root();
-        let config = MountConfig {
+        let mut config = MountConfig {
             source,
             read_only: options.ro || dead.as_ref().is_some_and(|dead| dead.read_only),
             allow_other: options.allow_other,
@@ -101,6 +101,7 @@ impl Mounted {
             suid: root && !options.nosuid && options.uid.is_none() && options.gid.is_none(),
             dev: root && !options.nodev,
             exec: !options.noexec,
+            symfollow: !options.nosymfollow,
             noatime: options.atime == Atime::Never,
             nodiratime: options.nodiratime,
             durable: match options.sync {
@@ -114,7 +115,8 @@ impl Mounted {
             ..MountConfig::default()
         };
         let keeper = Keeper::start(drive.clone(), pace_of(&options, &store))?;
-        let ground = Ground::clear(&dir, &store, dead.as_ref().map(|dead| dead.device.as_str()))?;
+        let ground = Ground::prepare(&dir, &store, dead.as_ref().map(|dead| dead.device.as_str()))?;
+        config.instead_of = ground.dead().map(str::to_owned);
         let mount = Mount::new(drive.clone(), &dir, &config)?;
         ground.check(mount.device())?;
         let (unmounter, calls) = (mount.unmounter(), mount.counts().clone());
@@ -205,7 +207,10 @@ impl Running for Mounted {
         let mut ended = self.try_for(CLOSE, || unmounter.unmount());
         // Whoever holds a file open must not keep a service from stopping.
         if let Err(e) = &ended {
-            tracing::warn!("whoever is at the mount is cut off: {}", e.chain());
+            match told_inside(&self.inner.dir, "drive") {
+                Ok(Some(inside)) => tracing::warn!("{inside}"),
+                _ => tracing::warn!("whoever is at the mount is cut off: {}", e.chain()),
+            }
             let synced = self.inner.drive.sync_journal();
             // What is mounted over it is not ours to take away, and it is not cut off as long as that is there.
             ended = synced.and(self.try_for(COVERED, || unmounter.cut_off()));
@@ -329,6 +334,8 @@ impl Inner {
             state_dir: Some(escape(self.state_dir.as_os_str().as_bytes())),
             pid: Some(std::process::id()),
             guarded: self.supervisor.map(|supervisor| rustix::process::getppid() == Some(supervisor)),
+            uid: self.options.uid,
+            gid: self.options.gid,
             build: Some(env!("CARGO_PKG_VERSION").to_owned()),
         }
     }

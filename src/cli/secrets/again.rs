@@ -1,6 +1,6 @@
 //! A secret that is needed again after hours or months, by the supervisor of `restart=on`.
 
-use super::files::{read_key, read_passphrase};
+use super::files::{read_key, read_passphrase, read_recovery};
 use super::{Found, Given};
 use crate::crypt::protect::{Locked, overwrite_stack};
 use crate::error::{Context, Error, Kind, Result};
@@ -23,7 +23,7 @@ impl SecretFile {
         Ok(match self {
             SecretFile::Passphrase(file) => Given::Passphrase(read_passphrase(file)?),
             SecretFile::Key(file) => Given::KeyFile(read_key(file)?),
-            SecretFile::Recovery(file) => Given::Recovery(read_passphrase(file)?),
+            SecretFile::Recovery(file) => Given::Recovery(read_recovery(file)?),
         })
     }
 

@@ -39,6 +39,19 @@ pub(in crate::cli) fn text_of(mut from: impl Read, what: &str, kind: &str) -> Re
     }
 }
 
+/// Reads a passphrase: the first line. What comes after it is a remark, as password managers print it.
+pub(super) fn passphrase_of(from: impl Read, what: &str) -> Result<Zeroizing<String>> {
+    let text = text_of(from, what, "passphrase")?;
+    let first = text.split('\n').next().unwrap_or_default();
+    match first.strip_suffix('\r').unwrap_or(first) {
+        "" => Err(Error::new(
+            Kind::Secret,
+            format!("{what} has an empty first line, where the passphrase must be"),
+        )),
+        first => Ok(Zeroizing::new(first.to_owned())),
+    }
+}
+
 /// Opens a file that holds a secret.
 fn open(file: &Path) -> Result<File> {
     let cannot = |e: std::io::Error| cannot_open(file, e);
@@ -85,21 +98,26 @@ fn is_written_to(pipe: &File) -> std::io::Result<bool> {
 }
 
 pub(super) fn read_passphrase(file: &Path) -> Result<Zeroizing<String>> {
-    read_secret(file, "passphrase", Ok)
+    read_secret(file, |opened, what| passphrase_of(opened, what))
+}
+
+/// Reads a recovery code, of as many lines as it was written in.
+pub(super) fn read_recovery(file: &Path) -> Result<Zeroizing<String>> {
+    read_secret(file, |opened, what| text_of(opened, what, "recovery code"))
 }
 
 /// Reads a file that holds a secret, and if it does, says so where others may read it.
-fn read_secret<T>(file: &Path, kind: &str, parse: impl FnOnce(Zeroizing<String>) -> Result<T>) -> Result<T> {
+fn read_secret<T>(file: &Path, read: impl FnOnce(&File, &str) -> Result<T>) -> Result<T> {
     let opened = open(file)?;
-    let secret = parse(text_of(&opened, &file.display().to_string(), kind)?)?;
+    let secret = read(&opened, &file.display().to_string())?;
     warn_of_others(file, &opened)?;
     Ok(secret)
 }
 
 /// Reads a key file: 64 hexadecimal digits and a line end.
 pub(super) fn read_key(file: &Path) -> Result<Box<Key>> {
-    read_secret(file, "key", |text| {
-        parse_key(text.trim()).ok_or_else(|| {
+    read_secret(file, |opened, what| {
+        parse_key(text_of(opened, what, "key")?.trim()).ok_or_else(|| {
             Error::new(
                 Kind::Secret,
                 format!("{} is no key file: it must hold 64 hexadecimal digits", file.display()),
@@ -140,6 +158,16 @@ mod tests {
                 assert!(e.kind() == Kind::Secret && e.to_string().contains(why), "{e}");
             }
         }
+        for (text, is) in
+            [("pass phrase", "pass phrase"), ("pass\nurl: x\n", "pass"), ("pass\r\nurl\r\n", "pass")]
+        {
+            fs::write(&file, text).unwrap();
+            assert_eq!(*read_passphrase(&file).unwrap(), is);
+        }
+        fs::write(&file, "\npass\n").unwrap();
+        assert!(read_passphrase(&file).unwrap_err().to_string().contains("empty first line"));
+        fs::write(&file, "AAAA-BBBB\nCCCC\n").unwrap();
+        assert_eq!(*read_recovery(&file).unwrap(), "AAAA-BBBB\nCCCC");
         for text in ["12", &"0g".repeat(32), &"é".repeat(32)] {
             fs::write(&file, text).unwrap();
             assert_eq!(read_key(&file).unwrap_err().kind(), Kind::Secret);

@@ -176,6 +176,25 @@ fn moments_lead_to_the_newest_version_before_them() {
     assert_eq!(versions.at(When::Version(0), &newest).unwrap_err().kind(), Kind::NotFound);
 }
 
+/// One version whose clock ran ahead hid those after it, for its skip link leads past them.
+#[test]
+fn a_clock_that_ran_ahead_hides_no_version() {
+    let mut rig = Rig::new();
+    let file = rig.mini.file(ROOT, b"f", b"0");
+    let mut times = Vec::new();
+    for n in 1..=40 {
+        let ahead = if [8, 16, 32].contains(&n) { 3600 } else { 0 };
+        rig.mini.write(file, 0, &[n]);
+        rig.mini.now += ahead;
+        times.push((u64::from(n), ahead, rig.publish().commit.time.sec));
+        rig.mini.now -= ahead;
+    }
+    let (versions, _, newest) = rig.fresh();
+    for (version, _, time) in times.iter().filter(|(_, ahead, _)| *ahead == 0) {
+        assert_eq!(versions.at(at(*time), &newest).unwrap().version(), *version);
+    }
+}
+
 #[test]
 fn one_of_two_that_race_for_a_version_wins() {
     let mut rig = Rig::new();
