@@ -215,7 +215,10 @@ fn a_default_drive_that_was_made_by_its_first_mount_is_mounted_again() {
     }
     let daemon = processes(&d).0.unwrap();
     kill_process(daemon, Signal::KILL).unwrap();
-    wait_until("mounted again", || processes(&d).0.is_some_and(|pid| pid != daemon));
+    wait_until("mounted again", || {
+        let is_new = processes(&d).0.is_some_and(|pid| pid != daemon);
+        is_new && command(&["status"]).output().unwrap().status.success()
+    });
     ok(command(&["umount"]).output());
 }
 
