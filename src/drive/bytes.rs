@@ -13,6 +13,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 /// The largest offset that a file may reach (loff_t).
 pub const MAX_SIZE: u64 = i64::MAX as u64;
+const PAGE: u64 = content::PAGE as u64;
+/// How much of a file a seek looks at first (bytes, whole pages).
+const SEEK_WINDOW: u64 = 64 * 1024;
 
 /// A range of a file as it was at one moment: what lies where, to be read without a lock.
 struct Slice {
@@ -259,40 +262,47 @@ impl Drive {
 
     /// The same, of what has come to us.
     fn seek_known(&self, wait: Wait, inode: &Inode, at: u64, what: Seek) -> Result<u64> {
-        const PAGE: u64 = content::PAGE as u64;
-        let first = at - at % PAGE;
-        let slice = Slice::of(inode, first, u64::MAX)?;
-        if at >= slice.size {
-            return Err(Error::errno_of(libc::ENXIO));
-        }
-        // All pages from the first one to here are data.
-        let mut reached = first;
-        for piece in &slice.pieces {
-            let (mut from, end) = match piece {
-                Piece::Run { run: Run::Hole, .. } => continue,
-                Piece::Run { at, len, run: Run::Data(..) } | Piece::Below { at, len } => (*at, at + len),
-            };
-            while from < end {
-                let (mut data, mut hole) = (from, end);
-                if matches!(piece, Piece::Below { .. }) {
-                    let chunks = self.chunks(wait);
-                    let found = slice.base.seek(chunks, content::Seek::Data, from, end)?;
-                    let Some(found) = found.filter(|f| *f < end) else { break };
-                    let stop = slice.base.seek(chunks, content::Seek::Hole, found, end)?;
-                    (data, hole) = (found, stop.map_or(end, |s| s.min(end)));
-                }
-                let page = data - data % PAGE;
-                match what {
-                    Seek::Data => return Ok(at.max(page)),
-                    Seek::Hole if page > reached => return Ok(at.max(reached)),
-                    Seek::Hole => reached = reached.max(hole.next_multiple_of(PAGE)),
-                }
-                from = hole;
+        // Where to go on from, how far to look at once, and up to where all pages from the first one on are data. A file
+        // of many changes is not looked at whole for an answer that is near.
+        let (mut next, mut window) = (at - at % PAGE, SEEK_WINDOW);
+        let mut reached = next;
+        loop {
+            let slice = Slice::of(inode, next, window)?;
+            if at >= slice.size {
+                return Err(Error::errno_of(libc::ENXIO));
             }
-        }
-        match what {
-            Seek::Hole => Ok(at.max(reached).min(slice.size)),
-            Seek::Data => Err(Error::errno_of(libc::ENXIO)),
+            for piece in &slice.pieces {
+                let (mut from, end) = match piece {
+                    Piece::Run { run: Run::Hole, .. } => continue,
+                    Piece::Run { at, len, run: Run::Data(..) } | Piece::Below { at, len } => (*at, at + len),
+                };
+                while from < end {
+                    let (mut data, mut hole) = (from, end);
+                    if matches!(piece, Piece::Below { .. }) {
+                        let chunks = self.chunks(wait);
+                        let found = slice.base.seek(chunks, content::Seek::Data, from, end)?;
+                        let Some(found) = found.filter(|f| *f < end) else { break };
+                        let stop = slice.base.seek(chunks, content::Seek::Hole, found, end)?;
+                        (data, hole) = (found, stop.map_or(end, |s| s.min(end)));
+                    }
+                    let page = data - data % PAGE;
+                    match what {
+                        Seek::Data => return Ok(at.max(page)),
+                        Seek::Hole if page > reached => return Ok(at.max(reached)),
+                        Seek::Hole => reached = reached.max(hole.next_multiple_of(PAGE)),
+                    }
+                    from = hole;
+                }
+            }
+            next = next.saturating_add(window);
+            match what {
+                // Nothing that comes after is next to the data before it.
+                Seek::Hole if reached < next || next >= slice.size => {
+                    return Ok(at.max(reached).min(slice.size));
+                }
+                Seek::Data if next >= slice.size => return Err(Error::errno_of(libc::ENXIO)),
+                _ => window = window.saturating_mul(4),
+            }
         }
     }
 

@@ -46,6 +46,31 @@ fn holes_are_found_and_take_no_space() {
     d.sh("cp --sparse=always f g && cmp -n 20000000 f g && [ $(stat -c %b g) -lt 100 ] && tar -Scf t.tar f && [ $(stat -c %s t.tar) -lt 100000 ]");
 }
 
+/// A seek looks at a part of the file first, and then at more of it: where the parts meet, nothing is seen.
+#[test]
+fn the_map_of_a_file_of_many_changes_is_right_to_the_page() {
+    let mut d = TestDrive::with("commit=600");
+    let path = d.mnt.join("f");
+    let f = File::options().write(true).create_new(true).open(&path).unwrap();
+    let (mut at, mut expect) = (0, Vec::new());
+    // Runs of data of 1 to 80 pages, between holes of 1 to 40, far holes, and one that ends within a page.
+    for n in 0..400u64 {
+        at += 4096 * (1 + n * 7 % 40) + if n % 100 == 99 { 30 * MIB } else { 0 };
+        let len = 4096 * (1 + n * 13 % 80);
+        f.write_all_at(&noise(n, len as usize), at).unwrap();
+        expect.push((at, at + len));
+        at += len;
+    }
+    f.write_all_at(b"end", at + 8192).unwrap();
+    expect.push((at + 8192, at + 8195));
+    drop(f);
+    let f = File::open(&path).unwrap();
+    assert_eq!(map(&f), expect);
+    drop(f);
+    assert_kept(&mut d);
+    assert_eq!(map(&File::open(&path).unwrap()), expect);
+}
+
 /// Until it is committed, what is written over something else is counted with it; the kernel keeps such a
 /// figure for a second at most.
 #[track_caller]
