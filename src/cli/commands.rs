@@ -16,6 +16,7 @@ use super::status::Told;
 use super::values::DrivePath;
 use crate::commit::When;
 use crate::error::{Error, Kind, Result};
+use crate::store::layout;
 use crate::sys::SystemRandom;
 use std::path::Path;
 
@@ -26,21 +27,43 @@ pub fn init(app: &App, args: &args::Init) -> Result<()> {
     let mut made_key = None;
     let secret = match &args.secrets.key_file {
         Some(file) if !file.exists() => {
-            made_key = Some(shown(&resolve(file)?));
+            made_key = Some(resolve(file)?);
             Given::KeyFile(secrets::make_key(file, &SystemRandom)?)
         }
         _ => secrets::find_new(&args.secrets, &app.env.open, &mut secrets::ask_terminal)?.given,
     };
-    let created = app.backend.init(&store, &secret, &InitOptions { recovery_code: true })?;
+    let created = app.backend.init(&store, &secret, &InitOptions { recovery_code: true });
+    let created = created.map_err(|e| match &made_key {
+        Some(key) => unmake_key(key, &store, e),
+        None => e,
+    })?;
     let mut screen = Screen::new(false);
     screen.line(&format!("made drive {} in {store}", created.drive))?;
     if let Some(key) = made_key {
+        let key = shown(&key);
         screen.line(&format!("made the key file {key}: back it up, away from this machine"))?;
     }
     if let Some(code) = created.recovery_code {
         screen.recovery_code(&code)?;
     }
     screen.finish()
+}
+
+/// Takes a key file away whose drive could not be made: it would be backed up for nothing. What had begun can be gone
+/// on with, with the same key.
+fn unmake_key(key: &Path, store: &str, e: Error) -> Error {
+    let has_begun = || match url_path(store) {
+        Some(dir) => dir.join(layout::SLOTS).exists(),
+        // A store that could not be opened has nothing of it.
+        None => e.kind() != Kind::Usage,
+    };
+    if e.kind() != Kind::Conflict && has_begun() {
+        return e.context(format!("{} is kept, to begin again with", shown(key)));
+    }
+    match std::fs::remove_file(key) {
+        Ok(()) => e,
+        Err(_) => e.context(format!("cannot remove {}, which opens nothing", shown(key))),
+    }
 }
 
 /// Asks the daemon of a mount.

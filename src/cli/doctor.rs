@@ -15,7 +15,7 @@ mod mounted;
 mod stored;
 
 use super::App;
-use super::args;
+use super::args::{self, SecretArgs};
 use super::control::Status;
 use super::fstab;
 use super::mounts::{self, Mount, shown};
@@ -255,7 +255,7 @@ fn holder(app: &App, args: &args::Doctor, patient: &Patient) -> Option<i32> {
     let ask = |tell: &mut dyn FnMut(i32)| {
         let known = state_dir(app, args, patient, None);
         let dir = known.or_else(|| {
-            let (drive, _) = stored::drive_id(app, &patient.store).ok()?;
+            let (drive, _) = stored::drive_id(app, patient).ok()?;
             state_dir(app, args, patient, Some(drive))
         });
         dir.and_then(|dir| StateDir::holder(&dir)).into_iter().for_each(tell);
@@ -270,11 +270,16 @@ fn holder(app: &App, args: &args::Doctor, patient: &Patient) -> Option<i32> {
 
 /// All that looks at disks.
 fn look(app: &App, args: &args::Doctor, patient: &Patient, tell: &mut dyn FnMut(Finding)) {
-    let key = key_file(app, args, &patient.store);
+    let line = standing(app, patient);
+    let secrets = named(args, line.as_ref());
+    let key = key_file(app, &secrets, &patient.store);
     let here = |state_dir: Option<&Path>, tell: &mut dyn FnMut(Finding)| {
         local::checks(patient, state_dir).into_iter().for_each(&mut *tell);
         if let Some(key) = &key {
             tell(local::key_file(key, state_dir));
+        } else if let Some(open) = patient.told().and_then(|status| status.unprotected.as_deref()) {
+            // Which key opened it, only the daemon knows.
+            tell(local::unprotected(open));
         }
     };
     // Without the store, if that can be.
@@ -286,7 +291,7 @@ fn look(app: &App, args: &args::Doctor, patient: &Patient, tell: &mut dyn FnMut(
     let reach = stored::reach(patient.store_dir().as_deref());
     let reached = reach.verdict != Verdict::Fail;
     tell(reach);
-    let id = reached.then(|| stored::drive_id(app, &patient.store));
+    let id = reached.then(|| stored::drive_id(app, patient));
     if !known {
         let drive = id.as_ref().and_then(|id| id.as_ref().ok()).map(|(drive, _)| *drive);
         dir = state_dir(app, args, patient, drive);
@@ -304,7 +309,7 @@ fn look(app: &App, args: &args::Doctor, patient: &Patient, tell: &mut dyn FnMut(
                 .and_then(|dir| local::of_another_drive(dir, drive))
                 .into_iter()
                 .for_each(&mut *tell);
-            stored::checks(app, args, patient, key.as_deref(), dir.as_deref(), tell);
+            stored::checks(app, &secrets, patient, key.as_deref(), dir.as_deref(), tell);
         }
     }
 }
@@ -333,21 +338,49 @@ fn state_dir(
     if let Some(dir) = &app.state_dir_env {
         return resolve(dir).ok();
     }
-    let is_this = |line: &fstab::Line| match point {
-        Some(point) => line.point == point,
-        None => store_url(&line.store).is_ok_and(|store| store == patient.store),
-    };
-    let line = fstab::ours().into_iter().find(is_this);
-    if let Some(dir) = line.as_ref().and_then(|line| line.value("state_dir")) {
+    if let Some(dir) = standing(app, patient).as_ref().and_then(|line| line.value("state_dir")) {
         return Some(dir.into());
     }
     let dir = app.places().ok()?.state_dir(drive?);
     (point.is_none() || runtime::control(&dir).exists()).then_some(dir)
 }
 
+/// How the machine mounts the drive by itself: by a line of fstab, or by the file of a unit.
+fn standing(app: &App, patient: &Patient) -> Option<fstab::Line> {
+    let is_this = |line: &fstab::Line| match &patient.mount {
+        Some(mount) => line.point == mount.point,
+        None => store_url(&line.store).is_ok_and(|store| store == patient.store),
+    };
+    let units = || {
+        let mut found = fstab::units(Path::new("/etc/nacrefs"), Path::new("/mnt"));
+        if let (Ok(places), Some(home)) = (app.places(), std::env::home_dir())
+            && let Some(config) = places.key.parent()
+        {
+            found.extend(fstab::units(config, &home));
+        }
+        found
+    };
+    fstab::ours().into_iter().find(is_this).or_else(|| units().into_iter().find(is_this))
+}
+
+/// What opens the drive: as it is said, or else as the machine's own mount of it says.
+fn named(args: &args::Doctor, line: Option<&fstab::Line>) -> SecretArgs {
+    let said = &args.secrets;
+    if said.passphrase_file.is_some() || said.key_file.is_some() || said.recovery {
+        return said.clone();
+    }
+    let file = |name| line.and_then(|line| line.value(name)).map(PathBuf::from);
+    let passphrase_file = file("passphrase_file");
+    let key_file = file("key_file").filter(|_| passphrase_file.is_none());
+    SecretArgs { passphrase_file, key_file, recovery: false }
+}
+
 /// The key file that would open the drive, if one is named or is the default drive's.
-fn key_file(app: &App, args: &args::Doctor, store: &str) -> Option<PathBuf> {
-    if let Some(key) = &args.secrets.key_file {
+fn key_file(app: &App, secrets: &SecretArgs, store: &str) -> Option<PathBuf> {
+    if secrets.passphrase_file.is_some() {
+        return None;
+    }
+    if let Some(key) = &secrets.key_file {
         return resolve(key).ok();
     }
     let places = app.places().ok().filter(|p| file_url(&p.store) == store && p.key.exists());

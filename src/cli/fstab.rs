@@ -1,6 +1,8 @@
-//! The lines of /etc/fstab (fstab(5)) that are ours.
+//! How this machine mounts drives by itself: the lines of /etc/fstab (fstab(5)) that are ours, and the files of our
+//! units, `drives/NAME.conf` (nacrefs@.service(8)).
 
 use super::mounts::unescape;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// A line of our type.
@@ -40,6 +42,32 @@ fn parse_line(line: &str) -> Option<Line> {
     ours.then(|| Line { store: path(store), point: path(point), options })
 }
 
+/// What the units' files in `drives` of a configuration directory say, as lines of fstab would; without DIR they mount in
+/// `base`. What cannot be read says nothing.
+pub fn units(config: &Path, base: &Path) -> Vec<Line> {
+    let files = std::fs::read_dir(config.join("drives")).into_iter().flatten().flatten();
+    let read = |file: std::fs::DirEntry| {
+        let name = PathBuf::from(file.file_name());
+        let unit = (name.extension()? == "conf").then(|| name.file_stem())??;
+        // A pipe in this place would have no end.
+        let is_file = file.file_type().is_ok_and(|t| !t.is_fifo());
+        let text = is_file.then(|| std::fs::read_to_string(file.path()).ok())??;
+        parse_unit(&text, &base.join(unit))
+    };
+    files.filter_map(read).collect()
+}
+
+/// An environment file (systemd.exec(5)) with STORE, and may be DIR and OPTIONS; `point` is where it mounts without DIR.
+fn parse_unit(text: &str, point: &Path) -> Option<Line> {
+    let value = |name: &str| {
+        let line = text.lines().rev().find_map(|l| l.trim().strip_prefix(name)?.strip_prefix('='))?;
+        let bare = ['"', '\''].iter().find_map(|q| line.strip_prefix(*q)?.strip_suffix(*q));
+        Some(bare.unwrap_or(line).to_owned())
+    };
+    let point = value("DIR").map_or_else(|| point.to_owned(), PathBuf::from);
+    Some(Line { store: value("STORE")?.into(), point, options: value("OPTIONS").unwrap_or_default() })
+}
+
 /// The line that mounts at this place.
 pub fn at(lines: &[Line], point: &Path) -> Option<Line> {
     lines.iter().find(|l| l.point == point).cloned()
@@ -60,5 +88,27 @@ mod tests {
         assert_eq!((lines[0].value("state_dir"), lines[0].value("state")), (Some("/var/s t"), None));
         assert_eq!(at(&lines, Path::new("/b")), Some(lines[1].clone()));
         assert_eq!(at(&lines, Path::new("/mnt")), None);
+    }
+
+    #[test]
+    fn the_files_of_units_say_what_a_line_would() {
+        let dir = tempfile::tempdir().unwrap();
+        let drives = dir.path().join("drives");
+        std::fs::create_dir(&drives).unwrap();
+        let put = |name: &str, text: &str| std::fs::write(drives.join(name), text).unwrap();
+        put("one.conf", "# STORE=/no\nSTORE=/srv/one\n");
+        put("two.conf", "STORE=\"/srv/my store\"\n DIR='/d'\nOPTIONS=ro,key_file=/k\n");
+        put("none.conf", "DIR=/d\n");
+        put("old.conf~", "STORE=/old\n");
+        assert_eq!(units(Path::new("/no/such"), Path::new("/mnt")), []);
+        let mut found = units(dir.path(), Path::new("/mnt"));
+        found.sort_by(|a, b| a.store.cmp(&b.store));
+        let [two, one] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(
+            (one.store.as_path(), one.point.as_path()),
+            (Path::new("/srv/one"), Path::new("/mnt/one"))
+        );
+        assert_eq!((two.store.as_path(), two.point.as_path()), (Path::new("/srv/my store"), Path::new("/d")));
+        assert_eq!((one.value("key_file"), two.value("key_file")), (None, Some("/k")));
     }
 }

@@ -109,3 +109,29 @@ try sync text
 try dirsync ""
 "#);
 }
+
+/// The doctor used to look at no key but a given one, or the default drive's: all was well where none was to be had.
+#[test]
+fn the_doctor_looks_at_the_key_that_a_line_or_a_unit_names() {
+    run(r#"
+doctor() { rc=0; said=$("$N" doctor "$@" 2>&1) || rc=$?; }
+well() { doctor "$1"; says 'opens the drive'; says "$2"; }
+echo "$T/store $T/m nacrefs key_file=$T/key 0 0" > /etc/fstab
+well m "ok    key file     $T/key"; mount m 2>/dev/null; well m 'not protected if this disk is stolen'; umount m
+well m 'not protected'; well store 'not protected'
+chmod 644 key; doctor m; [ $rc = 1 ]; says 'can be read by others'; chmod 600 key
+mv key away; doctor m; [ $rc = 1 ]; says "cannot look at $T/key"; says 'FAIL  key'
+doctor store; [ $rc = 1 ]; doctor m --key-file away; says 'opens the drive'
+# A unit's file, with another drive's key.
+: > /etc/fstab; mkdir -p /etc/nacrefs/drives; head -c 32 /dev/zero | od -An -tx1 | tr -d ' \n' > other; chmod 600 other
+printf 'STORE=%s\nOPTIONS=key_file=%s\n' "$T/store" "$T/other" > /etc/nacrefs/drives/w.conf
+doctor store; [ $rc = 1 ]; says 'FAIL  key '; sed -i "s,$T/other,$T/away," /etc/nacrefs/drives/w.conf; well store 'not protected'
+rm /etc/nacrefs/drives/w.conf; doctor store; says 'no passphrase or key at hand'; mkdir creds; cp away creds/nacrefs.key
+CREDENTIALS_DIRECTORY=$T/creds doctor store; says 'opens the drive'
+# A key that is known to nobody but the daemon; and a store that is gone from its place.
+mount -t nacrefs store m -o key_file=away 2>/dev/null; doctor m; says 'not protected if this disk is stolen'
+mv store its; mkdir store; doctor m; says 'mount the disk that holds it'; says 'not a nacrefs drive'; [[ $said != *'nacrefs init'*'make a drive'* ]]; rmdir store; mv its store; umount m
+# A key whose drive was not made is not left behind.
+mkdir full; touch full/file; for place in full /proc/none; do ! "$N" init $place --key-file new 2>said; [ ! -e new ] || fail "$(cat said)"; done
+"#);
+}

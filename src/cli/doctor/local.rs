@@ -272,7 +272,9 @@ pub fn key_file(path: &Path, state_dir: Option<&Path>) -> Finding {
         Ok(meta) => meta,
         Err(e) => {
             let what = format!("cannot look at {} ({e})", shown(path));
-            return Finding::fail("key file", what, "give the right one with --key-file");
+            let todo =
+                "bring it back, or name the right one: in fstab, in the unit's file, or with --key-file";
+            return Finding::fail("key file", what, todo);
         }
     };
     let stolen = state_dir.is_some_and(|dir| is_stolen_with(path, dir));
@@ -298,13 +300,15 @@ fn key(name: &str, mode: u32, is_stolen: bool) -> Finding {
         return Finding::fail("key file", format!("{name} can be read by others"), todo);
     }
     match is_stolen {
-        true => Finding::warn(
-            "key file",
-            stolen(name),
-            "encrypt the disk, keep the key on another, or use a passphrase",
-        ),
+        true => unprotected(&stolen(name)),
         false => Finding::ok("key file", name),
     }
+}
+
+/// `what`: why who steals the disk can read what is on it.
+pub fn unprotected(what: &str) -> Finding {
+    let todo = "encrypt the disk, keep the key on another, or use a passphrase";
+    Finding::warn("key file", what, todo)
 }
 
 #[cfg(test)]

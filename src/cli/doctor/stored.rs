@@ -3,7 +3,7 @@
 use super::local::room;
 use super::{Finding, Patient};
 use crate::cli::App;
-use crate::cli::args;
+use crate::cli::args::SecretArgs;
 use crate::cli::backend::Closed;
 use crate::cli::control::{Request, Status};
 use crate::cli::mounts::shown;
@@ -40,9 +40,14 @@ pub fn reach(dir: Option<&Path>) -> Finding {
 }
 
 /// Which drive the store holds; the error is what to say instead.
-pub fn drive_id(app: &App, store: &str) -> Result<(DriveId, Finding), Finding> {
-    match app.backend.drive_id(store) {
+pub fn drive_id(app: &App, patient: &Patient) -> Result<(DriveId, Finding), Finding> {
+    match app.backend.drive_id(&patient.store) {
         Ok(drive) => Ok((drive, Finding::ok("store", format!("holds drive {drive}")))),
+        // Nothing is to be made in the place of a drive that is in use.
+        Err(e) if e.kind() == Kind::NotADrive && patient.mount.is_some() => {
+            let todo = "put the mounted drive's own store back in its place: mount the disk that holds it";
+            Err(Finding::fail("store", e.chain(), todo))
+        }
         Err(e) => Err(unopened(&e)),
     }
 }
@@ -68,7 +73,7 @@ fn unopened(e: &Error) -> Finding {
 
 pub fn checks(
     app: &App,
-    args: &args::Doctor,
+    secrets: &SecretArgs,
     patient: &Patient,
     key: Option<&Path>,
     state_dir: Option<&Path>,
@@ -87,7 +92,7 @@ pub fn checks(
     let mut last = patient.told().and_then(|s| s.last_commit);
     let weak = app.backend.weak_slots(&patient.store);
     weak.map_or_else(|e| Some(unopened(&e)), |weak| weak_slots(&weak)).into_iter().for_each(&mut *tell);
-    match secret(app, args, key) {
+    match secret(app, secrets, key) {
         None => {
             tell(Finding::skip("key", "no passphrase or key at hand: give --key-file or --passphrase-file"));
         }
@@ -118,10 +123,11 @@ pub fn checks(
 }
 
 /// The secret that a mount would find without asking; None where there is none.
-fn secret(app: &App, args: &args::Doctor, key: Option<&Path>) -> Option<Result<Given>> {
-    let (flags, env) = (&args.secrets, &app.env.open);
+fn secret(app: &App, flags: &SecretArgs, key: Option<&Path>) -> Option<Result<Given>> {
+    let env = &app.env.open;
     let named = flags.passphrase_file.is_some() || flags.key_file.is_some() || key.is_some();
-    let credential = env.credentials.as_ref().is_some_and(|d| d.join("nacrefs.passphrase").exists());
+    let credential = |name| env.credentials.as_ref().is_some_and(|dir| dir.join(name).exists());
+    let credential = credential("nacrefs.passphrase") || credential("nacrefs.key");
     let passphrase = env.passphrase.take();
     let given = passphrase.is_some();
     env.passphrase.set(passphrase);
