@@ -115,6 +115,10 @@ pub trait Running: Send + Sync {
     fn stop(&self);
     /// Has `stop` wait for nothing any more: the rest stays in the journal.
     fn hurry(&self) {}
+    /// What is wrong with the drive, as `status` has it.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
     /// Writes the metrics.
     fn measure(&self, _: &mut Page) {}
     fn phase(&self) -> Phase;

@@ -20,7 +20,7 @@ use super::secrets::{self, Again, Found, Given, SecretFile};
 use super::signals::Signals;
 use super::supervise::{self, Before, supervise};
 use super::utab;
-use super::values::escape;
+use super::values::{escape, escape_message};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::fusermount;
 use crate::store::layout;
@@ -329,6 +329,8 @@ fn mounted(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
             Some(listener) => Some(metrics::Server::start(listener, running.clone())?),
             None => None,
         };
+        // What is shown may not be all, or not the newest (`-o ro`).
+        lines.extend(running.trouble().map(|what| escape_message(&what)));
         lines.push(mounted_on(&plan.dir));
         let state_dir = state_dir.into_os_string();
         report.ready(Started { lines: std::mem::take(&mut lines), state_dir, log_dir })?;

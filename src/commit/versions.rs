@@ -320,8 +320,7 @@ impl Versions {
         }
     }
 
-    /// The versions from one on, newest first. Read as it goes; ends after an error, and where retention has
-    /// taken the rest.
+    /// The versions from one on, newest first. Read as it goes; ends after an error.
     pub fn iter(&self, from: &Opened) -> impl Iterator<Item = Result<Opened>> {
         let mut next = Some(Ok(from.clone()));
         std::iter::from_fn(move || {
@@ -354,12 +353,15 @@ impl Versions {
         // come from: its clock ran ahead, and says nothing of what lies between.
         let mut here = newest.head.clone();
         loop {
-            let skip = match self.linked(&here.skip)? {
-                Some(skip) => {
+            let skip = match self.linked(&here.skip) {
+                Ok(Some(skip)) => {
                     let made = self.time(&skip)?;
                     (made > time && made <= self.time(&here)?).then_some(skip)
                 }
-                None => None,
+                Ok(None) => None,
+                // What is asked for may lie before it.
+                Err(e) if e.kind() == Kind::Damage => None,
+                Err(e) => return Err(e),
             };
             here = match skip {
                 Some(skip) => skip,
@@ -379,7 +381,7 @@ impl Versions {
         Ok(self.ring.payload(head)?.time)
     }
 
-    /// The head that another links to. None where there is no link, and where retention has taken the head.
+    /// The head that another links to. None where there is no link. One that is gone is damage: nothing takes a version.
     fn linked(&self, link: &HeadLink) -> Result<Option<Head>> {
         if link.version == 0 {
             return Ok(None);
@@ -390,7 +392,9 @@ impl Versions {
                 let what = format!("version {} is not the one that the versions after it name", link.version);
                 Err(Error::damage(what))
             }
-            Err(e) if e.kind() == Kind::NotFound => Ok(None),
+            Err(e) if e.kind() == Kind::NotFound => {
+                Err(Error::damage(format!("the head of version {} is missing", link.version)).with_source(e))
+            }
             Err(e) => Err(e),
         }
     }

@@ -74,6 +74,15 @@ impl Drive {
         Ok(self.stat_of(&inode))
     }
 
+    /// Takes suid and sgid away, before the bytes are changed by somebody without the right to keep them. A write says so
+    /// itself, and the kernel's wish is not heeded of whoever could not have opened the file (somebody passed it on).
+    pub fn drop_suid(&self, wait: Wait, caller: &Caller, ino: Ino) -> Result<()> {
+        if caller.uid == 0 || self.load(ino, wait)?.node.read().meta.attr.perm & 0o6000 == 0 {
+            return Ok(());
+        }
+        self.set_attr(wait, caller, ino, &SetAttr { kill_suid: true, ..SetAttr::default() }).map(drop)
+    }
+
     /// The path of the control socket, which the attribute `nacre.control` answers with.
     pub fn set_control(&self, path: Vec<u8>) {
         let _ = self.control.set(path);

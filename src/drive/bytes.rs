@@ -223,7 +223,7 @@ impl Drive {
             Allocate::Punch | Allocate::Zero { keep_size: true } => (end.min(old).saturating_sub(at), old),
             Allocate::Zero { keep_size: false } => (len, old.max(end)),
         };
-        // Where suid and sgid must go, the kernel has asked for that before.
+        // Where suid and sgid must go, they have gone before (`drop_suid`).
         self.perform(&mut held, &Op::Hole { ino, at, len, size, kill_suid: false }, &room)?;
         Ok(())
     }

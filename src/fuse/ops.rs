@@ -470,7 +470,7 @@ impl Filesystem for Ops {
 
     fn fallocate(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -480,9 +480,12 @@ impl Filesystem for Ops {
     ) {
         // What is not a hole needs space, and how much there is may have to be asked of the disk.
         let op = Op::change(Call::Fallocate, ino.0).long_if(mode & libc::FALLOC_FL_PUNCH_HOLE == 0);
+        let caller = caller(req, 0);
         self.desk.serve(op, [], reply, move |drive, wait, []| {
             convert::in_range(offset, length)?;
-            drive.fallocate(wait, ino.0, offset, length, convert::allocate(mode)?)
+            let what = convert::allocate(mode)?;
+            drive.drop_suid(wait, &caller, ino.0)?;
+            drive.fallocate(wait, ino.0, offset, length, what)
         });
     }
 
@@ -499,7 +502,7 @@ impl Filesystem for Ops {
 
     fn copy_file_range(
         &self,
-        _: &Request,
+        req: &Request,
         ino_in: INodeNo,
         _: FileHandle,
         offset_in: u64,
@@ -512,11 +515,13 @@ impl Filesystem for Ops {
     ) {
         let len = len.min(MAX_COPY);
         let op = Op::change(Call::CopyFileRange, ino_out.0).long_if(len > LONG_COPY);
+        let caller = caller(req, 0);
         self.desk.serve(op, [], reply, move |drive, wait, []| {
             if !flags.is_empty() {
                 return Err(Error::errno_of(libc::EINVAL));
             }
             convert::in_range(offset_out, len)?;
+            drive.drop_suid(wait, &caller, ino_out.0)?;
             let copied = drive.copy_range(wait, ino_in.0, offset_in, ino_out.0, offset_out, len)?;
             u32::try_from(copied).map_err(|_| Error::failed("more was copied than was asked for"))
         });

@@ -96,6 +96,7 @@ impl Dispute {
             (Ok(newest), Some(unreadable)) => (unreadable, newest, false),
             (Ok(newest), None) => match (site.lost(&newest), memory) {
                 (Some(lost), _) => (lost, newest, false),
+                (None, None) if newest.opened.is_none() => return Err(unfinished()),
                 (None, None) => return Ok(None),
                 (None, Some(memory)) => match begin::refusal(&site, &state, &keys, memory, &newest)? {
                     Some(refusal) => (refusal, newest, true),

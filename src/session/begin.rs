@@ -51,11 +51,11 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     }
     let mut newest = site.newest_after(known, state.path())?;
     let short = newest.is_short();
-    if let Some(lost) = site.lost(&newest) {
-        if !settings.read_only {
-            return Err(lost);
-        }
+    let lost = site.lost(&newest);
+    if let Some(lost) = lost.as_ref().filter(|_| settings.read_only) {
         tracing::warn!("{lost}");
+    } else if let Some(lost) = lost {
+        return Err(lost);
     }
     let (mut device, fresh) = match state.device(&keys)? {
         Some(device) => (device, false),
@@ -152,6 +152,10 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
         (Some(_), Kind::Conflict) => e.context(way_on(&path)),
         _ => e,
     })?;
+    // Whoever looks at an older version is to know.
+    if let Some(lost) = lost.filter(|_| opened.1.left_out.is_none()) {
+        opened.0.note_error(&lost);
+    }
     // What the journal holds stands on the newest version now.
     if !read_only && memory.is_none_or(|m| m.base != (head.version, head.hash)) {
         match settle(head.version, head.hash) {

@@ -88,3 +88,32 @@ fn times_are_as_on_ext4() {
         ],
     )]);
 }
+
+#[test]
+fn suid_and_sgid_go_as_on_ext4() {
+    let open =
+        |path| Step(ROOT, Call::Open { slot: 0, path, flags: Open(O_RDWR | O_CREAT), mode: Mode(0o777) });
+    let pass = Step(ROOT, Call::Pass { slot: 0, to: 1 });
+    let allocate = Step(ANN, Call::Fallocate { slot: 0, mode: Alloc(0), at: 0, len: 1 });
+    let punch = Alloc(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE);
+    alike(&[
+        (
+            "who was given a file that only its owner can open for writing takes suid away by an allocation",
+            &[
+                open("a"),
+                pass,
+                Step(ROOT, Call::Chmod { path: "a", mode: Mode(0o4514), flags: At(0) }),
+                allocate,
+            ],
+        ),
+        (
+            "and sgid by a hole",
+            &[
+                open("b"),
+                Step(ROOT, Call::Chmod { path: "b", mode: Mode(0o2155), flags: At(0) }),
+                pass,
+                Step(ANN, Call::Fallocate { slot: 0, mode: punch, at: 0, len: 1 }),
+            ],
+        ),
+    ]);
+}

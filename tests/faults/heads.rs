@@ -441,3 +441,39 @@ fn a_newest_version_that_is_gone_is_missed_by_a_machine_that_never_saw_it() {
         assert_eq!(found.exit, 0, "{part}: {found:?}");
     }
 }
+
+/// Where old heads were gone, all was said to be well: nothing takes a version, so one that is gone is lost.
+#[test]
+fn old_heads_that_are_gone_are_missed_by_check_log_and_cat() {
+    let mut d = versions(6);
+    d.umount();
+    let heads = heads_of(&d);
+    let last = heads.len();
+    // The oldest ones, and some in between: of eight, say, all but the newest; or those before the newest.
+    for (gone, at) in [(0..last - 1, 2), (0..1, 1), (last - 3..last - 1, 2)] {
+        let kept: Vec<_> =
+            heads[gone.clone()].iter().map(|h| (h, fs::read(object(&d, h)).unwrap())).collect();
+        kept.iter().for_each(|(head, _)| fs::remove_file(object(&d, head)).unwrap());
+        let missing = format!("head {}", gone.end);
+        let found = run(d.nacrefs(&["check"]).arg(&d.store));
+        assert!(found.exit == 5 && found.out.contains(&missing), "{missing}: {found:?}");
+        let log = run(d.nacrefs(&["log"]).arg("--store").arg(&d.store));
+        assert!(log.exit == 5 && log.out.contains(&last.to_string()), "{log:?}");
+        log.one_line(&["missing"]);
+        run(d.nacrefs(&["cat", "file", "--at", "2020-01-01"]).arg("--store").arg(&d.store))
+            .expect(5, &["missing"]);
+        if !gone.contains(&at) {
+            let cat =
+                run(d.nacrefs(&["cat", "file", "--at", &(at + 1).to_string()]).arg("--store").arg(&d.store));
+            assert_eq!(cat.exit, 0, "{cat:?}");
+        }
+        kept.iter().for_each(|(head, bytes)| fs::write(object(&d, head), bytes).unwrap());
+        assert_eq!(run(d.nacrefs(&["check"]).arg(&d.store)).exit, 0);
+    }
+    // Without any there is nothing to go on from.
+    fs::remove_dir_all(&d.state).unwrap();
+    fs::create_dir(&d.state).unwrap();
+    heads.iter().for_each(|head| fs::remove_file(object(&d, head)).unwrap());
+    let said = run(d.nacrefs(&["accept", "--yes"]).arg(&d.store));
+    assert!(!said.out.contains("goes on from"), "{said:?}");
+}

@@ -355,7 +355,10 @@ fn a_damaged_newest_head_leaves_the_version_before_readable_for_who_has_seen_it(
     assert!(cat.exit == 0 && cat.out == "2\n" && cat.err.contains("version 3 is damaged or gone"), "{cat:?}");
     Said::from(d.try_mount("commit=3600")).expect(5, &["version 3 is damaged or gone", "accept", "-o ro"]);
     // The journal still has it.
-    ok(Ok(d.try_mount("ro")));
+    // Whoever looks at an older version is told.
+    let shown = Said::from(d.try_mount("ro"));
+    assert!(shown.exit == 0 && shown.out.contains("version 3 is damaged or gone"), "{shown:?}");
+    assert!(status(&d)["last_error"].as_str().is_some_and(|e| e.contains("version 3 is damaged or gone")));
     assert_eq!(d.sh("cat f"), "3\n");
     d.umount_local();
     // As a rollback has it, the hint tells of the same version.

@@ -154,6 +154,10 @@ impl Running for Mounted {
         self.inner.clone()
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.inner.drive.progress().last_error
+    }
+
     fn wait(&self) -> Result<()> {
         let serving = self.serving.lock().take();
         let served = serving.map_or(Ok(()), Serving::wait);
