@@ -7,10 +7,11 @@ use super::format::{BLOCK, FileHeader, FrameCipher, Keys};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::{Disk, DiskFile, Random, random};
 use crate::types::Lsn;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-const LOG: &str = "journal-";
+pub(super) const LOG: &str = "journal-";
 const SPARE: &str = "spare-";
 /// A spare beside which there is no journal file: shows that the last one was not lost.
 const IDLE: &str = "idle-";
@@ -52,8 +53,8 @@ pub struct Files {
     pub disk: Arc<dyn Disk>,
     pub keys: Keys,
     pub random: Arc<dyn Random>,
-    /// Whether the disk is known to be noted.
-    noted: AtomicBool,
+    /// The highest file that the disk may have noted; none is noted that is not there.
+    noted: Mutex<Option<u64>>,
 }
 
 /// What is there, by its name.
@@ -69,7 +70,7 @@ pub struct Listing {
 
 impl Files {
     pub fn new(disk: Arc<dyn Disk>, keys: Keys, random: Arc<dyn Random>) -> Files {
-        Files { disk, keys, random, noted: AtomicBool::new(false) }
+        Files { disk, keys, random, noted: Mutex::new(None) }
     }
 
     /// Lists the directory. Other names are left alone.
@@ -128,15 +129,44 @@ impl Files {
         let name = format!("{LOG}{:016x}", plan.id);
         let spare_name =
             plan.spare.as_ref().map_or_else(|| format!("{SPARE}{:016x}", plan.id), |s| s.name.clone());
-        self.try_begin(plan, &name, &spare_name).map(Arc::new).inspect_err(|_| {
+        let id = plan.id;
+        let begun = self.try_begin(plan, &name, &spare_name).map(Arc::new).inspect_err(|_| {
             // Under either name it shows that no journal file was lost.
             if spare_name.starts_with(IDLE) {
                 return;
             }
             // Gives the space back. What cannot be removed is a spare, or has no frames: harmless.
             let _ = self.disk.remove(&spare_name);
-            let _ = self.disk.remove(&name);
-        })
+            // A note that failed may be there all the same, and then the file is missed.
+            if self.noted.lock().is_none_or(|noted| noted < id) {
+                let _ = self.disk.remove(&name);
+            }
+        })?;
+        // Once there is a file there always is one; and no record is in any before that is noted. Where it is not noted, it
+        // stays, without records: harmless.
+        let mut noted = self.noted.lock();
+        *noted = (*noted).max(Some(id));
+        self.disk.note(id)?;
+        Ok(begun)
+    }
+
+    /// Sees to it that no file is noted but those that stay when these go.
+    fn renote(&self, going: &[Arc<LogFile>]) -> Result<()> {
+        let mut noted = self.noted.lock();
+        let known = match *noted {
+            Some(known) => known,
+            None => self.disk.noted()?.unwrap_or(0),
+        };
+        if !going.iter().any(|log| log.header.id == known) {
+            return Ok(());
+        }
+        let stays = |id: &u64| going.iter().all(|log| log.header.id != *id);
+        let newest = self.list()?.logs.into_iter().filter(stays).max().unwrap_or(0);
+        if newest < known {
+            self.disk.note(newest)?;
+            *noted = Some(newest);
+        }
+        Ok(())
     }
 
     fn try_begin(&self, plan: Plan, name: &str, spare_name: &str) -> Result<LogFile> {
@@ -158,13 +188,6 @@ impl Files {
         file.sync_data()?;
         self.disk.rename(spare_name, name)?;
         self.disk.sync_names()?;
-        // Once there is a file there always is one; and no record is in any before that is noted.
-        if !self.noted.load(Ordering::Relaxed) {
-            if !self.disk.is_noted()? {
-                self.disk.note()?;
-            }
-            self.noted.store(true, Ordering::Relaxed);
-        }
         Ok(self.log_file(name.into(), header, file, size))
     }
 
@@ -188,6 +211,7 @@ impl Files {
     /// Keeps up to `keep` of them as spares and removes the others; but where there is no journal file without them,
     /// one stays at least.
     pub fn retire(&self, files: Vec<Arc<LogFile>>, keep: usize, others: bool) -> Result<Vec<Spare>> {
+        self.renote(&files)?;
         let mut spares = Vec::new();
         let mut pending = false;
         let newest = files.last().filter(|_| !others).map(|log| log.header.id);

@@ -1,6 +1,6 @@
 //! Finding what the files hold: which frames count, where a torn tail begins, and what is damage.
 
-use super::files::{Files, Listing, LogFile, refused};
+use super::files::{Files, LOG, Listing, LogFile, refused};
 use super::format::{BLOCK, Body, FRAME_HEADER, FrameHead};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::DiskFile;
@@ -75,8 +75,13 @@ pub fn scan(files: &Files, floor: Lsn, lenient: bool) -> Result<Scan> {
         }
         false => Err(e),
     };
-    if ids.is_empty() && idle.is_empty() && files.disk.is_noted()? {
+    let noted = files.disk.noted()?;
+    let newest = ids.last().copied().unwrap_or(0);
+    if ids.is_empty() && idle.is_empty() && noted.is_some() {
         found_damage(refused("the journal's files are gone, and with them what was not stored"))?;
+    } else if let Some(noted) = noted.filter(|noted| *noted > newest) {
+        let what = format!("journal file {LOG}{noted:016x} is gone, and with it what was not stored");
+        found_damage(refused(&what))?;
     }
     let mut logs = Vec::new();
     for id in ids {

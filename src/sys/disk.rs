@@ -21,10 +21,11 @@ pub trait Disk: Send + Sync {
     fn sync_names(&self) -> Result<()>;
     /// Whether the path still leads to this directory: it may have been removed, moved or exchanged since it was opened.
     fn is_in_place(&self) -> Result<bool>;
-    /// Whether it is noted, beside the directory, that there is something in it: so the loss of all of it can be told.
-    fn is_noted(&self) -> Result<bool>;
+    /// What is noted, beside the directory, of what is in it, so that its loss can be told: the number of the newest file,
+    /// or 0 for anything at all.
+    fn noted(&self) -> Result<Option<u64>>;
     /// Notes that, durably.
-    fn note(&self) -> Result<()>;
+    fn note(&self, newest: u64) -> Result<()>;
     /// Takes the note away, durably.
     fn unnote(&self) -> Result<()>;
 }
@@ -135,16 +136,31 @@ impl Disk for HostDisk {
         }
     }
 
-    fn is_noted(&self) -> Result<bool> {
+    fn noted(&self) -> Result<Option<u64>> {
         let note = self.note_path();
-        fs::exists(&note).context(|| format!("cannot stat {}", note.display()))
+        match fs::read(&note) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            // One that says nothing stands for anything at all.
+            read => {
+                let text = read.context(|| format!("cannot read {}", note.display()))?;
+                let digits = std::str::from_utf8(&text).unwrap_or_default().trim_end();
+                Ok(Some(u64::from_str_radix(digits, 16).unwrap_or(0)))
+            }
+        }
     }
 
-    fn note(&self) -> Result<()> {
+    fn note(&self, newest: u64) -> Result<()> {
         use std::os::unix::fs::OpenOptionsExt;
         let note = self.note_path();
-        let made = File::options().create(true).truncate(false).write(true).mode(0o600).open(&note);
-        made.and_then(|_| self.sync_note()).context(|| format!("cannot make {}", note.display()))
+        let write = || -> io::Result<()> {
+            let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&note)?;
+            let is_new = file.metadata()?.len() == 0;
+            // In place, within a sector: there is no moment without it, and no need of room.
+            file.write_all_at(format!("{newest:016x}\n").as_bytes(), 0)?;
+            file.sync_all()?;
+            if is_new { self.sync_note() } else { Ok(()) }
+        };
+        write().context(|| format!("cannot write {}", note.display()))
     }
 
     fn unnote(&self) -> Result<()> {

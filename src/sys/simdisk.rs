@@ -64,8 +64,8 @@ struct State {
     durable: Names,
     pending: Vec<Change>,
     capacity: Option<u64>,
-    /// See [`Disk::is_noted`]; durable at once.
-    noted: bool,
+    /// See [`Disk::noted`]; durable at once.
+    noted: Option<u64>,
     /// See [`Disk::is_in_place`].
     displaced: bool,
 }
@@ -288,19 +288,19 @@ impl Disk for SimDisk {
         Ok(!self.shared.state.lock().displaced)
     }
 
-    fn is_noted(&self) -> Result<bool> {
+    fn noted(&self) -> Result<Option<u64>> {
         Ok(self.shared.state.lock().noted)
     }
 
-    fn note(&self) -> Result<()> {
+    fn note(&self, newest: u64) -> Result<()> {
         self.call(Op::Note, "")?;
-        self.shared.state.lock().noted = true;
+        self.shared.state.lock().noted = Some(newest);
         Ok(())
     }
 
     fn unnote(&self) -> Result<()> {
         self.call(Op::Note, "")?;
-        self.shared.state.lock().noted = false;
+        self.shared.state.lock().noted = None;
         Ok(())
     }
 }

@@ -262,7 +262,13 @@ fn a_journal_about_a_file_whose_directory_was_damaged_since_shows_the_rest_and_c
             bent.cut(bent.len());
             return false;
         }
-        said.expect(5, &["journal record", "nacrefs accept", "-o ro"]);
+        let said = said.expect(5, &["nacrefs accept", "-o ro"]);
+        if said.err.contains("version 2 is damaged") {
+            // It met the root directory.
+            bent.cut(bent.len());
+            return false;
+        }
+        said.one_line(&["journal record"]);
         ok(Ok(d.try_mount("ro")));
         assert_eq!(d.sh("cat other new/deep"), "more\ndeep\n");
         let lost = written.iter().filter(unread).count();

@@ -20,7 +20,7 @@ fn disk_of(contents: &BTreeMap<String, Vec<u8>>, noted: bool) -> SimDisk {
         disk.open(name).unwrap().write_at(bytes, 0).unwrap();
     }
     if noted {
-        disk.note().unwrap();
+        disk.note(0).unwrap();
     }
     disk
 }
@@ -54,6 +54,40 @@ fn a_file_that_was_cut_off_or_is_gone_is_damage() {
     refused(&disk_of(&spare, true), 0, "are gone");
     // A directory in which nothing ever was.
     assert_eq!(open(&disk_of(&BTreeMap::new(), false), small()).unwrap().1.len(), 0);
+}
+
+/// Where older files were still there, nobody missed the newest one.
+#[test]
+fn the_newest_of_several_files_is_missed_and_so_is_any_other() {
+    let mut disk = SimDisk::new();
+    let mut floor = 0;
+    // More than one file in one run; then one more in each of two runs.
+    for run in 0..3 {
+        let (journal, _) = open(&disk, Options { floor, ..small() }).unwrap();
+        for n in 0..if run == 0 { 60 } else { 5 } {
+            let at = journal.append(&[&record(n, 2000)]).unwrap();
+            journal.sync(at).unwrap();
+        }
+        // Some of it is stored, and the first files go.
+        floor = 10;
+        journal.trim(floor).unwrap();
+        drop(journal);
+        let contents = disk.contents();
+        let logs: Vec<_> = contents.keys().filter(|name| name.starts_with("journal-")).collect();
+        assert!(logs.len() > 1, "{logs:?}");
+        let noted = disk.noted().unwrap().unwrap();
+        assert!(logs.iter().any(|name| name.ends_with(&format!("{noted:016x}"))), "{noted} of {logs:?}");
+        for lost in &logs {
+            let mut left = contents.clone();
+            left.remove(*lost);
+            let image = disk_of(&left, false);
+            image.note(noted).unwrap();
+            let opened = open(&image, Options { floor, ..small() });
+            // The last one may have been made ahead, and hold nothing yet.
+            assert!(opened.is_err_and(|e| e.kind() == Kind::Damage), "run {run}: {lost} of {logs:?}");
+        }
+        disk = disk.crash(run);
+    }
 }
 
 /// Of a file whose header does not tell its size, a frame that runs over the end shows it.
@@ -112,7 +146,7 @@ fn at_no_moment_of_a_files_life_does_a_power_cut_look_like_a_loss() {
             drop(journal);
             disk.clear_fault();
             for (image, floor) in std::mem::take(&mut *images.lock()) {
-                noted += u32::from(image.is_noted().unwrap());
+                noted += u32::from(image.noted().unwrap().is_some());
                 let (journal, _) = open(&image, Options { floor, ..small() })
                     .unwrap_or_else(|e| panic!("run {run}: {}", e.chain()));
                 let recycled = journal.append(&[b"x"]);
