@@ -8,6 +8,7 @@ use super::daemon;
 use super::mounts::shown;
 use super::output::{Screen, names_of};
 use super::prompt;
+use super::runtime;
 use super::values::{Moment, escape_message};
 use crate::error::{Error, Kind, Result};
 use crate::session::{Accepted, Dispute, Fate, StateDir, Unstored};
@@ -64,6 +65,12 @@ pub fn run(app: &App, args: &Accept) -> Result<()> {
     daemon::keep_files_private();
     let drive = target(app, &args.target)?;
     let dir = shown(&drive.state_dir);
+    if drive.state_dir.exists() && runtime::is_read_only(&drive.state_dir) {
+        return Err(Error::failed(format!(
+            "the state directory {dir} is on a read-only file system, and accept writes to it: make it writable first \
+             (until then -o ro shows what there is); nothing was changed"
+        )));
+    }
     // Before the secrets are opened, so that a drive in use is known at once.
     let known = drive.state_dir.exists().then(|| StateDir::open(&drive.state_dir)).transpose()?;
     let site = app.backend.unlock(&drive)?;

@@ -325,7 +325,7 @@ pub struct Man {
     /// The command whose page to print [default: nacrefs itself]
     #[arg(conflicts_with = "dir")]
     pub command: Vec<String>,
-    /// Write all pages below this directory, into man1 and man8
+    /// Write all pages below this directory, into man1 and man8 (made where they are missing)
     #[arg(long, value_name = "D")]
     pub dir: Option<PathBuf>,
 }

@@ -6,6 +6,7 @@ mod leave;
 mod live;
 mod measures;
 mod mounted;
+mod silence;
 
 use super::backend::{
     Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, MountRequest, Problem, Running,

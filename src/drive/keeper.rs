@@ -29,7 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const HASTE: Duration = Duration::from_secs(3);
 
 impl Keeper {
-    pub fn start(drive: Arc<Drive>, pace: Pace) -> Result<Keeper> {
+    /// `look` is called whenever changes are about to be made durable.
+    pub fn start(drive: Arc<Drive>, pace: Pace, mut look: impl FnMut() + Send + 'static) -> Result<Keeper> {
         let stopped = Arc::new((Mutex::new(false), Condvar::new()));
         let mut threads = Vec::new();
         let mut spawn = |name: &str, work: Box<dyn FnOnce() + Send>| -> Result<()> {
@@ -38,7 +39,7 @@ impl Keeper {
             Ok(())
         };
         let (d, s) = (drive.clone(), stopped.clone());
-        spawn("flush", Box::new(move || flush(&d, &s, pace.flush)))?;
+        spawn("flush", Box::new(move || flush(&d, &s, pace.flush, &mut look)))?;
         let d = drive.clone();
         spawn("commit", Box::new(move || commit(&d, pace.commit)))?;
         let d = drive.clone();
@@ -133,9 +134,10 @@ impl Trouble {
     }
 }
 
-fn flush(drive: &Drive, stopped: &(Mutex<bool>, Condvar), every: Duration) {
+fn flush(drive: &Drive, stopped: &(Mutex<bool>, Condvar), every: Duration, look: &mut dyn FnMut()) {
     let mut trouble = Trouble::new("make changes durable");
     while !pause(stopped, every) {
+        look();
         drive.balance_memory();
         if drive.journal().durable() < drive.journal().last() {
             // Not `Drive::sync`, which with `sync=store` would wait for the store.

@@ -85,6 +85,48 @@ fn a_local_umount_that_failed_is_not_remembered() {
     assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "three");
 }
 
+/// A daemon that stands still, as a network file system whose server hangs; goes on when this is dropped.
+struct Hung(i32);
+
+impl Hung {
+    fn of(d: &TestDrive) -> Hung {
+        let hung = Hung(d.pid());
+        unsafe { libc::kill(hung.0, libc::SIGSTOP) };
+        hung
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        unsafe { libc::kill(self.0, libc::SIGCONT) };
+    }
+}
+
+/// No request fails, so it used to be in `status` alone.
+#[test]
+fn a_store_that_answers_nothing_is_told_and_so_is_its_answer() {
+    let below = TestDrive::new();
+    let mut d = TestDrive::unmounted("commit=1");
+    copy(&d.store, &below.mnt.join("store"));
+    d.store = below.mnt.join("store");
+    d.mount();
+    let log = LogTail::of(&d);
+    let hung = Hung::of(&below);
+    fs::write(d.mnt.join("file"), "kept").unwrap();
+    fs::File::open(d.mnt.join("file")).unwrap().sync_all().unwrap();
+    wait_until("the log tells of it", || log.text().contains("the store has answered nothing for 30 s"));
+    let told = status(&d);
+    assert_eq!(told["online"], false);
+    assert!(told["last_error"].as_str().is_some_and(|e| e.contains("answers nothing")), "{told}");
+    assert!(told["last_error_time"].is_string(), "{told}");
+    assert!(!log.text().contains("answers again"));
+    drop(hung);
+    wait_until("the log tells that it is over", || log.text().contains("the store answers again"));
+    d.sync();
+    assert_eq!(status(&d)["online"], true);
+    d.umount();
+}
+
 #[test]
 fn the_log_names_no_file() {
     let mut d = TestDrive::with("commit=1,timeout=1");

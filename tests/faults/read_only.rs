@@ -157,6 +157,8 @@ fn a_state_directory_that_cannot_be_written_to_is_shown_by_a_read_only_mount_and
     ok(Ok(d.try_mount("ro")));
     all_there(&d);
     d.umount();
+    let accept = run(d.nacrefs(&["accept", "--yes"]).arg(&d.store));
+    accept.expect(1, &["read-only file system", "make it writable", "nothing was changed"]);
     assert!(all_of(&d.state) == before, "a read-only mount changed the state directory");
     assert_eq!(objects(&d.store), store, "a read-only mount wrote to the store");
     drop(frozen);

@@ -165,7 +165,7 @@ fn the_threads_of_a_drive_end_in_time_whatever_the_store_does() {
         let world = World::new(4, tight());
         let drive = world.open().unwrap();
         let pace = Pace { flush: Duration::from_millis(10), commit: Duration::from_millis(10) };
-        let mut keeper = Keeper::start(drive.clone(), pace).unwrap();
+        let mut keeper = Keeper::start(drive.clone(), pace, || {}).unwrap();
         let hanging = hangs.then(|| Hanging::at(&world, Op::Put));
         mkdir(&drive, drive.root(), "d");
         drive.want_commit();
@@ -190,7 +190,7 @@ fn trouble_of_the_journal_is_noted_with_its_time_and_the_store_is_not_blamed() {
     let world = World::new(5, tight());
     let drive = world.open().unwrap();
     let pace = Pace { flush: Duration::from_millis(10), commit: Duration::from_secs(3600) };
-    let mut keeper = Keeper::start(drive.clone(), pace).unwrap();
+    let mut keeper = Keeper::start(drive.clone(), pace, || {}).unwrap();
     world.disk.set_fault(|call| match call.op {
         simdisk::Op::Sync => simdisk::Fault::Fail(Kind::Failed),
         _ => simdisk::Fault::Pass,

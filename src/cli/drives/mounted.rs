@@ -4,6 +4,7 @@ use super::answers::Past;
 use super::ending::{REFUSED, commit_patiently};
 use super::leave::Leave;
 use super::live;
+use super::silence::{Listener, silent_since};
 use super::{pace_of, settings_of, store_dir};
 use crate::cli::backend::{MountRequest, Phase, Running};
 use crate::cli::control::{Handler, Progress, Reply, Request, Status};
@@ -18,7 +19,6 @@ use crate::drive::keeper::Keeper;
 use crate::error::{Error, Kind, Result};
 use crate::fuse::{Abandon, Counts, Durable, Mount, MountConfig, Serving, Unmounter};
 use crate::session::{self, Opening, Site, StateDir};
-use crate::types::Time;
 use parking_lot::Mutex;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -32,8 +32,6 @@ const CLOSE: Duration = Duration::from_secs(1);
 const END: Duration = Duration::from_secs(10);
 /// How long it waits for what is mounted over it to go.
 const COVERED: Duration = Duration::from_secs(5);
-/// A store that has answered nothing for so long is out of reach.
-const SILENT: Duration = Duration::from_secs(30);
 
 pub struct Mounted {
     inner: Arc<Inner>,
@@ -114,7 +112,9 @@ impl Mounted {
             writeback: options.writeback,
             ..MountConfig::default()
         };
-        let keeper = Keeper::start(drive.clone(), pace_of(&options, &store))?;
+        let (mut listener, requests) = (Listener::default(), site.requests.clone());
+        let listen = move || listener.look(&requests);
+        let keeper = Keeper::start(drive.clone(), pace_of(&options, &store), listen)?;
         let ground = Ground::prepare(&dir, &store, dead.as_ref().map(|dead| dead.device.as_str()))?;
         config.instead_of = ground.dead().map(str::to_owned);
         let mount = Mount::new(drive.clone(), &dir, &config)?;
@@ -293,24 +293,17 @@ impl Inner {
         heard.map(|()| done)
     }
 
-    /// Since when the store has answered nothing, if that is too long.
-    fn silent_since(&self) -> Option<Moment> {
-        let silent = self.site.requests.silent_for().filter(|time| *time >= SILENT)?;
-        let Moment(Time { sec, nsec }) = Moment::now();
-        Some(Moment(Time { sec: sec.saturating_sub_unsigned(silent.as_secs()), nsec }))
-    }
-
     /// Whether the store could be reached when it was last needed.
     pub fn is_online(&self) -> bool {
-        self.silent_since().is_none() && !self.drive.progress().away
+        silent_since(&self.site.requests).is_none() && !self.drive.progress().away
     }
 
     fn status(&self) -> Status {
         let (progress, usage) = (self.drive.progress(), self.drive.journal().usage());
         let figures = self.drive.figures();
-        let silent = self.silent_since().filter(|_| !progress.away);
+        let silent = silent_since(&self.site.requests).filter(|_| !progress.away);
         let (last_error, last_error_time) = match silent {
-            Some(since) => (Some("the store has not answered since".to_owned()), Some(since)),
+            Some(since) => (Some("the store answers nothing".to_owned()), Some(since)),
             None => (progress.last_error, progress.last_error_time.map(Moment)),
         };
         Status {
