@@ -104,6 +104,7 @@ pub fn check(
         report: Report::default(),
         seen: HashSet::new(),
         damaged: HashMap::new(),
+        older: None,
         progress,
     };
     let history = checker.heads(versions, newest)?;
@@ -112,6 +113,7 @@ pub fn check(
     checker.index(&newest.commit.runs)?;
     checker.version(&newest.commit, true)?;
     for version in history {
+        checker.older = Some(version.version);
         checker.version(&version, false)?;
         checker.nodes_not_in("history", None, &version.history, &newest.commit.history)?;
     }
@@ -135,8 +137,8 @@ struct Checker<'a> {
     source: Source,
     runs: RunSet,
     options: Options,
-    /// The packs of the drive, and how long each is; None: missing or damaged.
-    packs: HashMap<PackId, Option<u64>>,
+    /// The packs of the drive; None: missing.
+    packs: HashMap<PackId, Option<Looked>>,
     /// Not all of the index of packs could be read.
     packs_unread: bool,
     report: Report,
@@ -144,7 +146,17 @@ struct Checker<'a> {
     seen: HashSet<[u8; 32]>,
     /// Of those files' contents that are damaged, the findings: each file that has them is named.
     damaged: HashMap<[u8; 32], Vec<Finding>>,
+    /// The version that is walked, where it is not the newest.
+    older: Option<Version>,
     progress: &'a mut dyn FnMut(Progress),
+}
+
+/// A pack as it was found.
+#[derive(Clone, Copy)]
+struct Looked {
+    bytes: u64,
+    /// Its footer cannot be read: of what the index has in it each chunk is looked at.
+    doubtful: bool,
 }
 
 /// Whether an error is about what is at rest, and not about getting at it.
@@ -158,8 +170,16 @@ impl Checker<'_> {
             self.report.more += 1;
             return;
         }
-        let finding = Finding { object: object.into(), what: what.into(), path: path.map(<[u8]>::to_vec) };
+        let mut finding =
+            Finding { object: object.into(), what: what.into(), path: path.map(<[u8]>::to_vec) };
         // A node that is damaged is met twice: when nodes are looked up, and when entries are read.
+        if self.report.findings.contains(&finding) {
+            return;
+        }
+        // Where it is of the newest version, it goes without saying that it is of older ones.
+        if let (Some(version), Some(path)) = (self.older, &mut finding.path) {
+            path.extend_from_slice(format!(" (version {version})").as_bytes());
+        }
         if !self.report.findings.contains(&finding) {
             self.report.findings.push(finding);
         }
@@ -307,10 +327,10 @@ impl Checker<'_> {
         }
         for pack in listed {
             let object = format!("pack {}", pack.id);
-            let mut len = Some(pack.bytes);
+            let mut looked = Some(Looked { bytes: pack.bytes, doubtful: false });
             if self.in_subset(&pack.id.0) {
-                let read =
-                    read_footer(versions.objects(), &versions.layout().pack(&pack.id), versions.index_keys());
+                let name = versions.layout().pack(&pack.id);
+                let read = read_footer(versions.objects(), &name, versions.index_keys());
                 let read = self.note(&object, None, read)?;
                 if let Some((bytes, chunks)) = &read
                     && (*bytes != pack.bytes || chunks.len() != pack.chunks as usize)
@@ -325,15 +345,20 @@ impl Checker<'_> {
                 } else if let Some((bytes, _)) = &read
                     && self.options.read_data
                 {
-                    let name = versions.layout().pack(&pack.id);
                     let whole = is_whole(versions.objects(), &name, &pack.id, *bytes);
                     if self.note(&object, None, whole)? == Some(false) {
                         self.find(&object, "its bytes are not what its name says", None);
                     }
                 }
-                len = read.map(|(bytes, _)| bytes);
+                looked = match read {
+                    Some((bytes, _)) => Some(Looked { bytes, doubtful: false }),
+                    None => match versions.objects().size(&name) {
+                        Err(e) if e.kind() == Kind::NotFound => None,
+                        size => Some(Looked { bytes: size?, doubtful: true }),
+                    },
+                };
             }
-            self.packs.insert(pack.id, len);
+            self.packs.insert(pack.id, looked);
             self.report.packs += 1;
             (self.progress)(Progress { what: "packs", done: self.report.packs, total: Some(total) });
         }
@@ -352,6 +377,7 @@ impl Checker<'_> {
         // The packs' own lists, where they stand in for a damaged index run, tell of packs that no version lists too.
         let known = places.iter().find(|p| self.packs.get(&p.pack).is_some_and(Option::is_some));
         let place = known.or(places.first()).copied();
+        let mut doubtful = false;
         let wrong = match place {
             None if is_given_up(&chunk.address) => Some(
                 "a part of the file that could not be read was given up, for something in it was changed: write the file \
@@ -367,16 +393,19 @@ impl Checker<'_> {
                     None if self.packs_unread => None,
                     None => Some(format!("it is in pack {}, which no version lists", place.pack)),
                     Some(None) => Some(format!("it is lost with pack {}", place.pack)),
-                    Some(Some(len)) if end > *len => {
+                    Some(Some(pack)) if end > pack.bytes => {
                         Some(format!("the index has it past the end of pack {}", place.pack))
                     }
-                    Some(_) => None,
+                    Some(Some(pack)) => {
+                        doubtful = pack.doubtful;
+                        None
+                    }
                 }
             }
         };
         if let Some(what) = wrong {
             self.find(object(), what, path);
-        } else if self.options.read_data {
+        } else if self.options.read_data || doubtful {
             let read = self.source.get(chunk);
             self.note(object(), path, read)?;
         }

@@ -214,7 +214,12 @@ impl Versions {
                 Err(e) if e.kind() == Kind::Damage => {
                     tracing::warn!("{}", e.chain());
                     lost = lost.or(Some(head.version));
-                    let before = self.before(&head)?.ok_or(e)?;
+                    let before = self.before(&head)?.ok_or_else(|| {
+                        let e = e.chain();
+                        Error::damage(format!(
+                            "no version can be read ({e}): bring the store's packs and heads back, from a backup"
+                        ))
+                    })?;
                     broken = match known {
                         Some(known) if known.version <= before.version => {
                             self.heads.descent(&before, known)?

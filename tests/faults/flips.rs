@@ -2,7 +2,10 @@
 
 use crate::common::TestDrive;
 use crate::lab::*;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// What sort of object a name is of.
 fn kind_of(name: &str) -> &'static str {
@@ -172,4 +175,112 @@ fn objects_that_are_missing_or_cut_short_are_named() {
     }
     assert!(done.len() >= 6, "{done:?}");
     all_is_well(&mut d, &want);
+}
+
+fn damage(path: &Path, roll: &mut impl FnMut(usize) -> usize) {
+    let mut bytes = match fs::read(path) {
+        Ok(bytes) if !bytes.is_empty() => bytes,
+        _ => return,
+    };
+    match roll(12) {
+        0 => return fs::remove_file(path).unwrap(),
+        1 => bytes.truncate(roll(bytes.len())),
+        _ => {
+            let at = roll(bytes.len());
+            bytes[at] ^= 1 << roll(8);
+        }
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+/// Packs and index runs of the store, and this machine's own index.
+#[test]
+fn many_damages_at_once_spoil_what_they_hit_and_nothing_else() {
+    let (mut d, want) = furnished();
+    let kept = ["store", "state"].map(|name| (d.dir().join(name), d.dir().join(format!("{name}-kept"))));
+    kept.iter().for_each(|(from, to)| copy(from, to));
+    let seed: u64 = std::env::var("NACREFS_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(20_261_124);
+    println!("NACREFS_SEED={seed} replays this");
+    let rounds = if full() { 150 } else { 15 };
+    let (mut refused, mut met) = (0, 0);
+    for round in 0..rounds {
+        for (at, from) in &kept {
+            fs::remove_dir_all(at).unwrap();
+            copy(from, at);
+        }
+        let bytes = noise(seed ^ (round + 1) << 20, 4096);
+        let mut dice = bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap()) as usize);
+        let mut roll = |of: usize| dice.next().unwrap() % of;
+        let names: Vec<_> =
+            objects(&d.store).into_iter().filter(|n| ["/packs/", "/index/"].contains(&kind_of(n))).collect();
+        let mut what = format!("seed {seed} round {round}:");
+        for _ in 0..2 + roll(12) {
+            let name = &names[roll(names.len())];
+            damage(&d.store.join(name), &mut roll);
+            what += &format!(" {name}");
+        }
+        let index = d.state.join("index");
+        match &objects(&index)[..] {
+            names if !names.is_empty() && roll(2) == 0 => {
+                damage(&index.join(&names[roll(names.len())]), &mut roll)
+            }
+            _ => {}
+        }
+
+        let found = check(&d, true);
+        let out = Said::from(d.try_mount("commit=3600"));
+        if out.exit != 0 {
+            let out = out.expect(5, &[]);
+            assert!(
+                ["damaged or gone", "no version can be read"].iter().any(|t| out.err.contains(t)),
+                "{what}: {out:?}"
+            );
+            assert_eq!(found.exit, 5, "{what}: {found:?}");
+            refused += 1;
+            continue;
+        }
+        // What its own index still has, this machine can read; the check is about the store alone.
+        right_or_eio(&d.mnt, &want, &what);
+        d.umount_local();
+        let mut other = d.other_machine();
+        let mut bad = right_or_eio(&other.mnt, &want, &what).0;
+        let attributed: PathBuf = format!("{MARK}-small").into();
+        let xattr =
+            Command::new("getfattr").args(["-n", "user.big"]).arg(other.mnt.join(&attributed)).output();
+        if !xattr.unwrap().status.success() {
+            bad.push(attributed);
+        }
+        other.umount_local();
+        let told: serde_json::Value =
+            serde_json::from_str(&found.out).unwrap_or_else(|e| panic!("{what}: {e}: {found:?}"));
+        let files = told["problems"].as_array().unwrap().iter().flat_map(|p| p["files"].as_array().unwrap());
+        let now = files.map(|f| f.as_str().unwrap()).filter(|f| !f.contains(" (version "));
+        // Of the names of one file, one is told.
+        let one_name = |path: &str| PathBuf::from(path.trim_start_matches('/').replace("-hard", "-small"));
+        let named: BTreeSet<_> = now.map(one_name).collect();
+        let bad: BTreeSet<_> = bad.iter().map(|path| one_name(path.to_str().unwrap())).collect();
+        for path in &bad {
+            let is_named = path.ancestors().any(|p| named.contains(p));
+            assert!(is_named, "{what}: {} cannot be read and is not named: {found:?}", path.display());
+        }
+        for path in &named {
+            assert!(bad.contains(path), "{what}: {} is named, but can be read: {found:?}", path.display());
+        }
+        met += usize::from(!bad.is_empty());
+
+        // What is not hit can be written to, and is stored.
+        d.mount();
+        let new = noise(seed + round, 300_000);
+        fs::write(d.mnt.join("new"), &new).unwrap();
+        d.sync();
+        d.umount();
+        fs::remove_dir_all(&d.state).unwrap();
+        d.mount();
+        assert!(fs::read(d.mnt.join("new")).unwrap() == new, "{what}");
+        fs::remove_file(d.mnt.join("new")).unwrap();
+        right_or_eio(&d.mnt, &want, &what);
+        d.umount();
+    }
+    println!("{met} rounds with something out of reach, {refused} without the newest version");
+    assert!(met > 0 && refused < rounds);
 }
