@@ -202,12 +202,15 @@ fn nobody() -> Error {
 /// What this machine remembers and what the store shows.
 fn lines(dispute: &Dispute) -> Vec<String> {
     let Dispute { remembered, seen, device, shown, journal, descends, .. } = dispute;
-    let device = device.map_or("new".to_owned(), |d| format!("device {d}"));
+    let is = device.map_or("new".to_owned(), |d| format!("device {d}"));
     let seen = seen.map_or(String::new(), |at| format!(", seen {}", Moment(at).human()));
     vec![
         escape_message(&why(dispute)),
         match remembered {
-            Some(head) => format!("  this machine    version {}{seen} (it is {device})", head.version),
+            Some(head) => format!("  this machine    version {}{seen} (it is {is})", head.version),
+            None if device.is_some() => {
+                "  this machine    has lost what it has seen: whether the store was rolled back cannot be told".to_owned()
+            }
             None => "  this machine    has seen no version yet".to_owned(),
         },
         format!(

@@ -11,14 +11,14 @@ mod silence;
 use super::backend::{
     Backend, CheckOptions, CheckReport, Closed, Created, InitOptions, MountRequest, Problem, Running,
 };
-use super::control::{Client, Progress, Reply, Request};
+use super::control::{At, Client, Progress, Reply, Request};
 use super::keys::{WEAK, weak_slot};
 use super::options::{Atime, MountOptions};
 use super::output::{Spinner, warn};
 use super::paths::url_path;
 use super::secrets::Given;
 use super::status::Told;
-use super::values::escape;
+use super::values::{Moment, escape};
 use crate::commit::check;
 use crate::crypt::{KdfParams, RecoveryCode, Secret};
 use crate::drive::Settings;
@@ -131,13 +131,30 @@ impl Backend for Drives {
 
     fn answer(&self, drive: &Closed, request: Request, out: &mut dyn Reply) -> Result<()> {
         let site = unlock(&drive.store, &drive.secret)?;
-        let mut warn = |e: Error| eprintln!("{}", crate::cli::output::error_line(&e, false));
-        let newest = site.newest_opened(&drive.state_dir, &mut warn)?;
+        let mut lost = None;
+        let newest = site.newest_opened(&drive.state_dir, &mut |e| lost = Some(e))?;
+        let (number, time) = (newest.version(), newest.commit.time);
         let past = Past::new(&site, newest, None);
         match request {
-            Request::Status {} => out.status(&past.status(&drive.store)),
-            Request::Log { path } => past.log(&path, out),
-            Request::Cat { path, at } => past.cat(&path, at, out),
+            Request::Status {} => {
+                lost.iter().for_each(|e| eprintln!("{}", crate::cli::output::error_line(e, false)));
+                out.status(&past.status(&drive.store))
+            }
+            Request::Log { path } => {
+                past.log(&path, out)?;
+                lost.map_or(Ok(()), Err)
+            }
+            Request::Cat { path, at } => {
+                let is_older = match at {
+                    None => false,
+                    Some(At::Version(version)) => version <= number,
+                    Some(At::Time(Moment(at))) => at < time,
+                };
+                match lost.filter(|_| !is_older) {
+                    Some(lost) => Err(lost),
+                    None => past.cat(&path, at, out),
+                }
+            }
             Request::Sync {}
             | Request::Commit {}
             | Request::Umount { .. }

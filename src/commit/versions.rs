@@ -343,7 +343,14 @@ impl Versions {
     pub fn at(&self, when: When, newest: &Opened) -> Result<Opened> {
         let time = match when {
             When::Version(version) if version == newest.version() => return Ok(newest.clone()),
-            When::Version(version) if version < newest.version() => return self.open(version),
+            When::Version(version) if version < newest.version() => {
+                return self.open(version).map_err(|e| match e.kind() {
+                    Kind::NotFound if self.is_named(version).unwrap_or(true) => {
+                        Error::damage(format!("the head of version {version} is missing")).with_source(e)
+                    }
+                    _ => e,
+                });
+            }
             When::Version(version) => {
                 let newest = newest.version();
                 let what = format!("there is no version {version}: the newest is {newest}");
@@ -379,6 +386,15 @@ impl Versions {
                     }
                 },
             };
+        }
+    }
+
+    /// Whether a version whose head is not there has been one: the head above it tells of it, or is not there either.
+    fn is_named(&self, version: Version) -> Result<bool> {
+        match self.heads.versions()?.into_iter().filter(|v| *v > version).min() {
+            // There is no version 0: the first one names it as the one before.
+            Some(above) => Ok(version > 0 && self.heads.get(above)?.before.version >= version),
+            None => Ok(false),
         }
     }
 

@@ -111,6 +111,11 @@ impl Log {
         self.active.as_ref().map_or(0, |a| a.file.size - a.at)
     }
 
+    /// What of the active file is kept for what frees space, as long as no next one can be made: a quarter, or 1 MiB.
+    pub fn kept(&self) -> u64 {
+        self.active.as_ref().map_or(0, |a| (a.file.size / 4).min(1 << 20))
+    }
+
     pub fn half_full(&self) -> bool {
         self.active.as_ref().is_none_or(|a| a.at > a.file.size / 2)
     }

@@ -232,7 +232,8 @@ impl Journal {
         self.append_within(parts, self.limits().0)
     }
 
-    /// [`append`](Journal::append) for operations that free space: may use the last 4 MiB of the limit.
+    /// [`append`](Journal::append) for operations that free space: may use the last 4 MiB of the limit, and on a full
+    /// disk what is kept of the last file.
     pub fn append_reserve(&self, parts: &[&[u8]]) -> Result<Lsn> {
         self.append_within(parts, self.limit)
     }
@@ -246,6 +247,7 @@ impl Journal {
             return Err(Error::failed(format!("journal record of {len} bytes; at most {}", self.max_record)));
         }
         let mut log = self.log.lock();
+        let frees = limit == self.limit;
         loop {
             self.settle(&mut log)?;
             let grown = log.open.len() + RECORD_HEADER + len;
@@ -264,7 +266,8 @@ impl Journal {
                     format!("the journal is full ({} MiB); a commit makes room", self.limit >> 20),
                 ));
             }
-            if room > log.room() && log.next.is_none() {
+            let kept = if frees { 0 } else { log.kept() };
+            if room + kept > log.room() && log.next.is_none() {
                 MutexGuard::unlocked(&mut log, || self.make_next())?;
                 continue;
             }

@@ -169,16 +169,16 @@ fn the_limit_refuses_before_it_gives_a_number_and_leaves_a_reserve() {
 fn frames_of_an_earlier_life_are_never_replayed() {
     let disk = SimDisk::new();
     let (journal, _) = open(&disk, small()).unwrap();
-    for n in 1..=390 {
+    for n in 1..=360 {
         journal.append(&[&record(n, 400)]).unwrap();
     }
-    journal.trim(390).unwrap();
+    journal.trim(360).unwrap();
     drop(journal);
     let floor = |floor| Options { floor, ..small() };
-    let (journal, got) = open(&disk, floor(390)).unwrap();
+    let (journal, got) = open(&disk, floor(360)).unwrap();
     assert!(got.is_empty());
     journal.append(&[b"new"]).unwrap();
-    journal.sync(391).unwrap();
+    journal.sync(361).unwrap();
     let contents = disk.contents();
     let (name, bytes) = contents.iter().find(|(n, _)| n.starts_with("journal")).unwrap();
     let frames: Vec<_> =
@@ -188,12 +188,12 @@ fn frames_of_an_earlier_life_are_never_replayed() {
     let file = disk.open(name).unwrap();
     for at in &frames[1..] {
         file.write_at(&bytes[4104..4112], *at as u64 + 8).unwrap();
-        file.write_at(&392u64.to_le_bytes(), *at as u64 + 16).unwrap();
+        file.write_at(&362u64.to_le_bytes(), *at as u64 + 16).unwrap();
     }
-    let (_, got) = open(&disk, floor(390)).unwrap();
-    assert_eq!(got, BTreeMap::from([(391, b"new".to_vec())]));
+    let (_, got) = open(&disk, floor(360)).unwrap();
+    assert_eq!(got, BTreeMap::from([(361, b"new".to_vec())]));
     // With a floor that is too old, what was trimmed is missed.
-    let e = open(&disk, floor(389)).err().unwrap();
+    let e = open(&disk, floor(359)).err().unwrap();
     assert_eq!(e.kind(), Kind::Damage, "{e:?}");
 }
 

@@ -32,8 +32,10 @@ pub struct Dispute {
     keys: LocalKeys,
     /// What the store was refused for.
     pub refusal: Error,
-    /// The newest version that this machine has seen; None for one that has seen nothing yet.
+    /// The newest version that this machine has seen; None for one that has seen nothing yet, or has forgotten it.
     pub remembered: Option<HeadLink>,
+    /// The version that is remembered, or one that the journal stands on all the same.
+    ground: Option<HeadLink>,
     /// When it saw it.
     pub seen: Option<Time>,
     /// This machine, as the drive knows it until now.
@@ -110,6 +112,13 @@ impl Dispute {
         };
         let shown = newest.opened.clone().ok_or_else(unfinished)?;
         let device = identity.as_ref().map(|d| d.device);
+        let ground = match (remembered, &identity) {
+            (None, Some(identity)) => match begin::stands_on(&site, &shown, identity) {
+                Err(e) if e.kind() == Kind::Damage => None,
+                base => Some(base?),
+            },
+            (remembered, _) => remembered,
+        };
         let journal = match memory {
             Some(m) => {
                 let versions = [remembered, Some(HeadLink { version: m.base.0, hash: m.base.1 })];
@@ -124,6 +133,7 @@ impl Dispute {
             keys,
             refusal,
             remembered,
+            ground,
             seen,
             device,
             shown,
@@ -147,7 +157,7 @@ impl Dispute {
             Unstored::Nothing => Fate::Dropped,
             Unstored::Changes(_) | Unstored::Unknown => Fate::Elsewhere,
         };
-        let (Some(seen), Some(device), false) = (self.remembered, self.device, self.descends) else {
+        let (Some(seen), Some(device), false) = (self.ground, self.device, self.descends) else {
             return Ok(elsewhere);
         };
         let parting = versions.parting(shown, seen)?;

@@ -20,7 +20,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 const NEW: &str = "accepting.new";
-const DECIDED: &str = "accepting";
+pub(super) const DECIDED: &str = "accepting";
 const ASIDE: &str = "before-accept-";
 
 /// What a state directory goes on with: the sealed files.

@@ -41,7 +41,14 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     }
     let state = Arc::new(state);
     let keys: LocalKeys = state.keys(&site.secrets, &SystemRandom)?;
-    let memory = state.memory(&keys)?;
+    let (memory, forgotten) = match state.memory(&keys) {
+        // The drive is shown all the same, and this left as it is.
+        Err(e) if e.kind() == Kind::Damage && settings.read_only => {
+            tracing::warn!("{}", e.chain());
+            (None, Some(e))
+        }
+        memory => (memory?, None),
+    };
     let known = memory.map(|m| HeadLink { version: m.version, hash: m.head });
     let writable = !state.is_read_only();
     let local = LocalPlace { dir: state.path().join("index"), key: keys.index_key().clone() };
@@ -93,6 +100,13 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
                 None => {}
             }
         }
+    } else if let (Some(_), Some(opened), false) = (&forgotten, &newest.opened, fresh) {
+        let base = site.versions.open(stands_on(&site, opened, &device)?.version)?;
+        over = others_wrote(&site, opened, base.version(), &device).then_some(base.version());
+        if try_replay(&site, &state, &keys, &device, &newest, over)?.is_some() {
+            tracing::warn!("this is version {} with what the journal holds: not the newest", base.version());
+            (newest, over) = (Newest::after(base, newest.next), None);
+        }
     }
     let opened = newest.opened.as_ref().ok_or_else(unfinished)?;
     let head = opened.head.link();
@@ -101,7 +115,8 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
     }
     let last = std::mem::replace(&mut device.incarnation, Incarnation(random(&SystemRandom)?));
     let remember = || -> Result<()> {
-        if !writable {
+        // Where no version is remembered that was seen, no device is either.
+        if !writable || forgotten.is_some() || short && memory.is_none() {
             return Ok(());
         }
         // Before the new incarnation: a version of the last one that is newer than the memory is then known as ours.
@@ -152,9 +167,9 @@ pub fn open(opening: Opening) -> Result<(Arc<Drive>, Replayed)> {
         (Some(_), Kind::Conflict) => e.context(way_on(&path)),
         _ => e,
     })?;
-    // Whoever looks at an older version is to know.
-    if let Some(lost) = lost.filter(|_| opened.1.left_out.is_none()) {
-        opened.0.note_error(&lost);
+    // Whoever looks at an older version, or at one that may be, is to know.
+    for trouble in lost.into_iter().chain(forgotten).filter(|_| opened.1.left_out.is_none()) {
+        opened.0.note_error(&trouble);
     }
     // What the journal holds stands on the newest version now.
     if !read_only && memory.is_none_or(|m| m.base != (head.version, head.hash)) {
@@ -298,6 +313,20 @@ fn others_wrote(site: &Site, newest: &Opened, since: Version, device: &DeviceRec
     };
     let end = between.find(|v| !ours(v));
     !end.is_some_and(|v| v.is_ok_and(|v| v.version() <= since))
+}
+
+/// A version that a journal certainly stands on, or on one that goes on from it, where it is not known on which: the last
+/// that this machine has made, or the first of all.
+pub(super) fn stands_on(site: &Site, newest: &Opened, device: &DeviceRecord) -> Result<HeadLink> {
+    let mut base = newest.head.link();
+    for version in site.versions.iter(newest) {
+        let version = version?;
+        base = version.head.link();
+        if version.commit.device == device.device {
+            break;
+        }
+    }
+    Ok(base)
 }
 
 /// A version that this machine has seen. None where the store has lost it since.

@@ -132,7 +132,7 @@ impl Site {
         Some(Error::damage(format!(
             "version {lost} is damaged or gone (its head, or a pack with its commit or its root directory: 'nacrefs check' \
              tells): bring it back from a backup of the store, or give it up with 'nacrefs accept'; the newest version before it is {}, \
-             which -o ro shows",
+             which -o ro shows, and cat --at",
             opened.version()
         )))
     }

@@ -1,6 +1,7 @@
 //! The state directory: what a machine keeps of a drive. `key`, `device` and `memory` are small sealed files,
 //! `journal/` holds what is not yet committed, `cache/` and `index/` can be deleted at any time.
 
+use super::aside::DECIDED;
 use crate::crypt::local::{DeviceRecord, LocalKeys, Memory, drive_of};
 use crate::crypt::{DriveSecrets, SigningKey};
 use crate::error::{Context, Error, Kind, Result};
@@ -54,6 +55,19 @@ impl StateDir {
         let state = StateDir { path: path.into(), read_only: true, _locks: locks, resumed: None };
         state.refuse_unfinished()?;
         Ok(state)
+    }
+
+    /// Takes a directory to look at what it holds, and changes nothing in it. Another process that holds it is a
+    /// `Conflict`.
+    pub fn look(path: &Path) -> Result<StateDir> {
+        let lock = File::open(path.join("lock"))
+            .context(|| format!("cannot open the lock of {}", path.display()))?;
+        hold(&lock, path)?;
+        if path.join(DECIDED).exists() {
+            let what = "an accept that was interrupted is not finished: the next mount, or 'nacrefs accept', finishes it";
+            return Err(Error::failed(format!("{}: {what}", path.display())));
+        }
+        Ok(StateDir { path: path.into(), read_only: true, _locks: vec![lock], resumed: None })
     }
 
     /// The process that holds a state directory, where one does that can be seen.
@@ -166,9 +180,13 @@ impl StateDir {
     /// A file of this directory that is damaged, and what can be done.
     pub(super) fn unreadable(&self, name: &str, e: Error) -> Error {
         let path = self.path.join(name);
+        let kept = match name {
+            "memory" => "with what is not stored yet, where that can be; -o ro shows the drive",
+            _ => "what is not stored yet is kept aside",
+        };
         e.context(format!(
             "cannot open {}: bring it back from a backup; or go on from what the store shows, with 'nacrefs accept STORE' \
-             (what is not stored yet is kept aside)",
+             ({kept})",
             path.display()
         ))
     }
@@ -210,10 +228,15 @@ impl StateDir {
         }
     }
 
-    /// The newest head that this machine has seen.
+    /// The newest head that this machine has seen; None in a new directory.
     pub fn memory(&self, keys: &LocalKeys) -> Result<Option<Memory>> {
-        let memory = self.read("memory")?.map(|bytes| Memory::open(keys, &bytes));
-        memory.transpose().map_err(|e| self.unreadable("memory", e))
+        let memory = match self.read("memory")? {
+            Some(bytes) => Memory::open(keys, &bytes).map(Some),
+            // It is written before the device is.
+            None if self.read("device")?.is_some() => Err(Error::damage("it is missing")),
+            None => Ok(None),
+        };
+        memory.map_err(|e| self.unreadable("memory", e))
     }
 
     /// When the memory was last written.

@@ -73,11 +73,14 @@ fn a_full_disk_under_the_state_directory_is_enospc_and_loses_nothing() {
     d.mount();
     let (before, none) = write_until_refused(&d, "early", 5);
     assert!(none.is_none());
+    d.sh("for n in $(seq 100); do echo $n > spare-$n; done");
     disk.fill();
     let (acked, refused) = write_until_refused(&d, "late", 200);
     assert_eq!(refused.unwrap().raw_os_error(), Some(libc::ENOSPC), "after {acked}");
     all_there(&d, "early", before);
     all_there(&d, "late", acked);
+    // Names can still be removed.
+    d.sh("rm spare-*; ! ls spare-*");
     // The log is on the full disk as well, and that kills nobody.
     assert!(fs::write(d.mnt.join("refused"), noise(1, 3_000_000)).is_err());
     all_there(&d, "late", acked);

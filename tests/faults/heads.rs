@@ -27,9 +27,9 @@ fn versions(n: usize) -> TestDrive {
 }
 
 /// The text of `file`, from the store and a key alone.
-fn seen_by_another_machine(d: &TestDrive) -> Said {
+fn seen_by_another_machine(d: &TestDrive, at: &[&str]) -> Said {
     let mut c = Command::new(NACREFS);
-    c.args(["cat", "--store"]).arg(&d.store).arg("/file").arg("--key-file").arg(&d.key);
+    c.args(["cat", "--store"]).arg(&d.store).arg("/file").args(at).arg("--key-file").arg(&d.key);
     run(c.env("NACREFS_STATE_DIR", d.dir().join("no-state")))
 }
 
@@ -60,7 +60,7 @@ fn a_rolled_back_store_is_refused_and_says_who_when_and_which() {
         run(d.nacrefs(&line).arg("--store").arg(&d.store)).expect(6, &["rolled back"]);
     }
     // Whoever has seen nothing cannot know.
-    assert_eq!(seen_by_another_machine(&d).out, "version 2");
+    assert_eq!(seen_by_another_machine(&d, &[]).out, "version 2");
 
     // Only the newest heads are gone, and the hint; then nothing at all is left.
     fs::remove_dir_all(&d.store).unwrap();
@@ -149,7 +149,7 @@ fn a_forged_head_counts_as_absent_and_its_number_is_not_used() {
     d.umount();
     let found = run(d.nacrefs(&["check"]).arg(&d.store));
     assert_eq!(found.exit, 0, "{found:?}");
-    assert_eq!(seen_by_another_machine(&d).out, "and on");
+    assert_eq!(seen_by_another_machine(&d, &[]).out, "and on");
     fs::write(d.store.join(forged_at(10)), forged(&good, 10, 1)).unwrap();
     let found = run(d.nacrefs(&["check"]).arg(&d.store));
     assert!(found.exit == 5 && found.out.contains("head 10"), "{found:?}");
@@ -198,7 +198,7 @@ fn a_head_of_a_device_that_the_drive_has_not_certified_counts_as_absent() {
     d.sync();
     assert_eq!(status(&d)["version"], 5);
     d.umount();
-    assert_eq!(seen_by_another_machine(&d).out, "gone on");
+    assert_eq!(seen_by_another_machine(&d, &[]).out, "gone on");
 
     // With the drive's own admin key the same head is valid: it is refused for the certificate and for nothing else.
     let valid = forge(&site.secrets.admin);
@@ -366,7 +366,8 @@ fn a_damaged_newest_head_is_not_passed_over_by_a_machine_that_never_saw_it() {
         assert_eq!(fs::read_to_string(d.mnt.join("file")).unwrap(), "version 0");
         d.umount();
         let log = run(d.nacrefs(&["log"]).arg("--store").arg(&d.store));
-        assert!(log.exit == 0 && log.err.contains("version 3 is damaged or gone"), "{log:?}");
+        let listed = log.out.contains("       2  ");
+        assert!(log.exit == 5 && listed && log.err.contains("version 3 is damaged or gone"), "{log:?}");
         let found = run(d.nacrefs(&["check"]).arg(&d.store));
         assert!(found.exit == 5 && found.out.contains("head 3"), "{found:?}");
     }
@@ -424,7 +425,9 @@ fn a_newest_version_that_is_gone_is_missed_by_a_machine_that_never_saw_it() {
         // Who has seen the version before, and that one alone, does not go on from it either.
         Said::from(d.mount_command().output().unwrap()).expect(5, &["version 3 is damaged or gone"]);
         assert_eq!(run(d.nacrefs(&["check"]).arg(&d.store)).exit, 5, "{part}");
-        assert_eq!(seen_by_another_machine(&d).out, "version 0", "{part}");
+        let now = seen_by_another_machine(&d, &[]);
+        assert!(now.exit == 5 && now.out.is_empty(), "{part}: {now:?}");
+        assert_eq!(seen_by_another_machine(&d, &["--at", "2"]).out, "version 0", "{part}");
         // It comes back; then it is lost for good, and given up.
         gone.iter().zip(&kept).for_each(|(n, bytes)| fs::write(d.store.join(n), bytes).unwrap());
         d.mount();
@@ -467,9 +470,29 @@ fn old_heads_that_are_gone_are_missed_by_check_log_and_cat() {
                 run(d.nacrefs(&["cat", "file", "--at", &(at + 1).to_string()]).arg("--store").arg(&d.store));
             assert_eq!(cat.exit, 0, "{cat:?}");
         }
+        for version in gone.clone() {
+            let at = (version + 1).to_string();
+            run(d.nacrefs(&["cat", "file", "--at", &at]).arg("--store").arg(&d.store))
+                .expect(5, &["missing"]);
+        }
         kept.iter().for_each(|(head, bytes)| fs::write(object(&d, head), bytes).unwrap());
         assert_eq!(run(d.nacrefs(&["check"]).arg(&d.store)).exit, 0);
     }
+    // The newest: what is older is there, and nobody takes it for the newest.
+    let newest = object(&d, &heads[last - 1]);
+    let kept = fs::read(&newest).unwrap();
+    fs::remove_file(&newest).unwrap();
+    let from_store = |line: &[&str]| run(d.nacrefs(line).arg("--store").arg(&d.store));
+    let log = from_store(&["log"]);
+    assert!(log.exit == 5 && log.out.contains(&(last - 1).to_string()), "{log:?}");
+    log.one_line(&["damaged or gone", "cat --at"]);
+    from_store(&["cat", "file"]).expect(5, &["damaged or gone"]);
+    from_store(&["cat", "file", "--at", &last.to_string()]).expect(5, &["damaged or gone"]);
+    from_store(&["cat", "file", "--at", "2100-01-01"]).expect(5, &["damaged or gone"]);
+    let before = from_store(&["cat", "file", "--at", &(last - 1).to_string()]);
+    assert!(before.exit == 0 && !before.out.is_empty(), "{before:?}");
+    fs::write(&newest, kept).unwrap();
+    assert_eq!(from_store(&["cat", "file"]).exit, 0);
     // Without any there is nothing to go on from.
     fs::remove_dir_all(&d.state).unwrap();
     fs::create_dir(&d.state).unwrap();

@@ -324,7 +324,8 @@ fn older_versions_are_read_where_the_way_to_them_is_lost() {
             let cat = run(d.nacrefs(&["cat", "--at", "2", "f"]).arg("--store").arg(&d.store));
             assert!(cat.exit == 0 && cat.out == "2\n", "{cat:?}");
             let log = run(d.nacrefs(&["log"]).arg("--store").arg(&d.store));
-            assert!(log.exit == 0 && log.err.contains("version 5"), "{log:?}");
+            let listed = log.out.contains("       3  ");
+            assert!(log.exit == 5 && listed && log.err.contains("version 5"), "{log:?}");
         }
     }
     d.state = state;
@@ -346,13 +347,17 @@ fn a_damaged_newest_head_leaves_the_version_before_readable_for_who_has_seen_it(
     d.umount();
     let head = d.store.join(heads(&d).pop().unwrap());
     fs::write(&head, &fs::read(&head).unwrap()[..100]).unwrap();
-    let cat = run(d.nacrefs(&["cat", "f"]).arg("--store").arg(&d.store));
-    assert!(cat.exit == 0 && cat.out == "2\n" && cat.err.contains("version 3 is damaged or gone"), "{cat:?}");
+    let cat =
+        |d: &TestDrive, at: &[&str]| run(d.nacrefs(&["cat", "f"]).args(at).arg("--store").arg(&d.store));
+    // What is there now cannot be told: a script that copies it must not get what was there before.
+    cat(&d, &[]).expect(5, &["version 3 is damaged or gone", "cat --at"]);
+    assert_eq!(cat(&d, &["--at", "2"]).out, "2\n");
     Said::from(d.try_mount("commit=3600")).expect(5, &["version 3 is damaged or gone", "accept"]);
     // One that is gone was taken for a rollback, and not even a look was to be had.
     fs::remove_file(&head).unwrap();
-    let cat = run(d.nacrefs(&["cat", "f"]).arg("--store").arg(&d.store));
-    assert!(cat.exit == 0 && cat.out == "2\n" && cat.err.contains("version 3 is damaged or gone"), "{cat:?}");
+    let now = cat(&d, &[]);
+    assert!(now.exit == 5 && now.out.is_empty(), "{now:?}");
+    assert_eq!(cat(&d, &["--at", "2"]).out, "2\n");
     Said::from(d.try_mount("commit=3600")).expect(5, &["version 3 is damaged or gone", "accept", "-o ro"]);
     // The journal still has it.
     // Whoever looks at an older version is told.
@@ -423,7 +428,7 @@ fn a_state_directory_with_a_damaged_or_missing_record_is_named_and_has_a_way_on(
     let whole = d.dir().join("whole-state");
     copy(&d.state, &whole);
     let state = d.state.clone();
-    for (name, damaged) in [("device", true), ("device", false), ("memory", true)] {
+    for (name, damaged) in [("device", true), ("device", false)] {
         fs::remove_dir_all(&state).unwrap();
         copy(&whole, &state);
         let path = state.join(name);
@@ -455,6 +460,76 @@ fn a_state_directory_with_a_damaged_or_missing_record_is_named_and_has_a_way_on(
     let named = state.join("key").display().to_string();
     Said::from(d.try_mount("commit=3600")).expect(5, &[&named, "missing", "backup"]);
     assert!(!state.join("key").exists());
+}
+
+/// Nothing that was advised led back to what was durable in a journal that was whole: `-o ro` showed nothing, and what
+/// `accept` had put aside could not be mounted.
+#[test]
+fn what_is_not_stored_outlives_the_memory_of_what_was_seen() {
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Others {
+        Nothing,
+        Elsewhere,
+        TheSame,
+    }
+    let lost: [fn(&Path); 3] = [
+        |memory| fs::remove_file(memory).unwrap(),
+        |memory| fs::write(memory, "").unwrap(),
+        |memory| {
+            let mut bytes = fs::read(memory).unwrap();
+            bytes[120] ^= 1;
+            fs::write(memory, bytes).unwrap();
+        },
+    ];
+    for (n, others) in [Others::Nothing, Others::Elsewhere, Others::TheSame].into_iter().enumerate() {
+        // A machine that has stored something, and one that has not.
+        for has_stored in [true, false] {
+            let what = format!("{others:?}, has stored: {has_stored}");
+            let mut d = TestDrive::with("commit=3600");
+            if has_stored {
+                d.sh("echo a > a");
+                d.sync();
+            }
+            d.sh("echo unstored > b; mkdir c; echo deep > c/d");
+            d.umount_local();
+            if others != Others::Nothing {
+                let mut other = d.other_machine();
+                other.sh(if others == Others::TheSame { "echo theirs > b" } else { "echo theirs > e" });
+                other.umount();
+            }
+            let memory = d.state.join("memory");
+            lost[n](&memory);
+            let kept = |d: &TestDrive| objects(&d.state).into_iter().filter(|n| !n.starts_with("index/"));
+            let before: Vec<_> = kept(&d).collect();
+            let named = memory.display().to_string();
+            Said::from(d.try_mount("commit=3600")).expect(5, &[&named, "backup", "nacrefs accept", "-o ro"]);
+            ok(Ok(d.try_mount("ro")));
+            assert_eq!(d.sh("cat b c/d"), "unstored\ndeep\n", "{what}");
+            assert!(status(&d)["last_error"].as_str().is_some_and(|e| e.contains(&named)), "{what}");
+            d.umount_local();
+            assert!(kept(&d).eq(before), "{what}");
+            let said = accept(&d, &["--yes"]);
+            assert_eq!(said.exit, 0, "{what}: {said:?}");
+            assert!(said.out.contains("has lost what it has seen"), "{what}: {said:?}");
+            d.mount();
+            // Of two machines that have stored nothing yet none knows which of the two it is.
+            if others == Others::TheSame || others == Others::Elsewhere && !has_stored {
+                assert_eq!(d.sh("cat [be]"), "theirs\n", "{what}");
+                d.umount();
+                let aside = said.out.split_whitespace().find(|w| w.contains("before-accept-")).unwrap();
+                d.state = PathBuf::from(aside.trim_end_matches([',', ':', ';']));
+                ok(Ok(d.try_mount("ro")));
+            } else {
+                assert!(!said.out.contains("before-accept-"), "{what}: {said:?}");
+                let theirs = if others == Others::Elsewhere { "e\n" } else { "" };
+                let a = if has_stored { "a\n" } else { "" };
+                assert_eq!(d.sh("ls"), format!("{a}b\nc\n{theirs}"), "{what}");
+            }
+            assert_eq!(d.sh("cat b c/d"), "unstored\ndeep\n", "{what}");
+            d.umount();
+            assert_eq!(check(&d).exit, 0, "{what}");
+        }
+    }
 }
 
 /// The daemon still had the removed pack open, and took what was written again for stored: after the next mount it was

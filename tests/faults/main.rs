@@ -9,6 +9,7 @@ mod accept;
 mod common;
 mod daemon;
 mod disks;
+mod doctor;
 mod flips;
 mod heads;
 mod index;

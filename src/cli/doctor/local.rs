@@ -46,7 +46,9 @@ pub fn checks(patient: &Patient, state_dir: Option<&Path>) -> Vec<Finding> {
         }
     };
     let me = rustix::process::geteuid().as_raw();
-    let mut findings = vec![private(dir, &meta, me)];
+    // Root looks at the mounts of others, too.
+    let owner = if me == 0 && patient.mount.is_some() { meta.uid() } else { me };
+    let mut findings = vec![private(dir, &meta, owner)];
     let read_only = runtime::is_read_only(dir);
     if let Ok(found) = rustix::fs::statfs(dir) {
         findings.push(file_system(dir, found.f_type as u64));
@@ -95,7 +97,7 @@ fn private(dir: &Path, meta: &Metadata, me: u32) -> Finding {
     if !meta.is_dir() {
         return Finding::fail("state", format!("{name} is not a directory"), "move it away");
     }
-    if me != 0 && meta.uid() != me {
+    if meta.uid() != me {
         return Finding::fail(
             "state",
             format!("{name} belongs to user {}", meta.uid()),

@@ -11,6 +11,7 @@ use crate::cli::secrets::{self, Given};
 use crate::cli::status::Told;
 use crate::cli::values::{Moment, human_span};
 use crate::error::{Error, Kind, Result};
+use crate::session::{Dispute, StateDir};
 use crate::types::{DriveId, Time};
 use rustix::fs::{Access, StatVfsMountFlags};
 use std::fs;
@@ -113,6 +114,9 @@ pub fn checks(
                 Ok(status) => {
                     last = last.max(status.last_commit);
                     tell(Finding::ok("key", format!("opens the drive, at version {}", status.version)));
+                    if patient.mount.is_none() && StateDir::holder(&drive.state_dir).is_none() {
+                        tell(mountable(refusal(app, &drive)));
+                    }
                 }
                 Err(e) if e.kind() == Kind::Secret => tell(refused(&e)),
                 Err(e) => tell(unopened(&e)),
@@ -120,6 +124,34 @@ pub fn checks(
         }
     }
     tell(clock(Moment::now(), last, store_time.map(|sec| Moment(Time { sec, nsec: 0 }))));
+}
+
+/// Why a mount of a drive that is not in use would be refused: a newest version that is lost, or what this machine keeps of
+/// the drive.
+fn refusal(app: &App, drive: &Closed) -> Result<Option<Error>> {
+    let site = app.backend.unlock(drive)?;
+    if !drive.state_dir.join("lock").exists() {
+        let mut lost = None;
+        site.newest_opened(&drive.state_dir, &mut |e| lost = Some(e))?;
+        return Ok(lost);
+    }
+    let dispute = Dispute::find(site, StateDir::look(&drive.state_dir)?)?;
+    Ok(dispute.map(|dispute| dispute.refusal))
+}
+
+fn mountable(refusal: Result<Option<Error>>) -> Finding {
+    match refusal {
+        Ok(None) => Finding::ok("mount", "the store and this machine go together"),
+        Ok(Some(e)) | Err(e) => {
+            let todo = match e.kind() {
+                Kind::Damage | Kind::Conflict => {
+                    "do what the message says; `nacrefs accept` shows what the store has, and what this machine"
+                }
+                _ => "see to what the message names",
+            };
+            Finding::fail("mount", e.chain(), todo)
+        }
+    }
 }
 
 /// The secret that a mount would find without asking; None where there is none.
