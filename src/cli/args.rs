@@ -89,7 +89,7 @@ pub enum Command {
     /// Changes nothing, and asks for no passphrase: without one (see --passphrase-file) what is sealed is not looked
     /// at. Exit status 0: all is well, though there may be warnings; 1: something is wrong.
     #[command(
-        after_help = "Examples:\n  nacrefs doctor                 this machine, and all mounted drives\n  nacrefs doctor ~/drive\n  nacrefs doctor /srv/store --key-file ~/key"
+        after_help = "Examples:\n  nacrefs doctor                 this machine, and every drive it has or would mount\n  nacrefs doctor ~/drive\n  nacrefs doctor /srv/store --key-file ~/key"
     )]
     Doctor(Doctor),
     /// Show or change how much the log of a mounted drive tells, while it runs
@@ -259,7 +259,8 @@ pub struct Status {
 
 #[derive(Args, Debug)]
 pub struct Doctor {
-    /// A mounted directory, or a store [default: this machine, and every drive that is mounted]
+    /// A mounted directory, or a store [default: this machine, and every drive that is mounted, or that fstab or a unit
+    /// would mount]
     #[arg(value_name = "DIR|STORE")]
     pub target: Option<PathBuf>,
     /// Print one JSON document

@@ -4,7 +4,7 @@ use super::control::{Handler, Progress, Reply, Request};
 use super::metrics::Page;
 use super::mounts::Mount;
 use super::options::MountOptions;
-use super::secrets::Given;
+use super::secrets::{Given, SecretFile};
 use crate::error::Result;
 use crate::session::Site;
 use crate::types::DriveId;
@@ -91,6 +91,8 @@ pub struct MountRequest {
     pub supervisor: Option<rustix::process::Pid>,
     /// What `status` is to say of a thief of this machine's disk, if anything.
     pub unprotected: Option<String>,
+    /// The file that the secret stands in, if the next mount will find it there.
+    pub secret_file: Option<SecretFile>,
     pub options: MountOptions,
 }
 

@@ -4,6 +4,7 @@
 //! machine    FUSE, the kernel, swap, limits, the clock
 //! local      the state directory, its lock, its disk; the key file
 //! mounted    what the daemon says, or that it says nothing
+//! standing   the line of fstab or the unit that mounts it
 //! stored     whether the store can be reached, written to and opened
 //! ```
 //!
@@ -12,23 +13,23 @@
 mod local;
 mod machine;
 mod mounted;
+mod patient;
+mod standing;
 mod stored;
 
 use super::App;
 use super::args::{self, SecretArgs};
-use super::control::Status;
-use super::fstab;
-use super::mounts::{self, Mount, shown};
+use super::fstab::Line;
+use super::mounts::{self, shown};
 use super::output::Screen;
-use super::paths::{file_url, resolve, store_url, url_path};
+use super::paths::{file_url, resolve};
 use super::probe;
 use super::runtime;
-use super::status::{may_see, of_mount};
 use super::utab;
 use super::values::escape_message;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::session::StateDir;
-use crate::store::layout::DRIVE;
+use patient::{Patient, patients};
 use serde::{Deserialize, Serialize, Serializer};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -101,41 +102,6 @@ fn null_if_empty<S: Serializer>(text: &str, s: S) -> Result<S::Ok, S::Error> {
     if text.is_empty() { s.serialize_none() } else { s.serialize_str(text) }
 }
 
-/// A drive that is looked at.
-struct Patient {
-    mount: Option<Mount>,
-    /// The store's URL.
-    store: String,
-    /// What the daemon says, if there is a mount.
-    status: Option<Result<Status>>,
-}
-
-impl Patient {
-    fn of_mount(mount: Mount) -> Patient {
-        let status = of_mount(&mount);
-        Patient { store: mount.store(), mount: Some(mount), status: Some(status) }
-    }
-
-    /// Whose mount it is, if it is not the caller's.
-    fn of_another_user(&self) -> Option<u32> {
-        let owner = self.mount.as_ref().and_then(Mount::owner).map(|(user, _)| user);
-        owner.filter(|user| *user != rustix::process::geteuid().as_raw())
-    }
-
-    fn name(&self) -> String {
-        self.mount.as_ref().map_or_else(|| self.store.clone(), |m| shown(&m.point))
-    }
-
-    /// The store's directory on this machine.
-    fn store_dir(&self) -> Option<PathBuf> {
-        url_path(&self.store)
-    }
-
-    fn told(&self) -> Option<&Status> {
-        self.status.as_ref().and_then(|s| s.as_ref().ok())
-    }
-}
-
 pub fn run(app: &App, args: &args::Doctor) -> Result<()> {
     let patients = patients(app, args.target.as_deref())?;
     let mut screen = Screen::new(args.json);
@@ -176,41 +142,6 @@ fn note(screen: &mut Screen, json: bool, parts: &mut [Part], finding: Finding) -
     Ok(())
 }
 
-/// Whom to look at.
-fn patients(app: &App, target: Option<&Path>) -> Result<Vec<Patient>> {
-    let closed = |store: String| Patient { mount: None, store, status: None };
-    let Some(target) = target else {
-        let found: Vec<_> = mounts::ours()?.into_iter().filter(may_see).map(Patient::of_mount).collect();
-        if !found.is_empty() {
-            return Ok(found);
-        }
-        // Nothing is mounted: the default drive, if there is one.
-        let default = app.places().ok().filter(|p| p.store.exists()).map(|p| file_url(&p.store));
-        return Ok(default.map(closed).into_iter().collect());
-    };
-    let of_store = |store: String| -> Result<Patient> {
-        let is_its = |mount: &Mount| mount.store() == store && may_see(mount);
-        let mounted = mounts::ours()?.into_iter().find(is_its).map(Patient::of_mount);
-        Ok(mounted.unwrap_or_else(|| closed(store)))
-    };
-    let patient = match mounts::locate(target) {
-        // A store that another drive holds is not that drive.
-        Ok((mount, path))
-            if !path.as_bytes().is_empty() && mount.answers() && target.join(DRIVE).is_file() =>
-        {
-            of_store(store_url(target)?)?
-        }
-        Ok((mount, _)) => Patient::of_mount(mount),
-        Err(e) if e.kind() == Kind::NotADrive => {
-            // A place that fstab mounts means the drive that would be there.
-            let line = resolve(target).ok().and_then(|place| fstab::at(&fstab::ours(), &place));
-            of_store(store_url(line.as_ref().map_or(target, |line| &line.store))?)?
-        }
-        Err(e) => return Err(e),
-    };
-    Ok(vec![patient])
-}
-
 fn another_users(user: u32) -> String {
     format!("the drive is another user's: run this as user {user} to look into it")
 }
@@ -230,7 +161,7 @@ fn examine(
         // What cannot be looked at is not wrong.
         return note(Finding::skip("drive", another_users(user)));
     }
-    if let (Some(mount), Some(status)) = (&patient.mount, &patient.status) {
+    if let (Some(mount), Some(status)) = (&patient.mount, patient.status()) {
         let holder = || holder(app, args, patient);
         mounted::checks(mount, status, holder).into_iter().try_for_each(&mut *note)?;
     }
@@ -270,9 +201,12 @@ fn holder(app: &App, args: &args::Doctor, patient: &Patient) -> Option<i32> {
 
 /// All that looks at disks.
 fn look(app: &App, args: &args::Doctor, patient: &Patient, tell: &mut dyn FnMut(Finding)) {
-    let line = standing(app, patient);
-    let secrets = named(args, line.as_ref());
+    let secrets = named(args, patient);
     let key = key_file(app, &secrets, &patient.store);
+    if let Some(line) = &patient.line {
+        let default_key = key_file(app, &SecretArgs::default(), &patient.store);
+        standing::checks(line, default_key.is_some()).into_iter().for_each(&mut *tell);
+    }
     let here = |state_dir: Option<&Path>, tell: &mut dyn FnMut(Finding)| {
         local::checks(patient, state_dir).into_iter().for_each(&mut *tell);
         if let Some(key) = &key {
@@ -338,40 +272,29 @@ fn state_dir(
     if let Some(dir) = &app.state_dir_env {
         return resolve(dir).ok();
     }
-    if let Some(dir) = standing(app, patient).as_ref().and_then(|line| line.value("state_dir")) {
+    if let Some(dir) = patient.line.as_ref().and_then(|line| line.value("state_dir")) {
         return Some(dir.into());
     }
     let dir = app.places().ok()?.state_dir(drive?);
     (point.is_none() || runtime::control(&dir).exists()).then_some(dir)
 }
 
-/// How the machine mounts the drive by itself: by a line of fstab, or by the file of a unit.
-fn standing(app: &App, patient: &Patient) -> Option<fstab::Line> {
-    let is_this = |line: &fstab::Line| match &patient.mount {
-        Some(mount) => line.point == mount.point,
-        None => store_url(&line.store).is_ok_and(|store| store == patient.store),
-    };
-    let units = || {
-        let mut found = fstab::units(Path::new("/etc/nacrefs"), Path::new("/mnt"));
-        if let (Ok(places), Some(home)) = (app.places(), std::env::home_dir())
-            && let Some(config) = places.key.parent()
-        {
-            found.extend(fstab::units(config, &home));
-        }
-        found
-    };
-    fstab::ours().into_iter().find(is_this).or_else(|| units().into_iter().find(is_this))
-}
-
-/// What opens the drive: as it is said, or else as the machine's own mount of it says.
-fn named(args: &args::Doctor, line: Option<&fstab::Line>) -> SecretArgs {
+/// What opens the drive: as it is said, or else as the machine's own mount of it says, or the daemon.
+fn named(args: &args::Doctor, patient: &Patient) -> SecretArgs {
     let said = &args.secrets;
     if said.passphrase_file.is_some() || said.key_file.is_some() || said.recovery {
         return said.clone();
     }
-    let file = |name| line.and_then(|line| line.value(name)).map(PathBuf::from);
-    let passphrase_file = file("passphrase_file");
-    let key_file = file("key_file").filter(|_| passphrase_file.is_none());
+    let line = patient.line.as_ref();
+    let (mut key_file, mut passphrase_file) =
+        (line.and_then(Line::key_file), line.and_then(Line::passphrase_file));
+    if key_file.is_none() && passphrase_file.is_none() {
+        // A name that had to be made safe to print leads nowhere.
+        let told = |name: &Option<String>| name.clone().filter(|n| !n.contains('\\')).map(PathBuf::from);
+        key_file = patient.told().and_then(|status| told(&status.key_file));
+        passphrase_file = patient.told().and_then(|status| told(&status.passphrase_file));
+    }
+    let key_file = key_file.filter(|_| passphrase_file.is_none());
     SecretArgs { passphrase_file, key_file, recovery: false }
 }
 

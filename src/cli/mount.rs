@@ -72,6 +72,16 @@ impl Secret {
         }
     }
 
+    /// The file that it stands in, for as long as the next mount finds it there.
+    fn file(&self) -> Option<SecretFile> {
+        match self {
+            Secret::Found(found) => found.file.clone()?.lasting().ok()?,
+            Secret::Again(Again::File(file)) => Some(file.clone()),
+            Secret::Again(Again::Kept(_)) => None,
+            Secret::NewKey(file) => Some(SecretFile::Key(file.clone())),
+        }
+    }
+
     fn give(self, again: bool) -> Result<Given> {
         match self {
             Secret::Found(found) => Ok(found.given),
@@ -265,6 +275,10 @@ fn mounted(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
         let state = plan.state_dir.clone().map_or_else(|| app.places().map(|p| p.state), Ok)?;
         runtime::check_writable(&state)?;
     }
+    // A credential is there for this service only.
+    let credentials = app.env.open.credentials.as_deref();
+    let secret_file =
+        plan.secret.file().filter(|file| credentials.is_none_or(|dir| !file.path().starts_with(dir)));
     let secret = plan.secret.give(plan.before.is_some())?;
     let mut pulse = None;
     if report.is_foreground() {
@@ -316,6 +330,7 @@ fn mounted(app: &App, plan: Plan, report: &mut Report) -> Result<()> {
         run_dir,
         control: control.clone(),
         unprotected,
+        secret_file,
         dead: plan.before.map(|before| before.dead),
         supervisor: plan.supervisor,
         options: plan.options,

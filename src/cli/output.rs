@@ -353,7 +353,7 @@ mod tests {
     fn json_has_exactly_the_fields_of_the_contract() {
         assert_eq!(
             printed(true, |s| s.status(&status())),
-            r#"{"drive":"ab","store":"file:///s","mount":"/mnt","version":7,"last_commit":"2023-11-14T22:13:20Z","dirty_bytes":1,"journal_bytes":2,"cache_bytes":3,"online":true,"last_error":null,"last_error_time":null,"online_since":null,"mounted_since":null,"read_only":null,"journal_limit":0,"cache_limit":0,"waiting":0,"unprotected":null,"weak_slot":null,"store_speed":null,"memory_bytes":0,"state_dir":null,"pid":null,"build":null,"guarded":null,"uid":null,"gid":null}
+            r#"{"drive":"ab","store":"file:///s","mount":"/mnt","version":7,"last_commit":"2023-11-14T22:13:20Z","dirty_bytes":1,"journal_bytes":2,"cache_bytes":3,"online":true,"last_error":null,"last_error_time":null,"online_since":null,"mounted_since":null,"read_only":null,"journal_limit":0,"cache_limit":0,"waiting":0,"unprotected":null,"key_file":null,"passphrase_file":null,"weak_slot":null,"store_speed":null,"memory_bytes":0,"state_dir":null,"pid":null,"build":null,"guarded":null,"uid":null,"gid":null}
 "#
         );
         assert_eq!(

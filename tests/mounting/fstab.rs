@@ -135,3 +135,41 @@ mv store its; mkdir store; doctor m; says 'mount the disk that holds it'; says '
 mkdir full; touch full/file; for place in full /proc/none; do ! "$N" init $place --key-file new 2>said; [ ! -e new ] || fail "$(cat said)"; done
 "#);
 }
+
+/// It looked at nothing that was not mounted, which is when one calls a doctor.
+#[test]
+fn the_doctor_looks_at_what_the_machine_would_mount() {
+    run(r#"
+# Whether a mount would succeed, and the doctor says so.
+doctor() { rc=0; said=$("$N" doctor "$@" 2>&1) || rc=$?; }
+line() { echo "$T/store $1 nacrefs $2 0 0" > /etc/fstab; }
+both() { # 1 if a mount fails, and what the doctor says of it
+    doctor; [ $rc = "$1" ] || fail "doctor is $rc: $said"; says "$2"; says "file://$T/store"
+    doctor m; [ $rc = "$1" ] || fail "doctor m is $rc: $said"; says "$2"
+    if mount "$T/m" 2>mount.said </dev/null; then umount "$T/m"; [ "$1" = 0 ] || fail "it mounts: $said"; else [ "$1" = 1 ] || fail "$(cat mount.said)"; fi
+}
+line "$T/m" key_file=$T/key; both 0 "ok    fstab        the line of $T/m"
+line "$T/m" key_file=$T/gone; both 1 "cannot look at $T/gone"
+line "$T/m" key_file=$T/key,nosuch=1; both 1 nosuch
+rm /sbin/mount.nacrefs; line "$T/m" key_file=$T/key; both 1 'mount.nacrefs is missing'; "$HELPERS" "$N"
+rmdir m; doctor; says "$T/m"; says missing; mkdir m
+line "$T/m" rw; doctor; [ $rc = 0 ]; says 'warn  fstab'; says 'nobody can be asked at boot'
+line "$T/m" noauto; doctor; says 'ok    fstab'
+echo "gopher://x $T/m nacrefs key_file=$T/key 0 0" > /etc/fstab; doctor; [ $rc = 1 ]; says gopher
+# An ordinary user is told of what he may mount.
+line "$T/m" key_file=$T/gone; said=$(cd /; setpriv --reuid 1000 --clear-groups env HOME=/nonexistent "$N" doctor 2>&1) || true; [[ $said != *gone* ]]
+# The file of a unit, written as systemd reads it.
+: > /etc/fstab; mkdir -p /etc/nacrefs/drives; conf=/etc/nacrefs/drives/w.conf
+printf 'STORE= %s\nDIR=%s\nOPTIONS= ro,\\\nkey_file=%s\n' "$T/store" "$T/m" "$T/key" > $conf
+for dir in '' m; do doctor $dir; [ $rc = 0 ] || fail "$said"; says "ok    unit         $conf"; says 'opens the drive'; done
+echo "NACREFS_PASSPHRASE_FILE=$T/missing" >> $conf; sed -i /key_file/d $conf; sed -i 's/ro,.*/ro/' $conf
+doctor; [ $rc = 1 ]; says "$T/missing"
+sed -i /PASSPHRASE/d $conf; doctor; says 'no credential nacrefs.w.passphrase'; rm $conf
+# The key of a mounted drive is gone: the next mount fails, and this is the last time to make another.
+mount -t nacrefs store m -o key_file=key 2>/dev/null; doctor; [ $rc = 0 ]; says 'opens the drive'
+"$N" status --json m | grep -q "\"key_file\":\"$T/key\""
+mv key away; doctor; [ $rc = 1 ]; says "cannot look at $T/key"
+head -c 32 /dev/zero | od -An -tx1 | tr -d ' \n' > key; chmod 600 key; doctor m; [ $rc = 1 ]; says 'FAIL  key '
+mv away key; doctor; [ $rc = 0 ]; umount m
+"#);
+}

@@ -102,6 +102,12 @@ pub struct Status {
     /// Why a thief of this machine's disk could open the drive, or parts of it.
     #[serde(default)]
     pub unprotected: Option<String>,
+    /// The file with the key, or with the passphrase, that opened the drive, where the next mount will find it; made safe
+    /// to print.
+    #[serde(default)]
+    pub key_file: Option<String>,
+    #[serde(default)]
+    pub passphrase_file: Option<String>,
     /// The key slot that the drive was opened with, where it was made with less than today's argon2id.
     #[serde(default)]
     pub weak_slot: Option<String>,

@@ -1,7 +1,8 @@
 //! What this machine keeps of a drive: the state directory, its disk and its lock; the key file.
 
+use super::Finding;
 use super::machine::is_encrypted;
-use super::{Finding, Patient};
+use super::patient::Patient;
 use crate::cli::control::{Client, Request, connect};
 use crate::cli::holders;
 use crate::cli::mounts::{self, Mount, shown};

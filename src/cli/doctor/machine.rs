@@ -1,6 +1,7 @@
 //! The machine: FUSE, the kernel, swap, limits.
 
-use super::{Finding, Patient};
+use super::Finding;
+use super::patient::Patient;
 use crate::cli::fstab;
 use crate::cli::mounts::shown;
 use std::fs::{self, File};
@@ -75,8 +76,7 @@ fn helper(root: bool, path: Option<&std::ffi::OsStr>) -> Finding {
 
 /// Whether a line of fstab lets an ordinary user mount one of ours for others.
 fn wants_others(line: &fstab::Line) -> bool {
-    let has = |any: &[&str]| line.options.split(',').any(|o| any.contains(&o));
-    has(&["allow_other"]) && has(&["user", "users", "owner", "group"])
+    line.has(&["allow_other"]) && line.has(&["user", "users", "owner", "group"])
 }
 
 fn allow_other(root: bool, conf: &str, wanted: bool) -> Finding {

@@ -1,7 +1,8 @@
 //! The store: whether it can be reached, written to, and opened with the key at hand.
 
+use super::Finding;
 use super::local::room;
-use super::{Finding, Patient};
+use super::patient::Patient;
 use crate::cli::App;
 use crate::cli::args::SecretArgs;
 use crate::cli::backend::Closed;

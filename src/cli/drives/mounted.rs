@@ -12,6 +12,7 @@ use crate::cli::keys::weak_slot;
 use crate::cli::logging;
 use crate::cli::metrics::Page;
 use crate::cli::options::{Atime, MountOptions, Synchronous};
+use crate::cli::secrets::SecretFile;
 use crate::cli::values::{Moment, escape};
 use crate::cli::{Ground, told_inside};
 use crate::drive::Drive;
@@ -21,7 +22,7 @@ use crate::fuse::{Abandon, Counts, Durable, Mount, MountConfig, Serving, Unmount
 use crate::session::{self, Opening, Site, StateDir};
 use parking_lot::Mutex;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -49,6 +50,7 @@ pub(super) struct Inner {
     dir: PathBuf,
     state_dir: PathBuf,
     unprotected: Option<String>,
+    secret_file: Option<SecretFile>,
     supervisor: Option<rustix::process::Pid>,
     unmounter: Unmounter,
     abandon: Abandon,
@@ -74,6 +76,7 @@ impl Mounted {
             control,
             state_dir,
             unprotected,
+            secret_file,
             dead,
             supervisor,
             ..
@@ -130,6 +133,7 @@ impl Mounted {
             dir,
             state_dir,
             unprotected,
+            secret_file,
             supervisor,
             unmounter,
             abandon: serving.abandon(),
@@ -302,6 +306,12 @@ impl Inner {
         let (progress, usage) = (self.drive.progress(), self.drive.journal().usage());
         let figures = self.drive.figures();
         let silent = silent_since(&self.site.requests).filter(|_| !progress.away);
+        let shown = |path: &Path| Some(escape(path.as_os_str().as_bytes()));
+        let (key_file, passphrase_file) = match &self.secret_file {
+            Some(SecretFile::Key(file)) => (shown(file), None),
+            Some(SecretFile::Passphrase(file)) => (None, shown(file)),
+            Some(SecretFile::Recovery(_)) | None => (None, None),
+        };
         let (last_error, last_error_time) = match silent {
             Some(since) => (Some("the store answers nothing".to_owned()), Some(since)),
             None => (progress.last_error, progress.last_error_time.map(Moment)),
@@ -325,6 +335,8 @@ impl Inner {
             cache_limit: figures.cache_limit as u64,
             waiting: figures.waiting as u64,
             unprotected: self.unprotected.clone(),
+            key_file,
+            passphrase_file,
             weak_slot: weak_slot(&self.site),
             store_speed: super::measures::store_speed(&self.site.requests),
             memory_bytes: super::measures::resident_bytes(),

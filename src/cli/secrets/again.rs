@@ -6,7 +6,7 @@ use crate::crypt::protect::{Locked, overwrite_stack};
 use crate::error::{Context, Error, Kind, Result};
 use crate::types::Key;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// A file that holds a secret.
@@ -27,7 +27,13 @@ impl SecretFile {
         })
     }
 
-    fn path(&mut self) -> &mut PathBuf {
+    pub fn path(&self) -> &Path {
+        match self {
+            SecretFile::Passphrase(file) | SecretFile::Key(file) | SecretFile::Recovery(file) => file,
+        }
+    }
+
+    fn path_mut(&mut self) -> &mut PathBuf {
         match self {
             SecretFile::Passphrase(file) | SecretFile::Key(file) | SecretFile::Recovery(file) => file,
         }
@@ -35,16 +41,16 @@ impl SecretFile {
 
     /// The same from any directory.
     pub fn absolute(mut self) -> Result<SecretFile> {
-        let file = self.path();
+        let file = self.path_mut();
         *file = std::path::absolute(&*file).context(|| format!("cannot tell where {} is", file.display()))?;
         Ok(self)
     }
 
     /// `None`: it can be read once only, as a pipe, or `/dev/stdin`.
-    fn lasting(self) -> Result<Option<SecretFile>> {
-        let mut this = self.absolute()?;
+    pub fn lasting(self) -> Result<Option<SecretFile>> {
+        let this = self.absolute()?;
         let file = this.path();
-        let lasts = std::fs::metadata(&*file).is_ok_and(|m| m.is_file());
+        let lasts = std::fs::metadata(file).is_ok_and(|m| m.is_file());
         Ok((lasts && !["/dev", "/proc"].iter().any(|dir| file.starts_with(dir))).then_some(this))
     }
 }
