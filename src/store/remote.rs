@@ -43,7 +43,12 @@ impl Remote {
             Kind::NotFound => ": no such object",
             _ => "",
         };
-        Error::new(kind, format!("cannot {doing} {name} in {}{hint}", self.label)).with_source(e)
+        let error = Error::new(kind, format!("cannot {doing} {name} in {}{hint}", self.label));
+        // The library's words for what the system said would stand in the place of these, which name the store.
+        match errno(&e) {
+            Some(errno) => error.with_source(std::io::Error::from_raw_os_error(errno)),
+            None => error.with_source(e),
+        }
     }
 
     fn write(&self, doing: &str, name: &str, bytes: Bytes, mode: PutMode) -> Result<Created> {
@@ -75,19 +80,22 @@ fn kind_of(e: &Upstream) -> Kind {
         Upstream::Generic { .. } => {}
         _ => return Kind::Failed,
     }
-    let mut next = std::error::Error::source(e);
-    while let Some(e) = next {
-        if let Some(kind) = e.downcast_ref::<std::io::Error>().and_then(kind_of_io) {
-            return kind;
-        }
-        next = e.source();
-    }
-    Kind::Away
+    errno(e).map_or(Kind::Away, kind_of_errno)
+}
+
+/// What the operating system said, where it is behind an upstream error.
+fn errno(e: &Upstream) -> Option<i32> {
+    let causes = std::iter::successors(std::error::Error::source(e), |e| e.source());
+    causes.filter_map(|e| e.downcast_ref::<std::io::Error>()).find_map(std::io::Error::raw_os_error)
 }
 
 /// The kind of an error of the operating system, where it carries an errno.
 pub(super) fn kind_of_io(e: &std::io::Error) -> Option<Kind> {
-    Some(match e.raw_os_error()? {
+    e.raw_os_error().map(kind_of_errno)
+}
+
+fn kind_of_errno(errno: i32) -> Kind {
+    match errno {
         libc::ENOSPC | libc::EDQUOT => Kind::NoSpace,
         libc::ENOENT => Kind::NotFound,
         // A network or a removable file system that is gone for now.
@@ -97,7 +105,7 @@ pub(super) fn kind_of_io(e: &std::io::Error) -> Option<Kind> {
         }
         libc::ECONNREFUSED | libc::ECONNRESET | libc::ECONNABORTED | libc::EPIPE => Kind::Away,
         _ => Kind::Failed,
-    })
+    }
 }
 
 impl Objects for Remote {
